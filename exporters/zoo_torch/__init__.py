@@ -1,0 +1,1 @@
+"""Torch as a runtime: eager for now. Needs no compiling; the model file is the artifact."""

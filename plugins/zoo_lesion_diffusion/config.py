@@ -1,0 +1,135 @@
+"""Settings of lesion filling; the defaults are the preset ``small``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from zoo.config import Config, MethodConfig
+from zoo.tasks import FillOptions
+
+
+class UNetConfig(Config):
+    """Size of the denoising U-Net (thesis section 3.2)."""
+
+    channels: tuple[int, ...] = Field((32, 64, 96, 128), min_length=1, description="Channels a level, finest first")
+    blocks_per_level: int = Field(
+        2, ge=1, description="Residual blocks a level on the way down; one more on the way up"
+    )
+    attention_levels: tuple[int, ...] = Field((3,), description="Levels with self-attention, 0 is the finest")
+    head_dim: int = Field(32, ge=1, description="Channels of an attention head (thesis: 8)")
+    groups: int = Field(8, ge=1, description="Groups of the group norms (thesis: 32)")
+
+
+class DiffusionConfig(Config):
+    """Noise schedule and loss (thesis section 3.1; Hang et al. 2023 for min-SNR)."""
+
+    steps: int = Field(1000, ge=2, description="T, training noise levels")
+    beta_start: float = Field(1e-4, gt=0, lt=1, description="beta_1 of the linear schedule")
+    beta_end: float = Field(0.02, gt=0, lt=1, description="beta_T of the linear schedule")
+    timestep_per: Literal["slab", "slice"] = Field("slab", description="What shares one noise level in training")
+    min_snr_gamma: float | None = Field(None, gt=0, description="Clamp of the min-SNR loss weight; 5 is usual")
+    loss_region: Literal["mask", "image"] = Field("mask", description="Where the noise prediction is scored")
+    keep_known: bool = Field(True, description="Hold known voxels at their true values in every sampling step")
+
+
+class OptimiserConfig(Config):
+    """AdamW with a cosine schedule (thesis table 3.1)."""
+
+    learning_rate: float = Field(4e-4, gt=0, description="Highest learning rate")
+    warmup_steps: int = Field(200, ge=0, description="Steps of linear rise")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient")
+    average_half_life_images: float = Field(4_000, ge=0, description="Half-life of the averaged weights; 0: no average")
+
+
+class CircleConfig(Config):
+    """Random disc masks, one a slice."""
+
+    centre_sd: float = Field(30 / 256, ge=0, description="Spread of the centre, share of the window's side")
+    radius: tuple[float, float] = Field((3 / 256, 50 / 256), description="Range of the radius, share of the side")
+
+
+class LesionMaskConfig(Config):
+    """Masks from connected lesions of other subjects."""
+
+    min_voxels: int = Field(4, ge=1, description="Smallest lesion, voxels on the slab's first slice it is on")
+    in_context: bool = Field(True, description="Also train on patients; their own lesions stay visible, never filled")
+
+
+class AugmentationConfig(Config):
+    """Changes of the training images."""
+
+    brightness: float = Field(0.2, ge=0, le=1, description="b: intensities in [0, 1] are scaled by U(1 - b, 1 + b)")
+    brightness_probability: float = Field(0.5, ge=0, le=1, description="Share of examples that are scaled")
+    mirror: bool = Field(True, description="Mirror left and right in half of the examples")
+
+
+class SamplingConfig(Config):
+    """How a trained model fills when nothing else is said."""
+
+    solver: Literal["ddpm", "ddim", "dpm-solver++"] = Field("dpm-solver++", description="Sampler")
+    steps: int = Field(10, ge=1, le=1000, description="Network evaluations a window")
+
+
+class FillingConfig(MethodConfig):
+    """Settings of ``lesion-filling``."""
+
+    network: Literal["2d", "pseudo-3d"] = Field("2d", description="Slices alone, or slabs of neighbouring slices")
+    masks: Literal["circles", "lesions", "mixture"] = Field("mixture", description="What is cut out in training")
+    size: tuple[int, int] = Field((64, 64), description="Window the network sees, pixels (left-right, back-front)")
+    slab: int = Field(1, ge=1, description="Slices the network sees together; 1 for network=2d")
+    unet: UNetConfig = Field(default_factory=UNetConfig)
+    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    circles: CircleConfig = Field(default_factory=CircleConfig)
+    lesions: LesionMaskConfig = Field(default_factory=LesionMaskConfig)
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+
+    @model_validator(mode="after")
+    def _fits(self) -> FillingConfig:
+        if (self.slab == 1) != (self.network == "2d"):
+            raise ValueError(
+                f"network {self.network!r} and slab {self.slab} do not fit; slab is 1 for 2d, more for pseudo-3d"
+            )
+        step = 2 ** (len(self.unet.channels) - 1)
+        if any(side % step for side in self.size):
+            raise ValueError(
+                f"size {self.size} must be multiples of {step} for {len(self.unet.channels)} unet.channels"
+            )
+        wrong = [width for width in self.unet.channels if width % self.unet.groups]
+        if wrong:
+            raise ValueError(f"unet.channels {wrong[0]} cannot be divided into unet.groups {self.unet.groups}")
+        levels = range(len(self.unet.channels))
+        if any(level not in levels for level in self.unet.attention_levels):
+            raise ValueError(f"unet.attention_levels {self.unet.attention_levels} are not levels of unet.channels")
+        heads = [self.unet.channels[level] for level in {*self.unet.attention_levels, len(levels) - 1}]
+        if any(width % self.unet.head_dim for width in heads):
+            raise ValueError(
+                f"unet.head_dim {self.unet.head_dim} does not divide the unet.channels with attention {heads}"
+            )
+        return self
+
+
+class FillingOptions(FillOptions):
+    """Options of ``zoo fill`` for diffusion models."""
+
+    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
+    solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
+    batch_size: int = Field(16, ge=1, description="Windows a network call")
+
+
+class InpaintingOptions(Config):
+    """Options of the evaluator ``inpainting``."""
+
+    lesion_masks: str | None = Field(
+        None, description="Cohort whose masks are laid on healthy tissue; default: as trained"
+    )
+    masks_per_subject: int = Field(3, ge=1, description="Lesion masks tried on each subject")
+    slices_per_subject: int = Field(9, ge=1, description="Slices with circles on each subject")
+    lpips_weights: str | None = Field(None, description="AlexNet weights for LPIPS, a local file")
+    seed: int = Field(0, ge=0, description="Decides masks and noise")
+    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations; default: the model's")
+    solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")

@@ -1,0 +1,235 @@
+"""How well healthy tissue is restored under lesion masks and circles, beside classic fillers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.artifact import Artifact
+from zoo.config import validate
+from zoo.descriptors import Score, resolve
+from zoo.errors import DataError
+from zoo.evaluation import MODEL, Evaluation
+from zoo.imaging.cache import PackedScan, pack_cohort
+from zoo.imaging.cohort import Cohort, read_cohort
+from zoo.imaging.masks import LaidLesions, circle
+from zoo.metrics.image import inpainting_metrics
+from zoo.metrics.lpips import load_lpips
+from zoo.metrics.statistics import mean_interval
+from zoo_lesion_diffusion.baselines import biharmonic_fill, neighbour_fill
+from zoo_lesion_diffusion.config import InpaintingOptions
+
+Filler = Callable[[np.ndarray, np.ndarray, PackedScan, int], np.ndarray]
+"""``(image [C, i, j, k], mask [i, j, k], scan, seed) -> image``, intensities in [-1, 1]."""
+
+_UNITS = {"ssim": ("", "higher"), "psnr": ("dB", "higher"), "mse": ("", "lower"), "lpips": ("", "lower")}
+_HEAD = -0.9
+"""Voxels above this are head, on the scale of [-1, 1]."""
+
+
+def inpainting(
+    artifact: Artifact, cohort: Cohort, options: InpaintingOptions, progress: Callable[[int, int], None]
+) -> Evaluation:
+    """Fill holes in healthy tissue whose content is known, and patients whose lesion-free twin is known.
+
+    Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, one disc a slice inside
+    the head; ``twin``, a patient's own lesions against the twin without them (phantom only). SSIM, PSNR and MSE
+    inside, outside and over the image, a slice at a time on [-1, 1]; slices are averaged within a subject, then
+    subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
+
+    Args:
+        artifact: A model with the task ``fill``.
+        cohort: Subjects it has not seen.
+        options: Masks, seed, solver.
+        progress: Called with (subjects done, subjects in all).
+
+    Raises:
+        DataError: There is no mask to measure under.
+
+    Source: Uhr 2024, section 3.5 and table 3.3. Departures: disc radii as the model was trained on; the mean is
+    over subjects, not over slices, so that its interval is about new subjects.
+    """
+    bank = _mask_bank(artifact, cohort, options)
+    own = bank is not None and bank.root == cohort.root
+    packed = pack_cohort(cohort, artifact.config.data, mask_bank=bank, own_bank=own)
+    perceptual, why_not = _perceptual(options)
+    fillers: dict[str, Filler] = {
+        MODEL: _model(artifact, options),
+        "biharmonic": _biharmonic,
+        "neighbours": _neighbours,
+    }
+    values: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    pictures: list[tuple[bytes, str]] = []
+    for number, (scan, lesions) in enumerate(zip(packed.scans, packed.lesions, strict=True)):
+        for condition, image, truth, mask in _cases(scan, lesions, artifact, options, number):
+            shown: dict[str, np.ndarray] = {}
+            for who, filler in fillers.items():
+                filled = np.where(mask, filler(image, mask, scan, options.seed + number), image)
+                for metric, value in _measure(filled, truth, mask, perceptual).items():
+                    values[condition, who, metric][scan.subject].append(value)
+                shown[who] = filled
+            if number == 0 and condition not in {caption.split(":")[0] for _, caption in pictures}:
+                pictures.append((_picture(image, truth, mask, shown), f"{condition}: {', '.join(_panels(shown))}"))
+        progress(number + 1, len(packed.scans))
+    if not values:
+        raise DataError(
+            f"None of the {len(packed.scans)} subjects has white matter (a dseg or a label-WM_mask) to cut holes in."
+        )
+    return _summarise(values, why_not, artifact, options, cohort, bank, pictures)
+
+
+def _mask_bank(artifact: Artifact, cohort: Cohort, options: InpaintingOptions) -> Cohort | None:
+    where = options.lesion_masks or artifact.config.data.lesion_masks
+    bank = read_cohort(Path(where)) if where else cohort
+    return bank if any("lesion-mask" in scan.maps for scan in bank.scans) else None
+
+
+def _perceptual(options: InpaintingOptions) -> tuple[Callable[[Tensor, Tensor], Tensor] | None, str]:
+    try:
+        return load_lpips(Path(options.lpips_weights) if options.lpips_weights else None), ""
+    except DataError as error:
+        # Weights named by the user must work; weights that nobody named may be absent.
+        if options.lpips_weights:
+            raise
+        return None, str(error)
+
+
+def _cases(
+    scan: PackedScan, lesions: tuple[LaidLesions, ...], artifact: Artifact, options: InpaintingOptions, number: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield condition, image, truth ``[C, i, j, k]`` and mask ``[i, j, k]``."""
+    rng = np.random.default_rng([options.seed, number])
+    image = np.ascontiguousarray(np.transpose(scan.images, (1, 2, 3, 0)).astype(np.float32))
+    sick = np.moveaxis(scan.lesion_mask, 0, 2)
+    usable = [laid for laid in lesions if len(laid.voxels)]
+    for index in rng.permutation(len(usable))[: options.masks_per_subject]:
+        mask = np.moveaxis(usable[index].as_mask(scan.shape), 0, 2) & ~sick
+        if mask.any():
+            yield "lesions", image, image, mask
+    mask = _circles(scan, artifact, options, rng) & ~sick
+    if mask.any():
+        yield "circles", image, image, mask
+    if scan.lesion_free is not None and sick.any():
+        truth = image.copy()
+        truth[artifact.config.data.contrasts.index("T1w")] = np.moveaxis(scan.lesion_free, 0, 2)
+        yield "twin", image, truth, sick
+
+
+def _circles(scan: PackedScan, artifact: Artifact, options: InpaintingOptions, rng: np.random.Generator) -> np.ndarray:
+    """Draw one disc on each of some slices with tissue, centred and sized as in training, cut to the head."""
+    slices, rows, columns = scan.shape
+    head = np.asarray(scan.images[:, 0]) > _HEAD
+    held = np.flatnonzero(scan.white_matter.any(axis=(1, 2)) if scan.white_matter.any() else head.any(axis=(1, 2)))
+    chosen = held[np.unique(np.linspace(0, len(held) - 1, options.slices_per_subject).astype(int))] if len(held) else []
+    settings = artifact.config.model_dump().get("circles", {"centre_sd": 30 / 256, "radius": (3 / 256, 50 / 256)})
+    side = max(artifact.config.model_dump().get("size", (256, 256)))
+    mask = np.zeros((slices, rows, columns), bool)
+    for index in chosen:
+        places = np.argwhere(head[index])
+        centre = places.mean(axis=0) + rng.normal(0, settings["centre_sd"] * 256, 2)
+        radius = rng.uniform(*settings["radius"]) * side
+        mask[index] = circle((rows, columns), (centre[0], centre[1]), radius) & head[index]
+    return np.moveaxis(mask, 0, 2)
+
+
+def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
+    task = artifact.method.task("fill")
+    run, kind = resolve(task.run), resolve(task.options)
+    asked = {"steps": options.steps, "solver": options.solver}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = artifact.parts("torch", device)
+
+    def fill(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
+        given = {"seed": seed, **{key: value for key, value in asked.items() if value is not None}}
+        checked = validate(kind, given, what=f"fill of {artifact.method.name}")
+        return run(parts, artifact.config, torch.from_numpy(image), torch.from_numpy(mask), checked).numpy()
+
+    return fill
+
+
+def _biharmonic(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
+    return np.stack([biharmonic_fill(channel, mask) for channel in image])
+
+
+def _neighbours(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
+    white_matter = np.moveaxis(scan.white_matter, 0, 2) if scan.white_matter.any() else None
+    rng = np.random.default_rng(seed)
+    return np.stack([neighbour_fill(channel, mask, white_matter, rng) for channel in image])
+
+
+def _measure(
+    filled: np.ndarray, truth: np.ndarray, mask: np.ndarray, perceptual: Callable[[Tensor, Tensor], Tensor] | None
+) -> dict[str, float]:
+    """Return each metric's mean over the slices with a mask."""
+    slices = np.flatnonzero(mask.any(axis=(0, 1)))
+    predicted, known, hole = (
+        torch.from_numpy(np.ascontiguousarray(np.moveaxis(array[..., slices], -1, 0)))
+        for array in (filled.astype(np.float32), truth, mask[None])
+    )
+    measured = inpainting_metrics(predicted, known, hole)
+    if perceptual is not None and min(predicted.shape[2:]) >= 64:
+        # LPIPS knows one image at a time: channels are compared one by one.
+        measured["lpips"] = perceptual(predicted.flatten(0, 1)[:, None], known.flatten(0, 1)[:, None])
+    return {name: float(values.mean()) for name, values in measured.items()}
+
+
+def _summarise(
+    values: dict[tuple[str, str, str], dict[str, list[float]]],
+    why_not: str,
+    artifact: Artifact,
+    options: InpaintingOptions,
+    cohort: Cohort,
+    bank: Cohort | None,
+    pictures: list[tuple[bytes, str]],
+) -> Evaluation:
+    scores: dict[str, Score] = {}
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for (condition, who, metric), by_subject in values.items():
+        means = {subject: float(np.mean(several)) for subject, several in by_subject.items()}
+        interval = mean_interval(list(means.values()))
+        unit, better = _UNITS[metric.split("_")[0]]
+        bounds = None if interval.low is None or interval.high is None else (interval.low, interval.high)
+        scores[f"{condition}/{who}/{metric}"] = Score(interval.mean, unit, better, interval.n, bounds)  # type: ignore[arg-type]
+        for subject, mean in means.items():
+            row = rows.setdefault((subject, condition, who), {"subject": subject, "masks": condition, "filled by": who})
+            row[metric] = mean
+    for condition, who in dict.fromkeys(key[:2] for key in values):
+        if f"{condition}/{who}/lpips" not in scores:
+            note = why_not or "the slices are smaller than the 64 pixels that AlexNet needs"
+            scores[f"{condition}/{who}/lpips"] = Score(None, "", "lower", 0, note=note)
+    about = {
+        "data": cohort.root.name,
+        "subjects": len(cohort.subjects),
+        "lesion masks": bank.root.name if bank else "none",
+        "masks a subject": options.masks_per_subject,
+        "seed": options.seed,
+        "spacing_mm": artifact.config.data.spacing_mm,
+        "images_seen": artifact.manifest.get("images_seen"),
+        "lpips": "AlexNet, linear weights 0.1" if not why_not else "not measured",
+    }
+    return Evaluation(scores, about, list(rows.values()), pictures)
+
+
+def _panels(shown: dict[str, np.ndarray]) -> list[str]:
+    return ["truth", "hole", *shown]
+
+
+def _picture(image: np.ndarray, truth: np.ndarray, mask: np.ndarray, shown: dict[str, np.ndarray]) -> bytes:
+    """Draw truth, hole and every filler on the slice with the largest hole."""
+    from zoo.report.figures import sheet
+
+    index = int(mask.sum(axis=(0, 1)).argmax())
+    hole = np.where(mask, -1, image[0])
+    planes = [truth[0], hole, *(filled[0] for filled in shown.values())]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        stack = np.stack([np.rot90(plane[..., index]) for plane in planes])
+        sheet(stack, path, titles=_panels(shown), columns=len(planes))
+        return path.read_bytes()

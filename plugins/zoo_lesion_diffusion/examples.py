@@ -1,0 +1,128 @@
+"""Training examples: windows of healthy tissue and the masks cut out of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from zoo.errors import DataError
+from zoo.imaging.cache import PackedCohort, PackedScan
+from zoo.imaging.masks import LaidLesions, circle
+from zoo_lesion_diffusion.config import FillingConfig
+from zoo_lesion_diffusion.windows import Window, crop
+
+
+class FillingExamples:
+    """Slices (or slabs) that hold white matter, each with a fresh mask.
+
+    An example is ``image`` float32 ``[C, H, W]`` in [-1, 1] and ``lesion_mask`` float32 ``[1, H, W]`` of zeros and
+    ones; with slabs ``[C, D, H, W]`` and ``[1, D, H, W]``.
+
+    Args:
+        config: Settings.
+        cohort: Packed scans.
+
+    Raises:
+        DataError: Lesion masks are asked for and the cohort has none, or a scan has fewer slices than a slab.
+
+    Source: Uhr 2024, section 3.3. Departures, all settings: a window smaller than the slice is centred on the
+    lesion or on white matter; patients may be trained on, with their own lesions visible and never cut out, so
+    that single lesions can be filled while others stay; brightness and mirroring.
+    """
+
+    def __init__(self, config: FillingConfig, cohort: PackedCohort) -> None:
+        self.config = config
+        pairs = list(zip(cohort.scans, cohort.lesions, strict=True))
+        if not config.lesions.in_context:
+            pairs = [pair for pair in pairs if not pair[0].lesion_mask.any()]
+        if config.masks != "circles" and pairs and not any(lesions for _, lesions in pairs):
+            raise DataError(
+                f"masks={config.masks!r} needs lesion masks, and the cohort has none. Name a cohort that has some with "
+                "--set data.lesion_masks=DIR, or use --set masks=circles."
+            )
+        self.scans = [scan for scan, _ in pairs]
+        self.lesions = [lesions for _, lesions in pairs]
+        self.starts = [(number, int(first)) for number, scan in enumerate(self.scans) for first in self._usable(scan)]
+
+    def _usable(self, scan: PackedScan) -> np.ndarray:
+        """Return the first slices of the slabs that hold white matter, or any tissue where that is not known."""
+        slices, slab = scan.shape[0], self.config.slab
+        if slices < slab:
+            raise DataError(f"{scan.id} has {slices} slices, fewer than slab={slab}; use a smaller slab or network=2d.")
+        held = scan.white_matter.any(axis=(1, 2))
+        if not held.any():
+            held = (scan.images[:, 0] > -0.9).mean(axis=(1, 2)) > 0.05
+        return np.flatnonzero(held[: slices - slab + 1])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return example ``index``."""
+        config = self.config
+        number, first = self.starts[index]
+        scan = self.scans[number]
+        lesions = self._some_lesions(number, first, rng) if self._wants_lesions(rng) else None
+        window = self._window(scan, first, lesions, rng)
+        mask = self._circles(rng)
+        if lesions is not None:
+            inside = lesions.as_mask(scan.shape)[first : first + config.slab]
+            cut = crop(inside, Window((0, *window.origin[1:]), window.core), config.size, config.slab, False)
+            # Lesions that the window misses leave a circle, as an empty lesion mask does in the thesis.
+            mask = cut if cut.any() else mask
+        image = crop(np.moveaxis(scan.images, 1, 0), window, config.size, config.slab, -1).astype(np.float32)
+        own = crop(scan.lesion_mask, window, config.size, config.slab, False)
+        image, mask = self._augment(image, mask & ~own, rng)
+        if config.network == "2d":
+            image, mask = image[:, 0], mask[0]
+        return {"image": image, "lesion_mask": mask[None].astype(np.float32)}
+
+    def _wants_lesions(self, rng: np.random.Generator) -> bool:
+        return self.config.masks == "lesions" or (self.config.masks == "mixture" and rng.random() < 0.5)
+
+    def _some_lesions(self, number: int, first: int, rng: np.random.Generator) -> LaidLesions | None:
+        """Draw a random subset of the connected lesions of one laid mask, or none if no lesion is large enough here.
+
+        As in the thesis, a lesion must be large enough on the slab's first slice, and all lesions together are
+        never drawn unless there is only one.
+        """
+        for choice in rng.permutation(len(self.lesions[number])):
+            slab = self.lesions[number][choice].between(first, first + self.config.slab)
+            on_first = slab.between(first, first + 1)
+            labels, counts = np.unique(on_first.labels, return_counts=True)
+            large = labels[counts >= self.config.lesions.min_voxels]
+            if len(large):
+                count = int(rng.integers(1, max(len(large), 2)))
+                return slab.only(rng.permutation(large)[:count])
+        return None
+
+    def _window(self, scan: PackedScan, first: int, lesions: LaidLesions | None, rng: np.random.Generator) -> Window:
+        """Centre the window on a lesion, else on white matter, unless it holds the whole slice anyway."""
+        _, rows, columns = scan.shape
+        height, width = self.config.size
+        if rows <= height and columns <= width:
+            return Window((first, (rows - height) // 2, (columns - width) // 2), (0, rows, 0, columns))
+        if lesions is not None:
+            _, row, column = lesions.voxels[rng.integers(len(lesions.voxels))]
+        else:
+            tissue = scan.white_matter[first]
+            places = np.argwhere(tissue if tissue.any() else scan.images[first, 0] > -0.9)
+            row, column = places[rng.integers(len(places))]
+        jitter = rng.integers((-height // 8, -width // 8), (height // 8 + 1, width // 8 + 1))
+        origin = (first, int(row - height // 2 + jitter[0]), int(column - width // 2 + jitter[1]))
+        return Window(origin, (0, rows, 0, columns))
+
+    def _circles(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw one disc a slice: a common centre, a radius of its own (thesis: 30 px, 3 to 50 px of 256)."""
+        size, side = self.config.size, max(self.config.size)
+        centre = np.array(size) / 2 + rng.normal(0, self.config.circles.centre_sd * side, 2)
+        radii = rng.uniform(*self.config.circles.radius, self.config.slab) * side
+        return np.stack([circle(size, (centre[0], centre[1]), radius) for radius in radii])
+
+    def _augment(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        augmentation = self.config.augmentation
+        if rng.random() < augmentation.brightness_probability:
+            factor = rng.uniform(1 - augmentation.brightness, 1 + augmentation.brightness)
+            image = np.clip((image + 1) * factor - 1, -1, 1, dtype=np.float32)
+        if augmentation.mirror and rng.random() < 0.5:
+            image, mask = image[..., ::-1, :].copy(), mask[..., ::-1, :].copy()
+        return image, mask

@@ -1,0 +1,118 @@
+"""Registers lesion filling and its evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo import Citation, Evaluator, Method, Task, hookimpl
+
+_THESIS = Citation(
+    authors="Vinzenz Uhr",
+    title="Diffusion-Based Filling and Synthesis of Multiple Sclerosis Lesions",
+    venue="Master's thesis, University of Bern",
+    year=2024,
+)
+
+# Thesis sections 3.2 to 3.4; where it is silent, what its library does by default.
+_PAPER: dict[str, Any] = {
+    "size": (256, 256),
+    "data": {"scaling": "max", "test": 0.0, "validation": 0.2},
+    "unet": {
+        "channels": (128, 128, 256, 256, 512, 512),
+        "blocks_per_level": 2,
+        "attention_levels": (4,),
+        "head_dim": 8,
+        "groups": 32,
+    },
+    "diffusion": {"timestep_per": "slice", "loss_region": "image", "keep_known": False},
+    "optimiser": {"learning_rate": 1e-4, "warmup_steps": 500, "average_half_life_images": 0},
+    "lesions": {"min_voxels": 100, "in_context": False},
+    "augmentation": {"brightness": 1.0, "brightness_probability": 0.5, "mirror": False},
+    "sampling": {"solver": "ddim", "steps": 50},
+}
+_PAPER_2D: dict[str, Any] = {
+    **_PAPER,
+    "training": {"images": 119_000 * 16, "batch_size": 16, "checkpoint_images": 80_000, "sample_images": 80_000},
+}
+_PAPER_3D: dict[str, Any] = {
+    **_PAPER,
+    "network": "pseudo-3d",
+    "slab": 16,
+    # Sixteen slices a step, as one slab: an image is a slab here.
+    "training": {"images": 119_000, "batch_size": 1, "checkpoint_images": 5_000, "sample_images": 5_000},
+}
+
+_TINY: dict[str, Any] = {
+    "size": (32, 32),
+    "data": {"spacing_mm": 2.0},
+    "unet": {"channels": (16, 32), "blocks_per_level": 1, "attention_levels": (), "head_dim": 16, "groups": 8},
+    "training": {
+        "images": 4_000,
+        "batch_size": 16,
+        "checkpoint_images": 2_000,
+        "sample_images": 2_000,
+        "log_images": 160,
+    },
+    "optimiser": {"learning_rate": 1e-3, "warmup_steps": 20, "average_half_life_images": 500},
+    "lesions": {"min_voxels": 1},
+    "sampling": {"steps": 8},
+}
+
+
+@hookimpl
+def zoo_methods() -> list[Method]:
+    """Return ``lesion-filling``."""
+    masks = ("circles", "lesions", "mixture")
+    presets: dict[str, dict[str, Any]] = {"small": {}, "tiny": _TINY}
+    presets |= {f"paper-2d-{name}": {**_PAPER_2D, "masks": name} for name in masks}
+    presets |= {f"paper-3d-{name}": {**_PAPER_3D, "masks": name} for name in masks}
+    return [
+        Method(
+            name="lesion-filling",
+            summary="Fill white-matter lesions with healthy tissue by conditional diffusion.",
+            version=1,
+            citation=_THESIS,
+            licence="Apache-2.0",
+            needs=("T1w",),
+            also=("lesion-mask", "tissue", "white-matter", "lesion-free"),
+            config="zoo_lesion_diffusion.config:FillingConfig",
+            presets=presets,
+            build="zoo_lesion_diffusion.networks:build",
+            parts="zoo_lesion_diffusion.networks:parts",
+            trainer="zoo_lesion_diffusion.training:FillingTrainer",
+            examples="zoo_lesion_diffusion.examples:FillingExamples",
+            tasks={
+                "fill": Task(
+                    run="zoo_lesion_diffusion.tasks:fill", options="zoo_lesion_diffusion.config:FillingOptions"
+                )
+            },
+            evaluators=("inpainting",),
+            reported_on="Uhr 2024, table 4.1: 4 healthy OASIS subjects, other data than ours",
+            reported=tuple(
+                {"model": model, "ssim_in": ssim, "psnr_in": psnr, "mse_in": mse, "lpips": lpips}
+                for model, ssim, psnr, mse, lpips in (
+                    ("2D unconditional RePaint", 0.83, 28, 8.2e-3, 2.0e-3),
+                    ("2D conditional circles", 0.90, 32, 4e-3, 2e-3),
+                    ("2D conditional lesions", 0.85, 28, 0.01, 5e-3),
+                    ("2D conditional mixture", 0.90, 33, 4e-3, 1e-3),
+                    ("3D unconditional RePaint", 0.90, 32, 3e-3, 9e-4),
+                    ("3D conditional circles", 0.95, 38, 1e-3, 3e-4),
+                    ("3D conditional lesions", 0.93, 34, 3e-3, 4e-4),
+                    ("3D conditional mixture", 0.96, 39, 8e-4, 2e-4),
+                )
+            ),
+        )
+    ]
+
+
+@hookimpl
+def zoo_evaluators() -> list[Evaluator]:
+    """Return ``inpainting``."""
+    return [
+        Evaluator(
+            name="inpainting",
+            summary="Error of filled healthy tissue under lesion masks and circles, beside classic fillers.",
+            evaluate="zoo_lesion_diffusion.evaluation:inpainting",
+            options="zoo_lesion_diffusion.config:InpaintingOptions",
+        )
+    ]

@@ -1,0 +1,187 @@
+"""Samplers: from noise to an image, by way of a callable that predicts the noise.
+
+Each is a free function of ``denoise(x, t) -> epsilon``, so a torch module, an ONNX Runtime session and a
+TensorRT engine sample alike. Coefficients are Python floats and randomness is passed in. Conditions are the
+caller's: ``denoise`` closes over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError
+from zoo_lesion_diffusion.schedule import NoiseSchedule
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Noise = Callable[[torch.Size], Tensor]
+Progress = Callable[[int, int], None]
+
+
+class Sampler(Protocol):
+    """What the entries of ``SAMPLERS`` have in common.
+
+    Args:
+        denoise: Callable ``(x, t) -> epsilon`` with t int64 ``[B]`` on the device of ``x``.
+        x: Images at the noise level of ``timesteps[0]``, ``[B, C, *spatial]``; intensities in [-1, 1] plus noise.
+        schedule: The noise schedule of the training.
+        timesteps: Where to evaluate ``denoise``, strictly falling; any subset of the schedule's steps. After the
+            last one the noise is gone.
+        noise: Callable ``(shape) -> standard normal noise``, called once a step that needs it; its result is moved
+            to the device and dtype of ``x``. One generator per sample keeps a sample independent of its batch.
+        clip: Clamp the predicted image to [-1, 1] at every step, as the thesis does.
+        progress: Called with (steps done, steps in all) after every step.
+
+    Returns:
+        Images of the shape of ``x``.
+
+    Raises:
+        ConfigError: Timesteps that are none, out of range or not falling.
+    """
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        schedule: NoiseSchedule,
+        timesteps: Sequence[int],
+        *,
+        noise: Noise,
+        clip: bool = True,
+        progress: Progress | None = None,
+    ) -> Tensor: ...
+
+
+def ddpm(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    *,
+    noise: Noise,
+    clip: bool = True,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Sample ancestrally, with the posterior's variance (the smaller of the two fixed choices).
+
+    Arguments as in ``Sampler``. Fresh noise after every step but the last.
+
+    Source: Ho et al. 2020, algorithm 2 with equations 6 and 7; thesis equation 3.4. On a subset of the steps,
+    alpha_t is the ratio of the neighbouring alpha_bar (Nichol & Dhariwal 2021, section 4).
+    """
+    for step, (t, alpha_bar, alpha_bar_next) in enumerate(_levels(schedule, timesteps), start=1):
+        _, x0 = _predict(denoise, x, t, alpha_bar, clip)
+        alpha = alpha_bar / alpha_bar_next
+        x0_weight = math.sqrt(alpha_bar_next) * (1 - alpha) / (1 - alpha_bar)
+        x_weight = math.sqrt(alpha) * (1 - alpha_bar_next) / (1 - alpha_bar)
+        x = x0_weight * x0 + x_weight * x
+        if alpha_bar_next < 1:
+            x = x + _posterior_std(alpha_bar, alpha_bar_next) * noise(x.shape).to(x)
+        if progress is not None:
+            progress(step, len(timesteps))
+    return x
+
+
+def ddim(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    *,
+    eta: float = 0.0,
+    noise: Noise | None = None,
+    clip: bool = True,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Sample by DDIM, deterministic with ``eta`` 0; the sampler of the thesis, with 50 steps.
+
+    Arguments as in ``Sampler``; ``noise`` is needed only where ``eta`` > 0. ``eta`` in [0, 1] scales the noise added
+    after every step but the last, up to the variance of ``ddpm``.
+
+    Raises:
+        ConfigError: Also for ``eta`` out of range, or ``eta`` > 0 without ``noise``.
+
+    Source: Song et al. 2021, equations 12 and 16. As in the thesis' library, the direction to ``x_t`` is the
+    network's noise, not the noise that fits the clipped image.
+    """
+    if not 0 <= eta <= 1:
+        raise ConfigError(f"eta must be in [0, 1], got {eta}.")
+    if eta > 0 and noise is None:
+        raise ConfigError(f"DDIM with eta = {eta} is random and needs noise; give noise, or eta = 0.")
+    for step, (t, alpha_bar, alpha_bar_next) in enumerate(_levels(schedule, timesteps), start=1):
+        epsilon, x0 = _predict(denoise, x, t, alpha_bar, clip)
+        std = eta * _posterior_std(alpha_bar, alpha_bar_next)
+        x = math.sqrt(alpha_bar_next) * x0 + math.sqrt(1 - alpha_bar_next - std**2) * epsilon
+        if noise is not None and std > 0:
+            x = x + std * noise(x.shape).to(x)
+        if progress is not None:
+            progress(step, len(timesteps))
+    return x
+
+
+def dpm_solver_pp_2m(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Sequence[int],
+    *,
+    noise: Noise | None = None,
+    clip: bool = True,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Solve the probability-flow ODE by DPM-Solver++(2M): second order at one evaluation a step.
+
+    Arguments as in ``Sampler``; ``noise`` is never called, as the solver is deterministic. The first step has no
+    predecessor and the last ends without noise, where the half log-SNR is infinite: both are of first order.
+
+    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2, midpoint form, on the discrete steps of the schedule.
+    """
+    previous: tuple[Tensor, float] | None = None  # the step before: its image and the length it had in log-SNR
+    for step, (t, alpha_bar, alpha_bar_next) in enumerate(_levels(schedule, timesteps), start=1):
+        _, x0 = _predict(denoise, x, t, alpha_bar, clip)
+        length = _half_log_snr(alpha_bar_next) - _half_log_snr(alpha_bar)
+        target = x0
+        if previous is not None and alpha_bar_next < 1:
+            previous_x0, previous_length = previous
+            target = x0 + length / (2 * previous_length) * (x0 - previous_x0)
+        x_weight = math.sqrt((1 - alpha_bar_next) / (1 - alpha_bar))
+        x = x_weight * x - math.sqrt(alpha_bar_next) * math.expm1(-length) * target
+        previous = x0, length
+        if progress is not None:
+            progress(step, len(timesteps))
+    return x
+
+
+SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm-solver++": dpm_solver_pp_2m}
+
+
+def _levels(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[tuple[int, float, float]]:
+    """Yield each timestep with its alpha_bar and that of the next, which after the last is 1: no noise."""
+    if not timesteps or any(now <= then for now, then in pairwise(timesteps)):
+        raise ConfigError(f"Timesteps must be at least one and strictly falling, got {list(timesteps)}.")
+    if timesteps[0] >= schedule.steps or timesteps[-1] < 0:
+        raise ConfigError(f"Timesteps must lie in 0 … {schedule.steps - 1}, got {list(timesteps)}.")
+    alpha_bars = [float(schedule.alpha_bar[t]) for t in timesteps]
+    return zip(timesteps, alpha_bars, [*alpha_bars[1:], 1.0], strict=True)
+
+
+def _predict(denoise: Denoise, x: Tensor, t: int, alpha_bar: float, clip: bool) -> tuple[Tensor, Tensor]:
+    """Return the predicted noise and image at timestep ``t``."""
+    epsilon = denoise(x, torch.full((x.shape[0],), t, dtype=torch.int64, device=x.device))
+    x0 = (x - math.sqrt(1 - alpha_bar) * epsilon) / math.sqrt(alpha_bar)
+    return epsilon, x0.clamp(-1, 1) if clip else x0
+
+
+def _posterior_std(alpha_bar: float, alpha_bar_next: float) -> float:
+    """Return the standard deviation of the next image, given this one and the noise-free one."""
+    return math.sqrt((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next))
+
+
+def _half_log_snr(alpha_bar: float) -> float:
+    """Return lambda of the DPM-Solver papers: log(alpha / sigma), infinite without noise."""
+    return math.inf if alpha_bar == 1 else 0.5 * math.log(alpha_bar / (1 - alpha_bar))

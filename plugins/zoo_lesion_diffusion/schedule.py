@@ -1,0 +1,150 @@
+"""The noise schedule: how much of the image and how much noise there is at each timestep.
+
+Source: Ho et al. 2020, equation 4; thesis (Uhr 2024) equations 3.1 and 3.2. Departure: timesteps count
+from 0, as in code, where the papers count from 1; so step 0 already holds a little noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Linear variance schedule; the defaults are the paper's.
+
+    Args:
+        steps: Timesteps of training, T.
+        beta_start: Variance added by step 0, in (0, 1).
+        beta_end: Variance added by step T - 1, in [beta_start, 1).
+
+    Raises:
+        ConfigError: A value out of range.
+    """
+
+    steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"A noise schedule needs at least 1 step, got {self.steps}.")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ConfigError(
+                f"A noise schedule needs 0 < beta_start <= beta_end < 1, got {self.beta_start} and {self.beta_end}."
+            )
+
+    @cached_property
+    def alpha_bar(self) -> np.ndarray:
+        """Share of the image in the variance at each timestep, float64 ``[T]``, falling, in (0, 1); read-only."""
+        alpha_bar = np.cumprod(1 - np.linspace(self.beta_start, self.beta_end, self.steps))
+        alpha_bar.setflags(write=False)
+        return alpha_bar
+
+    def timesteps(self, count: int) -> list[int]:
+        """Return ``count`` evenly spaced timesteps to sample at, noisiest first, ending at 0.
+
+        50 of 1000 are 980, 960 … 0: the "leading" spacing without offset, which the thesis used. The first is
+        (count - 1) · (T // count), so a handful of steps starts below pure noise, and a single one at 0.
+
+        Raises:
+            ConfigError: ``count`` is not in 1 … ``steps``.
+        """
+        self._check_count(count)
+        stride = self.steps // count
+        return [index * stride for index in reversed(range(count))]
+
+    def log_snr_timesteps(self, count: int) -> list[int]:
+        """Return ``count`` timesteps spaced evenly in log-SNR, noisiest first, from T - 1 to 0.
+
+        The spacing for DPM-Solver++, whose error grows with the longest step in log-SNR; on even timesteps that is
+        the one to step 0, and most of the gain over DDIM is lost. 10 of 1000 are 999, 886, 757 … 5, 0.
+
+        Raises:
+            ConfigError: ``count`` is not in 1 … ``steps``.
+
+        Source: Lu et al. 2022 (DPM-Solver), uniform steps of lambda. Departure: rounded to whole timesteps; where
+        two would fall on one, the noisier moves up to the next.
+        """
+        self._check_count(count)
+        log_snr = np.log(self.alpha_bar / (1 - self.alpha_bar))
+        wanted = np.linspace(log_snr[-1], log_snr[0], count)
+        nearest = np.abs(log_snr - wanted[:, None]).argmin(axis=1)  # [count], falling but for repeats
+        rank = np.arange(count)
+        distinct = np.maximum.accumulate((nearest + rank)[::-1])[::-1] - rank
+        return np.minimum(distinct, self.steps - 1 - rank).tolist()
+
+    def _check_count(self, count: int) -> None:
+        if not 1 <= count <= self.steps:
+            raise ConfigError(f"Sampling takes 1 to {self.steps} steps on this noise schedule, got {count}.")
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return ``x_t``, the image ``x0`` as it looks at timestep ``t``.
+
+        Args:
+            x0: Images, ``[B, C, H, W]`` or ``[B, C, D, H, W]``, intensities in [-1, 1].
+            noise: Standard normal, of the shape of ``x0``.
+            t: Timesteps, int64 ``[B]``; for ``[B, C, D, H, W]`` also ``[B, D]``, one a slice.
+
+        Raises:
+            DataError: ``t`` fits neither the images nor their slices.
+
+        Source: thesis equation 3.2.
+        """
+        signal = _broadcast(np.sqrt(self.alpha_bar), t, x0)
+        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x0)
+        return signal * x0 + sigma * noise
+
+    def x0_from_epsilon(self, x: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+        """Return the image that ``x`` at timestep ``t`` hides if ``epsilon`` is its noise; inverts ``add_noise``.
+
+        Shapes and errors as for ``add_noise``; the result is not clipped.
+        """
+        signal = _broadcast(np.sqrt(self.alpha_bar), t, x)
+        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x)
+        return (x - sigma * epsilon) / signal
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Return the signal-to-noise ratio, a ratio of variances, at ``t``: float32, the shape of ``t``."""
+        return _gather(self.alpha_bar / (1 - self.alpha_bar), t)
+
+    def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
+        """Return the weight of the loss at ``t`` for a network that predicts noise: min(SNR, gamma) / SNR.
+
+        Args:
+            t: Timesteps, int64, any shape.
+            gamma: SNR above which a step counts less; the source uses 5.
+
+        Returns:
+            Weights in (0, 1], float32, the shape of ``t``.
+
+        Source: Hang et al. 2023 (Min-SNR), the form for a loss on the noise.
+        """
+        snr = self.alpha_bar / (1 - self.alpha_bar)
+        return _gather(np.minimum(snr, gamma) / snr, t)
+
+
+def _gather(table: np.ndarray, t: Tensor) -> Tensor:
+    """Return ``table[t]`` in float32 on the device of ``t``."""
+    return torch.tensor(table, dtype=torch.float32).to(t.device)[t]
+
+
+def _broadcast(table: np.ndarray, t: Tensor, x: Tensor) -> Tensor:
+    """Return ``table[t]`` shaped to multiply ``x``: ``[B, 1, 1, …]``, or ``[B, 1, D, 1, 1]`` for one a slice."""
+    per_slice = x.dim() == 5 and t.shape == (x.shape[0], x.shape[2])
+    if t.shape != x.shape[:1] and not per_slice:
+        raise DataError(
+            f"Timesteps must be one an image or, for a slab [B, C, D, H, W], one a slice; "
+            f"got {list(t.shape)} for images of shape {list(x.shape)}."
+        )
+    values = _gather(table, t)
+    if per_slice:
+        return values[:, None, :, None, None]
+    return values.view(-1, *[1] * (x.dim() - 1))

@@ -1,0 +1,113 @@
+"""Training of lesion filling: predict the noise, given the voided image and its mask."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from zoo.nn.average import MovingAverage
+from zoo.sampling import Randomness
+from zoo.training import Batch
+from zoo_lesion_diffusion.config import FillingConfig
+from zoo_lesion_diffusion.tasks import noise_schedule, sample_windows
+
+
+class FillingTrainer:
+    """One step of conditional noise prediction.
+
+    Source: Uhr 2024, equation 3.6, figure 3.9 and table 3.1. Departures, all settings: one noise level a slab, an
+    averaged model, a loss that looks inside the mask only, min-SNR weights (Hang et al. 2023; tried in section 3.4).
+    """
+
+    def __init__(self, config: FillingConfig, model: nn.Module, fabric: Fabric) -> None:
+        self.config = config
+        self.fabric = fabric
+        self.schedule = noise_schedule(config)
+        self.model = model.to(fabric.device)
+        self.moving_average = MovingAverage(self.model, config.optimiser.average_half_life_images)
+        self.average = self.moving_average.model
+        optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
+        )
+        self.denoise, self.optimiser = fabric.setup(self.model, optimiser)
+        self.images_seen = 0
+
+    def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        """Do one step; returns the loss and the gradient's norm before clipping."""
+        self.model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        loss = self._loss(self.denoise, batch, random).mean()
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.denoise, self.optimiser, max_norm=self.config.optimiser.gradient_clip, error_if_nonfinite=False
+        )
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        share = len(batch["image"]) * self.fabric.world_size
+        self.images_seen += share
+        self.moving_average.update(self.images_seen, share)
+        return {"loss/noise": loss.detach(), "gradient/norm": torch.as_tensor(norm)}
+
+    def learning_rate(self) -> float:
+        """Return the rate of the next step: a linear rise, then half a cosine down to 0 at the last image."""
+        settings, training = self.config.optimiser, self.config.training
+        step = self.images_seen // training.batch_size
+        total = max(training.images // training.batch_size, 1)
+        if step < settings.warmup_steps:
+            return settings.learning_rate * (step + 1) / settings.warmup_steps
+        progress = min((step - settings.warmup_steps) / max(total - settings.warmup_steps, 1), 1.0)
+        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _loss(self, denoise: nn.Module, batch: Batch, random: Randomness) -> Tensor:
+        """Return the loss of each image, ``[B]``."""
+        image, mask = batch["image"], batch["lesion_mask"]
+        diffusion = self.config.diffusion
+        slices = image.shape[2:3] if diffusion.timestep_per == "slice" and image.dim() == 5 else ()
+        timestep = random.integers(diffusion.steps, slices)
+        noise = random.normal(image.shape[1:])
+        noisy = self.schedule.add_noise(image, noise, timestep)
+        predicted = denoise(noisy, image * (1 - mask), mask, timestep)
+        error = (predicted.float() - noise).square()
+        if diffusion.min_snr_gamma is not None:
+            weight = self.schedule.min_snr_weight(timestep, diffusion.min_snr_gamma)  # [B] or [B, D]
+            error = error * weight.reshape(len(weight), 1, *weight.shape[1:], *[1] * (error.dim() - 1 - weight.dim()))
+        if diffusion.loss_region == "image":
+            return error.flatten(1).mean(1)
+        inside = (error * mask).flatten(1).sum(1) / error.shape[1]
+        return inside / mask.flatten(1).sum(1).clamp(min=1)
+
+    def validate(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return the noise-prediction loss of the averaged model, ``[B]``."""
+        self.average.eval()
+        return self._loss(self.average, batch, random)
+
+    def preview(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
+        self.average.eval()
+        image, mask = batch["image"], batch["lesion_mask"]
+        noise, sampling = random.normal(image.shape[1:]), self.config.sampling
+        filled = sample_windows(self.average, self.config, image, mask, noise, sampling.solver, sampling.steps, random)
+        filled = image * (1 - mask) + filled * mask
+        shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
+        return shown if shown.dim() == 4 else shown[:, :, shown.shape[2] // 2]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, their average, the optimiser's state and the images seen."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "images_seen": self.images_seen,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.images_seen = state["images_seen"]

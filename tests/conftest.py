@@ -1,0 +1,58 @@
+"""Shared by all tests: a cache of their own, one thread a worker, and small synthetic cohorts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["ZOO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five synthetic subjects at 4 mm."""
+    from zoo.imaging.phantom import write_phantom
+
+    return write_phantom(tmp_path_factory.mktemp("phantom") / "cohort", subjects=5, seed=1, spacing_mm=4.0)
+
+
+@pytest.fixture
+def zoo_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process and return exit code, stdout and stderr."""
+    from zoo.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+TINY = (
+    "--preset", "tiny", "--set", "data.spacing_mm=4.0", "--set", "training.batch_size=8",
+    "--set", "training.checkpoint_images=32", "--set", "training.sample_images=64", "--set", "training.log_images=8",
+)  # fmt: skip
+"""Settings of a training that takes about a second."""
+
+
+@pytest.fixture(scope="session")
+def trained(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of lesion filling on the phantom."""
+    from zoo.cli import main
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = ["train", "lesion-filling", "--data", str(phantom), "--out", str(folder), "--images", "64", *TINY]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert not stop.value.code
+    return folder

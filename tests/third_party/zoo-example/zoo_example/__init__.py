@@ -1,0 +1,1 @@
+"""Fill lesions in one pass of a small network."""

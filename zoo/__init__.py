@@ -1,0 +1,59 @@
+"""A zoo of generative models for MRI: methods are plugins, the host knows none of them.
+
+Importing ``zoo`` imports no torch. ``zoo.load("runs/…")`` opens a trained model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo.descriptors import (
+    Citation,
+    Dataset,
+    Evaluator,
+    Exporter,
+    Method,
+    Part,
+    Score,
+    Task,
+    TensorSpec,
+)
+from zoo.errors import ZooError
+from zoo.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.artifact import Artifact
+
+__version__ = "0.1.0"
+__all__ = [
+    "Citation",
+    "Dataset",
+    "Evaluator",
+    "Exporter",
+    "Method",
+    "Part",
+    "Score",
+    "Task",
+    "TensorSpec",
+    "ZooError",
+    "__version__",
+    "hookimpl",
+    "load",
+]
+
+
+def load(path: str | Path) -> Artifact:
+    """Open a trained model.
+
+    Args:
+        path: A run folder, a checkpoint folder, or a ``model.safetensors`` file.
+
+    Raises:
+        ArtifactError: Nothing there, damaged, newer than this version knows, or not a model of the zoo.
+        UnknownNameError: Its method is not installed.
+    """
+    from zoo.artifact import Artifact
+
+    return Artifact.open(path)

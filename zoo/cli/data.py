@@ -1,0 +1,99 @@
+"""``zoo data``"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from zoo.cli.output import progress_bar, show_json, table
+
+
+@click.group(name="data")
+def command() -> None:
+    """Make the phantom cohort, or check a cohort.
+
+    \b
+    zoo data phantom phantom --subjects 8
+    zoo data check my-bids-folder
+    zoo data check scans.tsv --json
+    """
+
+
+@command.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--subjects", type=click.IntRange(min=1), default=8, show_default=True, help="Half with MS.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--spacing", type=click.Choice(["1", "2", "4"]), default="2", show_default=True, help="Voxel size, mm.")
+def phantom(out: Path, subjects: int, seed: int, spacing: str) -> None:
+    """Write a BIDS cohort of synthetic brains whose lesions, tissues and atrophy are known.
+
+    \b
+    zoo data phantom phantom
+    zoo data phantom phantom --subjects 20 --seed 7
+    zoo data phantom phantom --spacing 1
+    """
+    from zoo.imaging.phantom import write_phantom
+
+    with progress_bar("Making subjects") as progress:
+        write_phantom(out, subjects, seed, float(spacing), progress)
+    click.echo(f"{subjects} synthetic subjects in {out}; train on them with: zoo train lesion-filling --data {out}")
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(folder: Path, as_json: bool) -> None:
+    """Say what a BIDS folder or manifest holds, what each subject lacks, and which image cannot be read.
+
+    \b
+    zoo data check my-bids-folder
+    zoo data check scans.tsv
+    zoo data check my-bids-folder --json
+    """
+    from zoo.errors import DataError
+    from zoo.imaging.cohort import read_cohort
+    from zoo.imaging.volume import read_volume
+
+    cohort = read_cohort(folder)
+    counts = Counter(name for scan in cohort.scans for name in (*scan.images, *scan.maps))
+    columns = sorted(counts)
+    problems: dict[str, str] = {}
+    grids: dict[str, str] = {}
+    with progress_bar("Reading images") as progress:
+        for number, scan in enumerate(cohort.scans):
+            for name, path in {**scan.images, **scan.maps}.items():
+                try:
+                    volume = read_volume(path)
+                    size = "×".join(f"{side}" for side in volume.shape)
+                    spacing = "×".join(f"{side:.3g}" for side in volume.spacing_mm)
+                    grids[scan.id] = f"{size} at {spacing} mm, {volume.axes}"
+                except DataError as error:
+                    problems[f"{scan.id} {name}"] = str(error)
+            progress(number + 1, len(cohort.scans))
+    if as_json:
+        show_json(
+            {
+                "cohort": str(cohort.root),
+                "subjects": len(cohort.subjects),
+                "found": counts,
+                "scans": [
+                    {"id": scan.id, "has": [*scan.images, *scan.maps], "lacks": scan.lacks(columns),
+                     "grid": grids.get(scan.id, ""), "covariates": scan.covariates}
+                    for scan in cohort.scans
+                ],
+                "problems": problems,
+                "notes": cohort.notes,
+            }
+        )  # fmt: skip
+    else:
+        rows = [
+            [scan.id, *("yes" if not scan.lacks([name]) else "-" for name in columns), grids.get(scan.id, "")]
+            for scan in cohort.scans
+        ]
+        table(f"{len(cohort.scans)} scans of {len(cohort.subjects)} subjects", ["scan", *columns, "grid"], rows)
+        for line in (*cohort.notes, *(f"{where}: {why}" for where, why in problems.items())):
+            click.echo(f"note: {line}")
+    if problems:
+        raise DataError(f"{len(problems)} of the images in {folder} cannot be used; they are named above.")

@@ -1,0 +1,54 @@
+"""``zoo evaluate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from zoo.cli.output import note, progress_bar, show_json, table
+from zoo.config import merge, parse_assignment
+
+
+@click.command(name="evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="BIDS folder or .tsv manifest.")
+@click.option("--with", "evaluators", multiple=True, metavar="NAME", help="Evaluator; default: the method's own.")
+@click.option("--lpips-weights", type=click.Path(path_type=Path), help="AlexNet weights for LPIPS, a local file.")
+@click.option("--set", "assignments", multiple=True, metavar="K=V", help="One option of the evaluators.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    run: Path,
+    data: Path,
+    evaluators: tuple[str, ...],
+    lpips_weights: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure a model on the subjects that it has not seen, beside baselines and the paper's figures.
+
+    \b
+    zoo evaluate RUN --data my-bids-folder
+    zoo evaluate RUN --data my-bids-folder --with inpainting --set lesion_masks=patients --json
+    zoo evaluate RUN --data my-bids-folder --lpips-weights alexnet-owt-7be5be79.pth
+    """
+    import zoo
+    from zoo.evaluation import evaluate, explain
+
+    artifact = zoo.load(run)
+    given = [{"lpips_weights": str(lpips_weights)}] if lpips_weights else []
+    options = merge(*given, *(parse_assignment(text) for text in assignments))
+    results = evaluate(artifact, data, evaluators=evaluators, options=options, bar=progress_bar)
+    if as_json:
+        show_json({name: result.to_json() for name, result in results.items()})
+        return
+    for name, result in results.items():
+        rows = result.table()
+        columns = [column for column in rows[0] if not column.endswith(("_out", "_full"))]
+        table(f"\n{name}", columns, [[str(row.get(column, "")) for column in columns] for row in rows])
+        if artifact.method.reported:
+            reported = [dict(row) for row in artifact.method.reported]
+            title = f"\nReported in the paper ({artifact.method.reported_on})"
+            table(title, list(reported[0]), [[str(value) for value in row.values()] for row in reported])
+        click.echo(f"\n{explain(result)}")
+    note(f"Kept in {artifact.path.parent / 'evaluations'}")

@@ -1,0 +1,117 @@
+"""``zoo info``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoo.cli.output import show_json, table
+from zoo.registry import registry
+
+
+@click.command(name="info")
+@click.argument("what")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(what: str, as_json: bool) -> None:
+    """Show a method with its settings, or a run or model file with its manifest.
+
+    \b
+    zoo info lesion-filling
+    zoo info runs/lesion-filling/2026-01-31T10-20-30
+    zoo info model.safetensors --json
+    """
+    path = Path(what)
+    if what in registry().methods or not (path.exists() or "/" in what or path.suffix):
+        about = _method(what)
+        show_json(about) if as_json else _show_method(about)
+    else:
+        about = _model(path)
+        show_json(about) if as_json else _show_model(about)
+
+
+def _method(name: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from zoo.descriptors import resolve
+
+    method = registry().methods[name]
+    origin = registry().methods.origins[name]
+    return {
+        "name": method.name,
+        "summary": method.summary,
+        "version": method.version,
+        "plugin": f"{origin.distribution} {origin.version}",
+        "citation": asdict(method.citation),
+        "licence": method.licence,
+        "needs": list(method.needs),
+        "also": list(method.also),
+        "tasks": list(method.tasks),
+        "evaluators": list(method.evaluators),
+        "presets": list(method.presets),
+        "settings": _settings(resolve(method.config)),
+        "reported": {"on": method.reported_on, "rows": [dict(row) for row in method.reported]},
+    }
+
+
+def _settings(kind: Any, prefix: str = "") -> list[dict[str, str]]:
+    from pydantic import BaseModel
+
+    rows: list[dict[str, str]] = []
+    for name, info in kind.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            rows += _settings(info.annotation, f"{prefix}{name}.")
+        else:
+            default = info.get_default(call_default_factory=True)
+            bounds = " ".join(
+                f"{sign} {getattr(rule, key)}"
+                for rule in info.metadata
+                for key, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+                if hasattr(rule, key)
+            )
+            rows.append(
+                {
+                    "setting": prefix + name,
+                    "default": ",".join(map(str, default)) if isinstance(default, tuple) else str(default),
+                    "bounds": bounds,
+                    "meaning": info.description or "",
+                }
+            )
+    return rows
+
+
+def _show_method(about: dict[str, Any]) -> None:
+    citation = about["citation"]
+    click.echo(f"{about['name']} (version {about['version']}, {about['plugin']}): {about['summary']}")
+    click.echo(f"{citation['authors']} {citation['year']}, {citation['title']}, {citation['venue']}")
+    for key in ("licence", "needs", "also", "tasks", "evaluators", "presets"):
+        value = about[key]
+        click.echo(f"{key:<11} {value if isinstance(value, str) else ', '.join(value)}")
+    columns = ["setting", "default", "bounds", "meaning"]
+    table("\nSettings (--set name=value)", columns, [[row[name] for name in columns] for row in about["settings"]])
+    rows = about["reported"]["rows"]
+    if rows:
+        title = f"\nReported in the paper ({about['reported']['on']})"
+        table(title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+
+
+def _model(path: Path) -> dict[str, Any]:
+    from zoo.artifact import Artifact
+
+    artifact = Artifact.open(path)
+    about = {"file": str(artifact.path), "sha256": artifact.sha256, **artifact.manifest}
+    record = artifact.path.parent / "run.json"
+    if record.is_file():
+        from zoo.run import Run
+
+        about["run"] = {key: Run.open(record.parent).record.get(key) for key in ("status", "images_seen", "split")}
+    return about
+
+
+def _show_model(about: dict[str, Any]) -> None:
+    import json
+
+    for key, value in about.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        click.echo(f"{key:<16} {text}")

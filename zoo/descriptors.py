@@ -1,0 +1,244 @@
+"""What a plugin says about itself: plain data, no torch.
+
+Code is named ``"module:attribute"`` and imported when it is used (`resolve`), so listing a hundred methods
+costs nothing. Descriptors refuse what cannot be right as soon as they are made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from zoo.errors import ConfigError, UnknownNameError
+
+VERBS = ("sample", "fill", "synthesize", "translate", "project", "edit", "detect")
+"""The tasks a method may offer; each verb is one command and one signature (see ``zoo.tasks``)."""
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def resolve(target: str) -> Any:
+    """Import what ``"module:attribute"`` names.
+
+    Raises:
+        ConfigError: The target is not of that form, or the module has no such attribute.
+        ImportError: The module cannot be imported.
+    """
+    module_name, colon, attribute = target.partition(":")
+    if not (module_name and colon and attribute):
+        raise ConfigError(f"{target!r} does not name code; write 'module:attribute'.")
+    module = importlib.import_module(module_name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise ConfigError(f"Module {module_name!r} has no attribute {attribute!r} (named as {target!r}).") from None
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{kind} name {name!r} is not kebab-case; write it like 'lesion-filling'.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Citation:
+    """Where a method comes from."""
+
+    authors: str
+    title: str
+    venue: str
+    year: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One tensor at a part's border.
+
+    Attributes:
+        name: Name of the tensor in every exported graph.
+        dtype: ``"float32"`` or ``"int64"``.
+        shape: Sizes; a string names a dynamic axis, e.g. ``("batch", 3, 256, 256)``.
+        range: Lowest and highest expected value, or ``None`` where unbounded (noise).
+        meaning: What it holds, with units.
+    """
+
+    name: str
+    dtype: Literal["float32", "int64"]
+    shape: tuple[int | str, ...]
+    range: tuple[float, float] | None
+    meaning: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the specification as plain JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One graph of a model: pure tensors in, pure tensors out, noise an input.
+
+    Attributes:
+        module: Path of the submodule inside the built model; ``""`` is the model itself.
+        inputs, outputs: Its tensors, in the order of the call.
+    """
+
+    module: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the part as plain JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """How a method does one verb.
+
+    Attributes:
+        run: ``"module:function"`` with the verb's signature (``zoo.tasks``).
+        options: ``"module:Class"`` of its pydantic options, a child of the verb's own options class.
+    """
+
+    run: str
+    options: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A generative method.
+
+    Attributes:
+        name: Kebab-case, written by hand.
+        summary: One line.
+        version: Raised when old weights no longer fit.
+        citation, licence: Of the method; the licence is an SPDX identifier.
+        needs, also: What a cohort must and may provide: contrasts (``"T1w"``), ``"lesion-mask"``, ``"tissue"``.
+        config: Child of ``zoo.config.MethodConfig``; its defaults are the preset used when none is named.
+        presets: Settings over the defaults, by name. ``tiny`` has under 2 M parameters and trains in seconds.
+        build: ``(config) -> nn.Module``: what is kept and exported. No files, no device.
+        parts: ``(config) -> dict[str, Part]``.
+        trainer: ``(config, model, fabric) -> zoo.training.Trainer``.
+        examples: ``(config, cohort: PackedCohort) -> zoo.training.Examples``: what a training step reads.
+        tasks: By verb.
+        evaluators: Names of evaluators that ``zoo evaluate`` runs when none is named.
+        reported: The paper's own figures, as rows for a table.
+        reported_on: Which data those figures are from.
+    """
+
+    name: str
+    summary: str
+    version: int
+    citation: Citation
+    licence: str
+    needs: tuple[str, ...]
+    also: tuple[str, ...] = ()
+    config: str
+    presets: Mapping[str, Mapping[str, Any]]
+    build: str
+    parts: str
+    trainer: str
+    examples: str
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    evaluators: tuple[str, ...] = ()
+    reported: tuple[Mapping[str, Any], ...] = ()
+    reported_on: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("Method", self.name)
+        unknown = [verb for verb in self.tasks if verb not in VERBS]
+        if unknown:
+            raise ConfigError(f"Method {self.name!r} offers unknown task {unknown[0]!r}; tasks are {', '.join(VERBS)}.")
+        if "tiny" not in self.presets:
+            raise ConfigError(f"Method {self.name!r} has no preset 'tiny'; the contract tests train it.")
+
+    def task(self, verb: str) -> Task:
+        """Return the task for ``verb``.
+
+        Raises:
+            UnknownNameError: The method does not offer it; the message lists what it offers.
+        """
+        if verb not in self.tasks:
+            offered = ", ".join(self.tasks) or "no task"
+            raise UnknownNameError(f"Method {self.name!r} cannot {verb}; it offers {offered}.")
+        return self.tasks[verb]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One measured figure.
+
+    Attributes:
+        value: Mean over subjects, or ``None`` where it could not be measured (``note`` says why).
+        unit: ``"dB"``, ``"%"``, ``""`` …
+        better: Whether ``"higher"`` or ``"lower"`` is better.
+        n: Number of subjects.
+        ci: 95 % interval of the mean over subjects, ``None`` for n < 2.
+        note: Why a value is missing, or what limits it.
+    """
+
+    value: float | None
+    unit: str
+    better: Literal["higher", "lower"]
+    n: int
+    ci: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """A measurement of trained models.
+
+    Attributes:
+        name, summary: Kebab-case name and one line.
+        evaluate: ``(artifact, cohort, options) -> zoo.evaluation.Evaluation``.
+        options: Pydantic class of its options.
+    """
+
+    name: str
+    summary: str
+    evaluate: str
+    options: str
+
+    def __post_init__(self) -> None:
+        _check_name("Evaluator", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """A runtime for parts.
+
+    Attributes:
+        name, summary: The name is what ``--backend`` takes.
+        available: ``() -> str``: empty when it can run here, else why not and what to install.
+        load: ``(folder, part, device) -> callable`` with the part's inputs and outputs as torch tensors.
+        export: ``(part, example, folder, options) -> Report``; ``None`` for a runtime that needs no compiling.
+    """
+
+    name: str
+    summary: str
+    available: str
+    load: str
+    export: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("Exporter", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A cohort that can be made or found without being asked for a folder.
+
+    Attributes:
+        name, summary: Kebab-case name and one line.
+        open: ``(folder, spacing_mm, progress) -> Path``: makes the cohort in ``folder`` and returns its root.
+    """
+
+    name: str
+    summary: str
+    open: str
+
+    def __post_init__(self) -> None:
+        _check_name("Dataset", self.name)

@@ -1,0 +1,52 @@
+"""What the zoo raises.
+
+A message says what is wrong with the value in it, what would be right, and the command that helps.
+The command line prints it without a traceback and exits 1 (``--debug`` shows the traceback).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class UnknownNameError(ZooError):
+    """A name that no plugin, preset or setting has."""
+
+
+class DuplicateNameError(ZooError):
+    """Two plugins that claim one name."""
+
+
+class ConfigError(ZooError):
+    """A setting that is unknown, out of range or at odds with another."""
+
+
+class DataError(ZooError):
+    """An image, mask, table or folder that cannot be used as it is."""
+
+
+class ArtifactError(ZooError):
+    """A run folder, checkpoint or model file that is damaged, newer than known, or not ours."""
+
+
+class MissingExtraError(ZooError):
+    """An optional package that is not installed."""
+
+
+class ExportError(ZooError):
+    """A part that does not compile for a backend; the message names the failing node."""
+
+
+class ParityError(ZooError):
+    """An exported part whose numbers are not the model's."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the names of ``known`` close to ``name``, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(item) for item in close)}?" if close else ""

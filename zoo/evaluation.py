@@ -1,0 +1,175 @@
+"""Measuring a trained model: which subjects may be used, which evaluators run, where the figures go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from zoo.artifact import Artifact
+from zoo.config import validate
+from zoo.descriptors import Score, resolve
+from zoo.errors import DataError
+from zoo.files import sha256, write_text
+from zoo.imaging.cohort import Cohort, read_cohort
+from zoo.registry import registry
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+MODEL = "model"
+"""What the evaluated model is called in the keys of scores; everything else there is a baseline."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluator found.
+
+    Attributes:
+        scores: By ``"condition/who/metric"``, e.g. ``"lesions/model/ssim_in"``; who is `MODEL` or a baseline.
+        about: Data, seed, masks, extractors: what a reader needs to repeat it.
+        by_subject: One row a subject, condition and filler.
+        pictures: PNG bytes and a caption each.
+    """
+
+    scores: Mapping[str, Score]
+    about: Mapping[str, Any]
+    by_subject: Sequence[Mapping[str, Any]] = ()
+    pictures: Sequence[tuple[bytes, str]] = field(default=(), repr=False)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return one row a condition and filler, with a column a metric."""
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for key, score in self.scores.items():
+            condition, who, metric = key.split("/")
+            row = rows.setdefault((condition, who), {"masks": condition, "filled by": who, "n": score.n})
+            row[metric] = _cell(score)
+        return list(rows.values())
+
+    def verdicts(self) -> list[str]:
+        """Return a sentence for each figure in which a baseline beats the model."""
+        sentences: list[str] = []
+        for key, score in self.scores.items():
+            condition, who, metric = key.split("/")
+            own = self.scores.get(f"{condition}/{MODEL}/{metric}")
+            if who == MODEL or own is None or own.value is None or score.value is None:
+                continue
+            wins = score.value > own.value if score.better == "higher" else score.value < own.value
+            if wins:
+                sentences.append(
+                    f"{who} beats the model on {condition}: {metric} {score.value:.4g} against {own.value:.4g}"
+                )
+        return sentences
+
+    def missing(self) -> list[str]:
+        """Return why figures are missing, each reason once."""
+        return list(dict.fromkeys(f"{key}: {score.note}" for key, score in self.scores.items() if score.value is None))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the pictures as plain JSON data."""
+        return {
+            "about": dict(self.about),
+            "scores": {key: asdict(score) for key, score in self.scores.items()},
+            "verdicts": self.verdicts(),
+            "by_subject": [dict(row) for row in self.by_subject],
+        }
+
+
+def _cell(score: Score) -> str:
+    if score.value is None:
+        return "missing"
+    interval = f" [{score.ci[0]:.4g}, {score.ci[1]:.4g}]" if score.ci else ""
+    return f"{score.value:.4g}{interval}"
+
+
+def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
+    """Leave out every subject that training or the choice of a checkpoint has seen.
+
+    An image is known by its content, so a renamed or moved copy is recognised; with one image of a subject all
+    of that subject's scans go.
+
+    Raises:
+        DataError: Nobody is left.
+    """
+    seen = set(artifact.manifest.get("trained_on", ()))
+    contrasts = artifact.config.data.contrasts
+    known = {
+        scan.subject for scan in cohort.scans if any(sha256(scan.images[contrast]) in seen for contrast in contrasts)
+    }
+    left = cohort.subset(set(cohort.subjects) - known)
+    if not left.scans:
+        raise DataError(
+            f"All {len(known)} subjects in {cohort.root} were used in training; a model is not measured on them. "
+            "Give other subjects, or keep some when training (data.test)."
+        )
+    return left
+
+
+def evaluate(
+    artifact: Artifact,
+    data: Path,
+    *,
+    evaluators: Sequence[str],
+    options: Mapping[str, Any],
+    bar: Bar,
+) -> dict[str, Evaluation]:
+    """Run evaluators on the subjects of a cohort that the model has not seen, and keep their results in the run.
+
+    Args:
+        artifact: The trained model.
+        data: BIDS folder or manifest.
+        evaluators: Names; empty for the method's own.
+        options: Settings of the evaluators.
+        bar: Makes progress bars.
+
+    Raises:
+        UnknownNameError: There is no such evaluator.
+        DataError: Nobody is left to measure on, or an image cannot be used.
+    """
+    cohort = unseen(artifact, read_cohort(data).with_all(artifact.config.data.contrasts))
+    names = list(evaluators) or list(artifact.method.evaluators)
+    if not names:
+        raise DataError(f"Method {artifact.method.name!r} names no evaluator; choose one: --with NAME (zoo list).")
+    results: dict[str, Evaluation] = {}
+    for name in names:
+        evaluator = registry().evaluators[name]
+        checked = validate(resolve(evaluator.options), options, what=f"evaluator {name!r}")
+        with bar(f"Evaluating: {name}") as progress:
+            results[name] = resolve(evaluator.evaluate)(artifact, cohort, checked, progress)
+        _keep(artifact, name, results[name])
+    return results
+
+
+def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
+    """Write JSON and a page beside the model."""
+    from zoo.report.html import Section, write_report
+
+    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    stem = artifact.path.parent / "evaluations" / f"{name}-{stamp}"
+    content = {"model_sha256": artifact.sha256, "evaluator": name, **evaluation.to_json()}
+    write_text(stem.with_name(f"{stem.name}.json"), json.dumps(content, indent=2) + "\n")
+    write_report(
+        stem.with_name(f"{stem.name}.html"),
+        f"{artifact.method.name}: {name}",
+        [Section(heading="Figures", text=explain(evaluation), table=evaluation.table())]
+        + [Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact))]
+        + [Section(heading="Pictures", figures=list(evaluation.pictures))],
+    )
+
+
+def _reported(artifact: Artifact) -> list[dict[str, Any]]:
+    return [dict(row) for row in artifact.method.reported]
+
+
+def explain(evaluation: Evaluation) -> str:
+    """Return what was measured on what, which baselines win, and what is missing, as sentences."""
+    about = ", ".join(f"{key}: {value}" for key, value in evaluation.about.items())
+    sentences = [f"Means over subjects with 95 % intervals. {about}."]
+    wins = evaluation.verdicts()
+    sentences.append(f"Baselines that win: {'; '.join(wins)}." if wins else "No baseline wins.")
+    if evaluation.missing():
+        sentences.append(f"Missing: {'; '.join(evaluation.missing())}.")
+    return " ".join(sentences)

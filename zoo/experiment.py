@@ -1,0 +1,245 @@
+"""From a method and a folder of images to a finished run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from zoo.config import MethodConfig
+from zoo.descriptors import Method, resolve
+from zoo.errors import ConfigError
+from zoo.files import cache_folder
+from zoo.imaging.cache import PackedCohort, pack_cohort
+from zoo.imaging.cohort import Cohort, Split, read_cohort, split_subjects
+from zoo.registry import registry
+from zoo.run import Run, new_run_folder, newest_run
+from zoo.sampling import example_inputs
+from zoo.training import Outcome, Report, train
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Makes a progress bar: called with what is done, it yields ``report(done, total)``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would use.
+
+    Attributes:
+        method, config: What to train.
+        cohort: Scans that have what the method needs.
+        split: Subjects for training, validation and test.
+        mask_bank: Scans whose lesion masks are laid on the others.
+        data_note: Where the data is from, in words.
+    """
+
+    method: Method
+    config: MethodConfig
+    cohort: Cohort
+    split: Split
+    mask_bank: Cohort
+    data_note: str
+
+
+def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: Bar) -> Plan:
+    """Find the data and split it; without ``data`` make the phantom cohort once in the user's cache.
+
+    Raises:
+        DataError: No scan has what the method needs.
+    """
+    note = f"data: {data}"
+    if data is None:
+        data = phantom_cohort(config.data.spacing_mm, bar)
+        note = f"data: no --data was given, so the synthetic phantom cohort in {data} is used"
+    found = read_cohort(data)
+    cohort = found.with_all(config.data.contrasts)
+    settings = config.data
+    split = split_subjects(
+        cohort.subjects,
+        validation=settings.validation,
+        test=settings.test,
+        seed=config.seed,
+        test_subjects=settings.test_subjects,
+    )
+    return Plan(method, config, cohort, split, _mask_bank(config, found, split), note)
+
+
+def _mask_bank(config: MethodConfig, found: Cohort, split: Split) -> Cohort:
+    """Return the scans that lend their lesion masks; of the cohort itself only those trained on."""
+    if config.data.lesion_masks is not None:
+        return read_cohort(Path(config.data.lesion_masks)).with_all(["lesion-mask"])
+    return found.subset(split.train)
+
+
+def phantom_cohort(spacing_mm: float, bar: Bar) -> Path:
+    """Return the phantom cohort nearest to a spacing, made once in the user's cache."""
+    spacing = min((1.0, 2.0, 4.0), key=lambda choice: abs(choice - spacing_mm))
+    folder = cache_folder() / "phantom" / f"spacing-{spacing:g}mm"
+    if not folder.exists():
+        with bar(f"Making the phantom cohort ({spacing:g} mm)") as progress:
+            resolve(registry().datasets["phantom"].open)(folder, spacing, progress)
+    return folder
+
+
+def launch(devices: int, precision: str) -> Fabric:
+    """Return Fabric with its processes started: GPUs where there are any, else the CPU.
+
+    Under torchrun or SLURM the processes are there already; else ``devices`` are started with this command.
+
+    Raises:
+        ConfigError: The machine cannot do the precision or has fewer devices.
+    """
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # Networks may hold parts that a step does not use, so no gradient is waited for in vain.
+        strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"--devices {devices} --precision {precision} cannot be used here: {error}") from None
+    return fabric
+
+
+def train_method(
+    method: Method,
+    config: MethodConfig,
+    fabric: Fabric,
+    *,
+    data: Path | None,
+    out: Path | None,
+    runs: Path,
+    seconds: float | None,
+    bar: Bar,
+    report: Report,
+    say: Callable[[str], None],
+) -> tuple[Run, Outcome]:
+    """Train ``method`` in a new run folder, or go on in the one that was begun with the same settings.
+
+    Args:
+        method, config: What to train.
+        fabric: Launched.
+        data: Cohort, or ``None`` for the phantom.
+        out: Run folder; ``None`` for the newest unfinished one of the same settings below ``runs``, else a new one.
+        runs: Folder of runs.
+        seconds: Stop after this time, to be gone on with.
+        bar: Makes progress bars for the preparation.
+        report: Takes the training's progress.
+        say: Prints a line.
+    """
+    with fabric.rank_zero_first():
+        plan = plan_training(method, config, data, bar)
+        packed = pack(plan, bar)
+    say(plan.data_note)
+    record = {
+        "method": method.name,
+        "method_version": method.version,
+        "config": config.model_dump(mode="json"),
+        "split": plan.split.to_json(),
+        "data_fingerprint": packed.fingerprint,
+        "trained_on": trained_on(packed, plan.split),
+    }
+    folder: Path = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else None)
+    with Run(folder, {}).lock() if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            run = _open_or_create(folder, record, say)
+            for line in plan.cohort.notes:
+                say(f"data: {line}")
+        fabric.barrier()
+        if not fabric.is_global_zero:
+            run = Run.open(folder)
+        if run.record["status"] == "finished":
+            return run, Outcome("finished", run.record["images_seen"], "")
+        about = {"trained_on": record["trained_on"], "data_fingerprint": packed.fingerprint}
+        outcome = train(run, method, config, packed, fabric, seconds=seconds, about=about, report=report)
+        if fabric.is_global_zero:
+            from zoo.report.training import write_training_report
+
+            write_training_report(run, method)
+    return run, outcome
+
+
+def pack(plan: Plan, bar: Bar) -> PackedCohort:
+    """Pack the plan's training and validation subjects; the test subjects are not even read."""
+    used = plan.cohort.subset((*plan.split.train, *plan.split.validation))
+    own = plan.config.data.lesion_masks is None
+    with bar("Reading images") as progress:
+        return pack_cohort(used, plan.config.data, mask_bank=plan.mask_bank, own_bank=own, progress=progress)
+
+
+def trained_on(packed: PackedCohort, split: Split) -> list[str]:
+    """Return the hashes of every image that training or the choice of a checkpoint has seen."""
+    seen = {*split.train, *split.validation}
+    return sorted({digest for scan in packed.scans if scan.subject in seen for digest in scan.image_hashes})
+
+
+def _run_folder(out: Path | None, method: Method, record: Mapping[str, Any], runs: Path) -> Path:
+    if out is not None:
+        return out
+    newest = newest_run(method.name, runs)
+    if newest and newest.record["status"] != "finished":
+        same = all(newest.record.get(key) == record[key] for key in ("config", "data_fingerprint", "method_version"))
+        if same:
+            return newest.folder
+    return new_run_folder(method.name, runs)
+
+
+def _open_or_create(folder: Path, record: Mapping[str, Any], say: Callable[[str], None]) -> Run:
+    if not (folder / "run.json").is_file():
+        run = Run.create(folder, record)
+        say(f"run: {folder}")
+        return run
+    run = Run.open(folder)
+    run.check_same(record)
+    say(f"run: {folder}, going on after {run.record.get('images_seen', 0)} images")
+    return run
+
+
+# --- What a training would cost. ---
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size of a model and of its training.
+
+    Attributes:
+        parameters: Trainable numbers.
+        weight_bytes: Weights, gradients, two optimiser moments and the average.
+        activation_bytes: What autograd keeps for a step.
+    """
+
+    parameters: int
+    weight_bytes: int
+    activation_bytes: int
+
+
+def estimate_cost(method: Method, config: MethodConfig) -> Cost:
+    """Estimate the memory of training by running every part once on the meta device, where nothing is computed."""
+    stored: dict[int, int] = {}
+    kept: list[torch.Tensor] = []  # a freed storage's id could be given again
+
+    def remember(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        stored[storage._cdata] = storage.nbytes()
+        kept.append(tensor)
+        return tensor
+
+    with torch.device("meta"):
+        model: nn.Module = resolve(method.build)(config)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    parts = resolve(method.parts)(config)
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        for part in parts.values():
+            inputs = example_inputs(part, seed=0, axes={"batch": 1})
+            shapes = [
+                tensor.expand(config.training.batch_size, *tensor.shape[1:]).to("meta") for tensor in inputs.values()
+            ]
+            model.get_submodule(part.module)(*shapes)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    activations = sum(size for storage, size in stored.items() if storage not in weights)
+    return Cost(parameters, parameters * 4 * 5, activations)

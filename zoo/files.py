@@ -1,0 +1,80 @@
+"""Files that are whole or not there: everything the zoo writes goes to a temporary name and is renamed."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from zoo.errors import ArtifactError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` that takes its place when the block ends well.
+
+    The block may create a file or a folder there. When it fails, nothing of it stays and what was at ``path``
+    is untouched.
+
+    Raises:
+        ArtifactError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")  # the suffix stays: writers go by it
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except Exception as error:
+        explained = explain_write_error(error, path)
+        if explained is None:
+            raise
+        raise explained from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def explain_write_error(error: Exception, path: Path) -> ArtifactError | None:
+    """Return what to tell the user when writing ``path`` failed for want of space or rights, else ``None``."""
+    # safetensors reports a failed write as its own error, with the system's words inside.
+    code = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in text or "File too large" in text:
+        return ArtifactError(f"No space left to write {path}. Free some and run the same command again.")
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) or "Permission denied" in text:
+        return ArtifactError(f"{path} cannot be written ({os.strerror(code or errno.EACCES)}); choose another folder.")
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as a whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, _size: int, _modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; a file that has not changed is read once a process."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for packed images and phantoms (``ZOO_CACHE`` moves it)."""
+    return Path(os.environ.get("ZOO_CACHE") or platformdirs.user_cache_dir("mri-zoo"))

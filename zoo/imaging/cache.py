@@ -1,0 +1,252 @@
+"""The packed cache: each volume is decoded and preprocessed once, then memory-mapped.
+
+One folder a scan, named by the hash of its files and of the settings that shaped it, so a changed image or
+setting never meets an old packing, and adding a subject packs one subject.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zoo.config import DataConfig
+from zoo.errors import DataError, ZooError
+from zoo.files import cache_folder, replacing, sha256
+from zoo.imaging.cohort import Cohort, Scan
+from zoo.imaging.geometry import Grid, model_grid, to_grid
+from zoo.imaging.masks import LaidLesions, lay_lesions
+from zoo.imaging.preprocessing import Intensity, fit_intensity
+from zoo.imaging.volume import read_volume
+
+PACKING = 1
+"""Raised when what is packed changes, so that old packings are not used."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PackedScan:
+    """One scan on the model's grid, slices first, memory-mapped.
+
+    Attributes:
+        id, subject, covariates: As in the cohort.
+        images: float16 ``[K, C, I, J]`` in [-1, 1].
+        tissue: uint8 ``[K, I, J]`` labels, all zero where the cohort has none.
+        white_matter: bool ``[K, I, J]``, all false where the cohort has none.
+        lesion_mask: bool ``[K, I, J]``, all false where the cohort has none.
+        lesion_free: float16 ``[K, I, J]`` twin of the T1w channel, or ``None``.
+        grid: The model's grid, axes (i, j, k) in RAS.
+        intensities: How each channel's units map to [-1, 1].
+        image_hashes: SHA-256 of each image file.
+    """
+
+    id: str
+    subject: str
+    covariates: dict[str, str]
+    images: np.ndarray
+    tissue: np.ndarray
+    white_matter: np.ndarray
+    lesion_mask: np.ndarray
+    lesion_free: np.ndarray | None
+    grid: Grid
+    intensities: tuple[Intensity, ...]
+    image_hashes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, then the size of each: ``(K, I, J)``."""
+        slices, _, rows, columns = self.images.shape
+        return slices, rows, columns
+
+
+@dataclass(frozen=True)
+class PackedCohort:
+    """Packed scans, and the lesions of other subjects laid on each.
+
+    Attributes:
+        scans: The scans.
+        lesions: For each scan, one entry a lesion mask of the bank; empty where there is no bank.
+    """
+
+    scans: tuple[PackedScan, ...]
+    lesions: tuple[tuple[LaidLesions, ...], ...]
+
+    def subset(self, subjects: Sequence[str]) -> PackedCohort:
+        """Keep the scans of ``subjects``."""
+        kept = [index for index, scan in enumerate(self.scans) if scan.subject in set(subjects)]
+        return PackedCohort(tuple(self.scans[i] for i in kept), tuple(self.lesions[i] for i in kept))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the ids and image files of all scans."""
+        text = json.dumps([(scan.id, scan.image_hashes) for scan in self.scans])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pack_cohort(
+    cohort: Cohort,
+    config: DataConfig,
+    *,
+    mask_bank: Cohort | None = None,
+    own_bank: bool = False,
+    progress: Progress | None = None,
+) -> PackedCohort:
+    """Pack a cohort for training or evaluation.
+
+    Args:
+        cohort: Scans that have all contrasts of ``config``.
+        config: Contrasts, grid and scaling.
+        mask_bank: Scans whose lesion masks are laid on these; none lays nothing.
+        own_bank: The bank is of the same cohort; a subject's own lesions are then not laid on itself.
+        progress: Called with (scans packed, scans in all).
+
+    Raises:
+        DataError: An image cannot be used; the message names the scan.
+    """
+    banked = [scan for scan in mask_bank.scans if "lesion-mask" in scan.maps] if mask_bank else []
+    scans: list[PackedScan] = []
+    lesions: list[tuple[LaidLesions, ...]] = []
+    for number, scan in enumerate(cohort.scans):
+        packed = pack_scan(scan, config)
+        scans.append(packed)
+        others = [other for other in banked if not (own_bank and other.subject == scan.subject)]
+        lesions.append(_laid(packed, others))
+        if progress:
+            progress(number + 1, len(cohort.scans))
+    return PackedCohort(tuple(scans), tuple(lesions))
+
+
+def pack_scan(scan: Scan, config: DataConfig) -> PackedScan:
+    """Return one scan packed, from the cache where it is there."""
+    try:
+        hashes = {key: sha256(path) for key, path in sorted({**scan.images, **scan.maps}.items()) if _used(key, config)}
+    except OSError as error:
+        raise DataError(f"{scan.id}: {error.filename} cannot be read ({error.strerror}).") from None
+    settings = config.model_dump(
+        mode="json", include={"contrasts", "spacing_mm", "scaling", "percentile", "noise_floor"}
+    )
+    key = _key("scan", PACKING, hashes, settings)
+    folder = cache_folder() / "packed" / key[:2] / key
+    if not (folder / "scan.json").is_file():
+        try:
+            with replacing(folder) as temporary:
+                _pack(scan, config, temporary)
+        except ZooError as error:
+            raise type(error)(f"{scan.id}: {error}") from None
+    return _open(folder, scan, config, tuple(hashes[contrast] for contrast in config.contrasts))
+
+
+def _used(key: str, config: DataConfig) -> bool:
+    return key in config.contrasts or key in ("lesion-mask", "tissue", "white-matter", "lesion-free")
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
+    first = read_volume(scan.images[config.contrasts[0]])
+    grid = model_grid(first.shape, first.affine, config.spacing_mm)
+    channels: list[np.ndarray] = []
+    intensities: list[Intensity] = []
+    for contrast in config.contrasts:
+        volume = first if contrast == config.contrasts[0] else read_volume(scan.images[contrast])
+        if len(volume.data) != 1:
+            raise DataError(f"{contrast} has {len(volume.data)} volumes; training needs one volume a contrast.")
+        values = to_grid(volume.data[0], volume.affine, grid)
+        intensity = fit_intensity(values, config.scaling, config.percentile, config.noise_floor)
+        channels.append(intensity.encode(values))
+        intensities.append(intensity)
+    folder.mkdir()
+    images = np.stack([_slices_first(channel) for channel in channels], axis=1)  # [K, C, I, J]
+    np.save(folder / "images.npy", images.astype(np.float16))
+    for role in ("tissue", "white-matter", "lesion-mask"):
+        if role in scan.maps:
+            labels = _labels(scan.maps[role], role, grid)
+            np.save(folder / f"{role}.npy", _slices_first(labels))
+    if "lesion-free" in scan.maps and "T1w" in config.contrasts:
+        twin = read_volume(scan.maps["lesion-free"])
+        encoded = intensities[config.contrasts.index("T1w")].encode(to_grid(twin.data[0], twin.affine, grid))
+        np.save(folder / "lesion-free.npy", _slices_first(encoded).astype(np.float16))
+    description = {
+        "shape": grid.shape,
+        "affine": grid.affine.tolist(),
+        "intensities": [intensity.to_json() for intensity in intensities],
+    }
+    (folder / "scan.json").write_text(json.dumps(description), encoding="utf-8")
+
+
+def _labels(path: Path, role: str, grid: Grid) -> np.ndarray:
+    volume = read_volume(path)
+    values = volume.data[0] if role == "tissue" else (volume.data[0] > 0.5).astype(np.float32)
+    return to_grid(values, volume.affine, grid, order=0).round().astype(np.uint8)
+
+
+def _slices_first(volume: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(volume, 2, 0))
+
+
+def _open(folder: Path, scan: Scan, config: DataConfig, image_hashes: tuple[str, ...]) -> PackedScan:
+    description = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    nothing = np.broadcast_to(np.uint8(0), (images.shape[0], *images.shape[2:]))
+    tissue, white_matter, lesion_mask = (
+        np.load(folder / f"{role}.npy", mmap_mode="r") if (folder / f"{role}.npy").is_file() else nothing
+        for role in ("tissue", "white-matter", "lesion-mask")
+    )
+    if "white-matter" not in scan.maps:
+        white_matter = np.isin(tissue, config.white_matter_labels)
+    twin = folder / "lesion-free.npy"
+    return PackedScan(
+        id=scan.id,
+        subject=scan.subject,
+        covariates=scan.covariates,
+        images=images,
+        tissue=tissue,
+        white_matter=white_matter.astype(bool),
+        lesion_mask=lesion_mask.astype(bool),
+        lesion_free=np.load(twin, mmap_mode="r") if twin.is_file() else None,
+        grid=Grid(tuple(description["shape"]), np.array(description["affine"])),
+        intensities=tuple(Intensity.from_json(item) for item in description["intensities"]),
+        image_hashes=image_hashes,
+    )
+
+
+def _laid(packed: PackedScan, bank: Sequence[Scan]) -> tuple[LaidLesions, ...]:
+    """Return the bank's lesions on one scan, from the cache where they are there."""
+    if not bank:
+        return ()
+    if not packed.white_matter.any():
+        return ()  # lesions can only be laid where white matter is known; trainers say what they miss
+    hashes = [sha256(scan.maps["lesion-mask"]) for scan in bank]
+    white_matter_hash = hashlib.sha256(np.packbits(packed.white_matter).tobytes()).hexdigest()
+    key = _key("lesions", PACKING, hashes, white_matter_hash, packed.grid.shape, packed.grid.affine.tolist())
+    file = cache_folder() / "lesions" / key[:2] / f"{key}.npz"
+    if not file.is_file():
+        laid = []
+        for scan in bank:
+            path = scan.maps["lesion-mask"]
+            mask, affine = _bank_mask(path)
+            laid.append(lay_lesions(mask, affine, packed.grid, packed.white_matter))
+        arrays = {f"voxels{n}": item.voxels for n, item in enumerate(laid)}
+        arrays |= {f"labels{n}": item.labels for n, item in enumerate(laid)}
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    with np.load(file) as stored:
+        return tuple(LaidLesions(stored[f"voxels{n}"], stored[f"labels{n}"]) for n in range(len(bank)))
+
+
+_bank_masks: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
+
+
+def _bank_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a bank mask as bits and its affine; it is laid on every subject and decoded once."""
+    if path not in _bank_masks:
+        volume = read_volume(path)
+        _bank_masks[path] = volume.data[0] > 0.5, volume.affine
+    return _bank_masks[path]

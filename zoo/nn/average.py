@@ -1,0 +1,43 @@
+"""The moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """Exponential moving average of weights, its half-life counted in images.
+
+    Args:
+        model: The model that is trained; its parameters are averaged, its buffers copied.
+        half_life_images: Images after which an old weight counts half; 0 keeps no average, ``model`` is its own.
+        ramp_up: The half-life never exceeds this share of the images seen, so that the start is forgotten.
+
+    Source: Karras et al. 2020 (ADA), appendix: half-life with a ramp-up of 0.05.
+    """
+
+    def __init__(self, model: nn.Module, half_life_images: float, ramp_up: float = 0.05) -> None:
+        self.source = model
+        self.half_life_images = half_life_images
+        self.ramp_up = ramp_up
+        self.model = copy.deepcopy(model).eval().requires_grad_(False) if half_life_images else model
+
+    @torch.no_grad()
+    def update(self, images_seen: int, batch_size: int) -> None:
+        """Take in the weights after a step.
+
+        Args:
+            images_seen: Images of the whole training so far, this step's included.
+            batch_size: Images of this step.
+        """
+        if self.model is self.source:
+            return
+        half_life = min(self.half_life_images, max(self.ramp_up * images_seen, 1e-8))
+        decay = 0.5 ** (batch_size / half_life)
+        averaged, current = list(self.model.parameters()), list(self.source.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for kept, buffer in zip(self.model.buffers(), self.source.buffers(), strict=True):
+            kept.copy_(buffer)

@@ -1,0 +1,70 @@
+"""Seeds and random numbers: one generator a sample, so that a sample never depends on its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.descriptors import Part, TensorSpec
+
+
+def seed_for(*keys: int) -> int:
+    """Mix whole numbers (seed, position, purpose …) into one 63-bit seed; other keys give an unrelated seed."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Randomness:
+    """Random numbers for a batch, each sample from its own generator.
+
+    So sample 17 gets the same noise alone, in a batch of 64, on another device, and on another process. Numbers
+    are drawn as float32 on the CPU and moved.
+
+    Args:
+        seeds: One a sample.
+        device: Where the numbers are wanted.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.device = device
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Return standard normal numbers, float32 ``[B, *shape]``."""
+        drawn = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
+        return torch.stack(drawn).to(self.device, non_blocking=True)
+
+    def uniform(self, shape: Sequence[int] = ()) -> Tensor:
+        """Return numbers in [0, 1), float32 ``[B, *shape]``."""
+        drawn = [torch.rand(tuple(shape), generator=generator) for generator in self.generators]
+        return torch.stack(drawn).to(self.device, non_blocking=True)
+
+    def integers(self, high: int, shape: Sequence[int] = ()) -> Tensor:
+        """Return whole numbers in [0, ``high``), int64 ``[B, *shape]``."""
+        drawn = [torch.randint(high, tuple(shape), generator=generator) for generator in self.generators]
+        return torch.stack(drawn).to(self.device, non_blocking=True)
+
+
+def example_inputs(part: Part, *, seed: int, axes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return seeded inputs that fit a part, for golden files, parity tests and benchmarks.
+
+    Args:
+        part: The part.
+        seed: Another seed, other numbers.
+        axes: Size of each dynamic axis, e.g. ``{"batch": 2}``.
+    """
+    return {spec.name: _example(spec, seed_for(seed, index), axes) for index, spec in enumerate(part.inputs)}
+
+
+def _example(spec: TensorSpec, seed: int, axes: Mapping[str, int]) -> Tensor:
+    shape = [axes[size] if isinstance(size, str) else size for size in spec.shape]
+    generator = torch.Generator().manual_seed(seed)
+    if spec.dtype == "int64":
+        low, high = spec.range or (0, 1)
+        return torch.randint(int(low), int(high) + 1, shape, generator=generator)
+    if spec.range is None:
+        return torch.randn(shape, generator=generator)
+    low, high = spec.range
+    return torch.rand(shape, generator=generator) * (high - low) + low

@@ -1,0 +1,54 @@
+"""What a user can ask of a trained model: one verb, one signature, one class of options.
+
+A method's task works on tensors on the model's grid and calls parts; it knows no file, no backend and no scanner
+units. The host (``zoo.filling``) reads, conforms and scales the images before, and afterwards writes the result
+onto the native grid of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import Field
+
+from zoo.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Parts = Mapping[str, Callable[..., Any]]
+Progress = Callable[[int, int], None]
+
+
+class FillOptions(Config):
+    """Options of every filler; a method extends them."""
+
+    seed: int = Field(0, ge=0, description="Decides the noise; the same seed gives the same image")
+
+
+class FillTask(Protocol):
+    """The verb ``fill``: replace lesions by healthy tissue."""
+
+    def __call__(
+        self,
+        parts: Parts,
+        config: Any,
+        image: Tensor,
+        lesion_mask: Tensor,
+        options: Any,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Return the image with its lesions filled.
+
+        Args:
+            parts: The method's parts as callables.
+            config: The settings the model was trained with.
+            image: float32 ``[C, i, j, k]`` in [-1, 1], RAS, one channel a contrast.
+            lesion_mask: bool ``[i, j, k]``, at least one voxel true.
+            options: The method's options.
+            progress: Called with (network calls done, network calls in all).
+
+        Returns:
+            float32 ``[C, i, j, k]``; only voxels inside the mask are used.
+        """

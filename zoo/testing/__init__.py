@@ -1,0 +1,11 @@
+"""The contract kit: what every method must do, as tests that a plugin runs on itself.
+
+from zoo.testing import MethodContract
+
+class TestMyMethod(MethodContract):
+    method = "my-method"
+"""
+
+from zoo.testing.contract import MethodContract
+
+__all__ = ["MethodContract"]

@@ -1,0 +1,304 @@
+"""The contract of a method, tested on its preset ``tiny`` and the phantom at 4 mm."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+
+from zoo.artifact import Artifact
+from zoo.config import MethodConfig, resolve_config, validate
+from zoo.descriptors import Method, resolve
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.evaluation import evaluate
+from zoo.experiment import estimate_cost, launch, plan_training, train_method
+from zoo.imaging.phantom import write_phantom
+from zoo.registry import registry
+from zoo.run import Run
+from zoo.sampling import example_inputs, seed_for
+from zoo.training import GOLDEN, Outcome
+
+TINY_PARAMETERS = 2_000_000
+
+
+class MethodContract:
+    """Run by naming a method in a child class; see `zoo.testing`.
+
+    Attributes:
+        method: Name of the method.
+        images: Images of a whole test training; a multiple of the batch.
+        settings: Assignments over the preset ``tiny``, as for ``--set``.
+    """
+
+    method: ClassVar[str]
+    images: ClassVar[int] = 64
+    settings: ClassVar[tuple[str, ...]] = ()
+
+    def tolerance(self) -> float:
+        """Return how far two runs of one part may differ, relative to the output's largest value."""
+        return 1e-5
+
+    # --- What the tests share. ---
+
+    @pytest.fixture(scope="class")
+    def registered(self) -> Method:
+        """The method."""
+        return registry().methods[self.method]
+
+    @pytest.fixture(scope="class")
+    def config(self, registered: Method) -> MethodConfig:
+        """Its preset ``tiny``, trained for a moment."""
+        short = (f"training.images={self.images}", "training.batch_size=8", "training.checkpoint_images=32")
+        fast = ("training.sample_images=64", "training.log_images=8", "data.spacing_mm=4.0")
+        return resolve_config(registered, preset="tiny", assignments=(*short, *fast, *self.settings))
+
+    @pytest.fixture(scope="class")
+    def cohort(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Five synthetic subjects."""
+        return write_phantom(tmp_path_factory.mktemp("cohort") / "phantom", subjects=5, seed=3, spacing_mm=4.0)
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _own_cache(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+            yield
+
+    @pytest.fixture(scope="class")
+    def trained(
+        self, registered: Method, config: MethodConfig, cohort: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> Run:
+        """A finished run."""
+        run, outcome = _train(registered, config, cohort, tmp_path_factory.mktemp("trained") / "run")
+        assert outcome.status == "finished"
+        return run
+
+    # --- The descriptor. ---
+
+    def test_code_it_names_exists(self, registered: Method) -> None:
+        for target in (registered.build, registered.parts, registered.trainer, registered.examples):
+            assert callable(resolve(target))
+        for task in registered.tasks.values():
+            assert callable(resolve(task.run))
+            resolve(task.options)()
+        for name in registered.evaluators:
+            assert callable(resolve(registry().evaluators[name].evaluate))
+
+    def test_every_preset_is_valid_and_builds(self, registered: Method) -> None:
+        for preset in registered.presets:
+            config = resolve_config(registered, preset=preset)
+            with torch.device("meta"):
+                resolve(registered.build)(config)
+
+    def test_tiny_is_tiny(self, registered: Method, config: MethodConfig) -> None:
+        assert estimate_cost(registered, config).parameters < TINY_PARAMETERS
+
+    def test_plugin_and_settings_import_no_torch(self, registered: Method) -> None:
+        plugin = next(
+            point.value for point in _entry_points() if point.name == registry().methods.origins[self.method].plugin
+        )
+        settings = registered.config.partition(":")[0]
+        code = f"import sys, {plugin}, {settings}; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_unknown_setting_is_refused(self, registered: Method) -> None:
+        with pytest.raises(ConfigError, match="no setting 'no_such_setting'"):
+            resolve_config(registered, assignments=["no_such_setting=1"])
+        with pytest.raises(UnknownNameError, match="no preset"):
+            resolve_config(registered, preset="no-such-preset")
+
+    # --- The parts. ---
+
+    def test_build_depends_on_the_seed_alone(self, registered: Method, config: MethodConfig) -> None:
+        torch.manual_seed(1)
+        first = resolve(registered.build)(config).state_dict()
+        torch.manual_seed(1)
+        second = resolve(registered.build)(config).state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_parts_do_what_they_declare(self, registered: Method, trained: Run) -> None:
+        artifact = Artifact.open(trained.folder)
+        parts = artifact.parts()
+        for name, part in artifact.part_specs().items():
+            inputs = example_inputs(part, seed=5, axes={"batch": 3})
+            outputs = _as_tuple(parts[name](*inputs.values()))
+            assert len(outputs) == len(part.outputs)
+            for spec, output in zip(part.outputs, outputs, strict=True):
+                assert tuple(output.shape) == tuple(3 if size == "batch" else size for size in spec.shape)
+                assert str(output.dtype) == f"torch.{spec.dtype}"
+                assert torch.isfinite(output).all()
+
+    def test_samples_of_a_batch_do_not_touch_each_other(self, trained: Run) -> None:
+        artifact = Artifact.open(trained.folder)
+        parts = artifact.parts()
+        for name, part in artifact.part_specs().items():
+            inputs = example_inputs(part, seed=6, axes={"batch": 3})
+            together = _as_tuple(parts[name](*inputs.values()))
+            alone = _as_tuple(parts[name](*(tensor[1:2] for tensor in inputs.values())))
+            for whole, single in zip(together, alone, strict=True):
+                assert _distance(whole[1:2], single) < self.tolerance()
+
+    # --- Training. ---
+
+    def test_examples_depend_on_their_generator_alone(
+        self, registered: Method, config: MethodConfig, cohort: Path
+    ) -> None:
+        from zoo.experiment import pack
+
+        plan = plan_training(registered, config, cohort, _no_bar)
+        examples = resolve(registered.examples)(config, pack(plan, _no_bar).subset(plan.split.train))
+        assert len(examples) > 0
+        first = examples.example(0, np.random.default_rng(4))
+        again = examples.example(0, np.random.default_rng(4))
+        assert first.keys() == again.keys()
+        assert all(np.array_equal(first[name], again[name]) for name in first)
+
+    def test_training_leaves_a_whole_run(self, trained: Run) -> None:
+        for name in (
+            "run.json",
+            "metrics.jsonl",
+            "model.safetensors",
+            "golden.safetensors",
+            "report.html",
+            "README.md",
+        ):
+            assert (trained.folder / name).stat().st_size > 0, name
+        assert list((trained.folder / "samples").glob("*.png"))
+        logged = [line for line in trained.metrics() if any(key.startswith("loss/") for key in line)]
+        assert logged
+        assert all(np.isfinite(value) for line in logged for value in line.values())
+        assert not list(trained.folder.rglob(".part-*"))
+
+    def test_stopped_training_goes_on_exactly(
+        self, registered: Method, config: MethodConfig, cohort: Path, trained: Run, tmp_path: Path
+    ) -> None:
+        half = self.images // 2 // 8 * 8
+        run, outcome = _train(registered, config, cohort, tmp_path / "run", stop_at=half)
+        assert outcome.status == "stopped"
+        assert half <= outcome.images_seen < self.images
+        run, outcome = _train(registered, config, cohort, tmp_path / "run")
+        assert outcome.status == "finished"
+        assert _same_tensors(run.folder / "model.safetensors", trained.folder / "model.safetensors")
+        last = f"checkpoints/{self.images:09d}"
+        assert _same_tensors(run.folder / last / "state.safetensors", trained.folder / last / "state.safetensors")
+        losses = [
+            [{**line, "seconds": 0} for line in one.metrics() if line["images"] % 8 == 0] for one in (run, trained)
+        ]
+        assert [line for line in losses[0] if "validation/loss" not in line] == [
+            line for line in losses[1] if "validation/loss" not in line
+        ]
+
+    def test_other_settings_do_not_go_on(
+        self, registered: Method, config: MethodConfig, cohort: Path, trained: Run
+    ) -> None:
+        values = config.model_dump()
+        values["training"]["images"] += 8
+        other = validate(type(config), values, what="a test")
+        with pytest.raises(ConfigError, match=f"training.images: {self.images} → {self.images + 8}"):
+            _train(registered, other, cohort, trained.folder)
+
+    # --- The artifact. ---
+
+    def test_model_file_alone_repeats_the_golden_outputs(self, trained: Run, tmp_path: Path) -> None:
+        alone = tmp_path / "model.safetensors"
+        alone.write_bytes((trained.folder / "model.safetensors").read_bytes())
+        artifact = Artifact.open(alone)
+        golden = load_file(trained.folder / "golden.safetensors")
+        parts = artifact.parts()
+        for name, part in artifact.part_specs().items():
+            inputs = example_inputs(part, seed=seed_for(artifact.config.seed, GOLDEN), axes={"batch": 2})
+            assert all(torch.equal(golden[f"{name}/input/{key}"], tensor) for key, tensor in inputs.items())
+            for spec, output in zip(part.outputs, _as_tuple(parts[name](*inputs.values())), strict=True):
+                assert _distance(golden[f"{name}/output/{spec.name}"], output.float()) < self.tolerance()
+
+    # --- Tasks and evaluators. ---
+
+    def test_tasks_keep_their_promise(self, registered: Method, trained: Run, cohort: Path, tmp_path: Path) -> None:
+        checks = {"fill": _check_fill}
+        for verb in registered.tasks:
+            assert verb in checks, f"the contract kit has no check for the task {verb!r}"
+            checks[verb](Artifact.open(trained.folder), cohort, tmp_path)
+
+    def test_evaluators_measure_unseen_subjects(self, registered: Method, trained: Run, cohort: Path) -> None:
+        if not registered.evaluators:
+            pytest.skip("the method names no evaluator")
+        results = evaluate(Artifact.open(trained.folder), cohort, evaluators=(), options={}, bar=_no_bar)
+        tested = set(trained.record["split"]["test"])
+        for result in results.values():
+            assert result.scores
+            assert {row["subject"] for row in result.by_subject} <= tested
+            assert all(score.value is not None or score.note for score in result.scores.values())
+
+
+def _check_fill(artifact: Artifact, cohort: Path, folder: Path) -> None:
+    """Filling keeps the grid, keeps every voxel outside the mask, changes the inside, and repeats itself."""
+    import nibabel
+
+    from zoo.filling import fill_files
+
+    image = cohort / "sub-001/anat/sub-001_T1w.nii.gz"
+    mask = next(cohort.glob("derivatives/lesions/sub-*/anat/*_mask.nii.gz"))
+    subject = mask.name.split("_")[0]
+    image = cohort / subject / "anat" / f"{subject}_T1w.nii.gz"
+    written = [folder / "first.nii.gz", folder / "second.nii.gz"]
+    for out in written:
+        report = fill_files(artifact, [image], mask, [out], options={"seed": 9}, dilate=0)
+    before, after = nibabel.load(image), nibabel.load(written[0])
+    hole = np.asarray(nibabel.load(mask).dataobj) > 0
+    old, new = np.asarray(before.dataobj), np.asarray(after.dataobj)
+    assert np.array_equal(before.affine, after.affine)
+    assert old.dtype == new.dtype
+    assert np.array_equal(old[~hole], new[~hole])
+    assert (old[hole] != new[hole]).any()
+    assert report.changed_outside == 0
+    assert report.changed_inside == int((old != new).sum())
+    assert written[0].read_bytes() == written[1].read_bytes()
+    assert report.sidecar["Synthetic"] is True
+
+
+def _train(
+    method: Method, config: MethodConfig, cohort: Path, out: Path, *, stop_at: int | None = None
+) -> tuple[Run, Outcome]:
+    def report(images_seen: int, rate: float, losses: Mapping[str, float]) -> None:
+        if stop_at is not None and images_seen >= stop_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    fabric: Fabric = launch(1, "32-true")
+    return train_method(
+        method, config, fabric, data=cohort, out=out, runs=out.parent, seconds=None, bar=_no_bar, report=report,
+        say=lambda line: None,
+    )  # fmt: skip
+
+
+@contextmanager
+def _no_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    with nullcontext():
+        yield lambda done, total: None
+
+
+def _entry_points() -> Any:
+    from importlib import metadata
+
+    return metadata.entry_points(group="zoo")
+
+
+def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first - second).abs().max() / first.abs().max().clamp(min=1e-12))
+
+
+def _same_tensors(first: Path, second: Path) -> bool:
+    one, other = load_file(first), load_file(second)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

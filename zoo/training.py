@@ -1,0 +1,472 @@
+"""The one training loop.
+
+The host owns order, devices, logs, checkpoints and stopping; a method's trainer owns its losses, networks and
+optimisers. Progress is counted in images seen. What happens at image n depends on the seed and on n alone, so a
+run that was stopped goes on as if it had not been: no state of a data loader or of a global generator is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from zoo.artifact import MODEL_FILE, make_manifest, write_model
+from zoo.config import MethodConfig
+from zoo.descriptors import Method, Part, resolve
+from zoo.errors import ArtifactError, ConfigError, DataError
+from zoo.files import replacing, write_text
+from zoo.imaging.cache import PackedCohort
+from zoo.run import Run
+from zoo.sampling import Randomness, example_inputs, seed_for
+
+Batch = Mapping[str, Tensor]
+
+ORDER, EXAMPLE, STEP, VALIDATION, PREVIEW, INITIAL, GOLDEN = range(7)
+"""What a seed is for; the first key of `seed_for` after the run's seed."""
+
+_VALIDATION_IMAGES = 64
+_PREVIEW_IMAGES = 4
+_GOLDEN_BATCH = 2
+
+
+class Examples(Protocol):
+    """What a training step reads, one example at a time."""
+
+    def __init__(self, config: Any, cohort: PackedCohort) -> None: ...
+
+    def __len__(self) -> int:
+        """Return how many examples make one pass over the data."""
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return example ``index``; whatever is random about it is drawn from ``rng``."""
+
+
+class Trainer(Protocol):
+    """What a method does with a batch.
+
+    ``fabric`` sets up modules and optimisers (``fabric.setup``) and runs ``fabric.backward``; the trainer keeps
+    the bare modules for its state.
+    """
+
+    average: nn.Module
+    """The model that is saved."""
+
+    def __init__(self, config: Any, model: nn.Module, fabric: Fabric) -> None: ...
+
+    def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        """Do one optimisation step on this process' share of the batch and return losses to log."""
+
+    def validate(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return a score per image, lower is better, ``[B]``, of the averaged model."""
+
+    def preview(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return pictures for the sample sheet, ``[rows, columns, H, W]`` in [-1, 1]."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next step depends on: tensors, numbers, text, lists and dictionaries of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+
+
+# --- State: safetensors for tensors, JSON for the rest, nothing else. ---
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write nested training state as ``state.safetensors`` and ``state.json``.
+
+    Raises:
+        ArtifactError: The state holds something that is neither a tensor nor plain data; the message has its path.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _take_apart(state, "", tensors)
+    save_file(tensors, folder / "state.safetensors")
+    (folder / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        ArtifactError: A file is missing or damaged.
+    """
+    try:
+        tensors = load_file(folder / "state.safetensors")
+        return _put_together(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"Checkpoint {folder} is damaged: {error}.") from None
+
+
+def _take_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # Some entries share memory (a scalar step per parameter); safetensors wants each on its own.
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        items = [[key, _take_apart(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        return {"items": items}
+    if isinstance(value, list | tuple):
+        return {"list": [_take_apart(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise ArtifactError(
+        f"Training state at {path or '/'} is a {type(value).__name__}; a trainer's state_dict may hold tensors, numbers, "
+        "text, lists and dictionaries."
+    )
+
+
+def _put_together(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    if "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if "items" in tree:
+        return {key: _put_together(item, tensors) for key, item in tree["items"]}
+    if "list" in tree:
+        return [_put_together(item, tensors) for item in tree["list"]]
+    return tree["value"]
+
+
+# --- Order: image n is decided by the seed and n. ---
+
+
+class _Positions(Dataset[dict[str, Any]]):
+    """Examples by their position in the endless, shuffled sequence of the run."""
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        self.examples = examples
+        self.seed = seed
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        epoch, place = divmod(position, len(self.examples))
+        index = int(_order(self.seed, epoch, len(self.examples))[place])
+        rng = np.random.default_rng(seed_for(self.seed, EXAMPLE, position))
+        return {**self.examples.example(index, rng), "position": position}
+
+
+_orders: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    key = (seed, epoch, count)
+    if key not in _orders:
+        _orders.clear()  # one pass at a time is read
+        _orders[key] = np.random.default_rng(seed_for(seed, ORDER, epoch)).permutation(count)
+    return _orders[key]
+
+
+class _Steps(Sampler[list[int]]):
+    """Positions of each step of this process, from ``start`` on."""
+
+    def __init__(self, start: int, stop: int, batch_size: int, rank: int, world: int) -> None:
+        self.steps = range(start, stop, batch_size)
+        self.share = batch_size // world
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in self.steps:
+            mine = first + self.rank * self.share
+            yield list(range(mine, mine + self.share))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+# --- The loop. ---
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        status: ``"finished"``, or ``"stopped"`` by time or signal, to be gone on with.
+        images_seen: Images of the whole training so far.
+        reason: Why it stopped, in words.
+    """
+
+    status: str
+    images_seen: int
+    reason: str
+
+
+Report = Callable[[int, float, Mapping[str, float]], None]
+
+
+class _Stop:
+    """Whether to stop: a signal came, or the time is up. Signals end the step, not the process."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.deadline = time.monotonic() + seconds if seconds is not None else None
+        self.signal: str | None = None
+
+    def __enter__(self) -> _Stop:
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+
+    def reason(self, fabric: Fabric) -> str:
+        """Return why to stop, or an empty text; all processes answer alike."""
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        code = 2 if self.signal else int(late)
+        if fabric.world_size > 1:
+            code = int(fabric.all_reduce(torch.tensor(float(code), device=fabric.device), reduce_op="max").item())
+        return {0: "", 1: "time is up", 2: self.signal or "a signal came"}[code]
+
+
+def train(
+    run: Run,
+    method: Method,
+    config: MethodConfig,
+    cohort: PackedCohort,
+    fabric: Fabric,
+    *,
+    seconds: float | None = None,
+    about: Mapping[str, Any],
+    report: Report,
+) -> Outcome:
+    """Train until the images are seen, the time is up or a signal comes; go on where the run folder stands.
+
+    Args:
+        run: The run folder; the first process holds its lock.
+        method, config: What to train, and how.
+        cohort: Packed scans of the training and the validation subjects; the run's record says which is which.
+        fabric: Launched.
+        seconds: Stop after this time; the same command goes on from there.
+        about: What the model's manifest says besides.
+        report: Called by the first process after each step with images seen, images/s and losses.
+
+    Raises:
+        ConfigError: The batch cannot be shared out among the processes.
+        DataError: There is nothing to train on.
+        ArtifactError: The disk is full, the folder cannot be written, or no checkpoint can be read.
+    """
+    batch_size, world = config.training.batch_size, fabric.world_size
+    if batch_size % world:
+        raise ConfigError(
+            f"training.batch_size {batch_size} cannot be shared by {world} processes; make it a multiple."
+        )
+    kind: type[Examples] = resolve(method.examples)
+    examples = kind(config, cohort.subset(run.record["split"]["train"]))
+    if not len(examples):
+        raise DataError("No slice of the training subjects can be used; zoo data check shows what each subject has.")
+    held_out = cohort.subset(run.record["split"]["validation"])
+    validation = kind(config, held_out) if held_out.scans else None
+
+    torch.manual_seed(seed_for(config.seed, INITIAL))
+    model: nn.Module = resolve(method.build)(config)
+    trainer: Trainer = resolve(method.trainer)(config, model, fabric)
+    images_seen, elapsed, best = _resume(run, trainer, fabric)
+    manifest = make_manifest(method, config, **about)
+    positions = _Positions(examples, config.seed)
+    steps = _Steps(images_seen, config.training.images, batch_size, fabric.global_rank, world)
+    loader = DataLoader(
+        positions,
+        batch_sampler=steps,
+        num_workers=0 if fabric.device.type == "cpu" else min(8, os.cpu_count() or 1),
+        pin_memory=fabric.device.type != "cpu",
+    )
+    first = fabric.is_global_zero
+    began = time.monotonic() - elapsed
+    recent: deque[tuple[float, int]] = deque([(time.monotonic(), images_seen)], maxlen=20)
+    reason = ""
+    last_saved = images_seen
+    logged: dict[str, float] = {}
+
+    def save() -> None:
+        nonlocal best, last_saved
+        score = _validate(trainer, validation, config, fabric)
+        if first:
+            if score is not None:
+                run.log(
+                    {"images": images_seen, "seconds": round(time.monotonic() - began, 3), "validation/loss": score}
+                )
+                if best is None or score < best[1]:
+                    best = (images_seen, score)
+            _save_checkpoint(run, trainer, manifest, images_seen, time.monotonic() - began, best)
+            run.drop_checkpoints(config.training.keep_checkpoints, best[0] if best else None)
+        last_saved = images_seen
+        fabric.barrier()
+
+    with _Stop(seconds) as stop:
+        for batch in loader:
+            batch = fabric.to_device(batch)
+            seeds = [seed_for(config.seed, STEP, position) for position in batch.pop("position").tolist()]
+            # Whatever a network draws by itself (dropout) is decided by where the run stands, too.
+            torch.manual_seed(seed_for(config.seed, STEP, images_seen, fabric.global_rank))
+            losses = trainer.step(batch, Randomness(seeds, fabric.device))
+            before, images_seen = images_seen, images_seen + batch_size
+
+            if _crosses(before, images_seen, config.training.log_images) or images_seen >= config.training.images:
+                logged = {name: float(value) for name, value in _mean_over_processes(losses, fabric).items()}
+                broken = [name for name, value in logged.items() if not np.isfinite(value)]
+                if broken:
+                    raise ArtifactError(
+                        f"{broken[0]} is {logged[broken[0]]} after {images_seen} images; the last good checkpoint is "
+                        f"{_last(run)}. Try a lower learning rate or --precision 32-true."
+                    )
+                if first:
+                    run.log({"images": images_seen, "seconds": round(time.monotonic() - began, 3), **logged})
+            recent.append((time.monotonic(), images_seen))
+            if first:
+                span = recent[-1][0] - recent[0][0]
+                report(images_seen, (recent[-1][1] - recent[0][1]) / max(span, 1e-9), logged)
+            if first and _crosses(before, images_seen, config.training.sample_images):
+                _draw_samples(run, trainer, validation or examples, config, images_seen, fabric)
+            reason = stop.reason(fabric)
+            if reason and images_seen < config.training.images:
+                break
+            if _crosses(before, images_seen, config.training.checkpoint_images):
+                save()
+        if last_saved != images_seen:
+            save()
+
+    finished = images_seen >= config.training.images
+    if first:
+        _finish(run, method, config, trainer, validation or examples, manifest, images_seen, finished, fabric)
+    fabric.barrier()
+    return Outcome("finished" if finished else "stopped", images_seen, "" if finished else reason)
+
+
+def _crosses(before: int, after: int, every: int) -> bool:
+    return before // every != after // every
+
+
+def _last(run: Run) -> str:
+    checkpoints = run.checkpoints()
+    return str(checkpoints[-1]) if checkpoints else "none"
+
+
+def _mean_over_processes(losses: Mapping[str, Tensor], fabric: Fabric) -> dict[str, Tensor]:
+    return {name: fabric.all_reduce(value.detach().float(), reduce_op="mean") for name, value in losses.items()}
+
+
+def _resume(run: Run, trainer: Trainer, fabric: Fabric) -> tuple[int, float, tuple[int, float] | None]:
+    """Load the newest whole checkpoint; return images seen, seconds used, and the best checkpoint with its score."""
+    checkpoints = run.checkpoints()
+    for number, folder in enumerate(reversed(checkpoints)):
+        try:
+            state = load_state(folder)
+        except ArtifactError:
+            if number == len(checkpoints) - 1:
+                raise
+            continue
+        trainer.load_state_dict(state["trainer"])
+        if fabric.is_global_zero:
+            run.forget_after(state["images_seen"])
+        best = tuple(state["best"]) if state["best"] else None
+        return state["images_seen"], state["seconds"], best  # type: ignore[return-value]
+    if fabric.is_global_zero:
+        run.forget_after(0)
+    return 0, 0.0, None
+
+
+def _save_checkpoint(
+    run: Run,
+    trainer: Trainer,
+    manifest: Mapping[str, Any],
+    images_seen: int,
+    seconds: float,
+    best: tuple[int, float] | None,
+) -> None:
+    with run.new_checkpoint(images_seen) as folder:
+        state = {"trainer": trainer.state_dict(), "images_seen": images_seen, "seconds": seconds, "best": best}
+        save_state(folder, state)
+        write_model(folder / MODEL_FILE, trainer.average, {**manifest, "images_seen": images_seen})
+    run.save(status="training", images_seen=images_seen, best_images=best[0] if best else None)
+
+
+def _fixed_batch(
+    examples: Examples, count: int, seed: int, purpose: int, fabric: Fabric
+) -> tuple[dict[str, Tensor], Randomness]:
+    """Return the same ``count`` examples, spread over the data, and the same random numbers each time."""
+    indices = np.linspace(0, len(examples) - 1, min(count, len(examples))).astype(int)
+    rows = [
+        examples.example(int(index), np.random.default_rng(seed_for(seed, purpose, number)))
+        for number, index in enumerate(indices)
+    ]
+    batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+    seeds = [seed_for(seed, purpose, number, 1) for number in range(len(rows))]
+    return fabric.to_device(batch), Randomness(seeds, fabric.device)
+
+
+def _validate(trainer: Trainer, validation: Examples | None, config: MethodConfig, fabric: Fabric) -> float | None:
+    """Return the mean score on validation subjects, by the first process alone, or ``None`` where there are none."""
+    if validation is None or not len(validation) or not fabric.is_global_zero:
+        return None
+    batch, random = _fixed_batch(validation, _VALIDATION_IMAGES, config.seed, VALIDATION, fabric)
+    with torch.inference_mode():
+        return float(trainer.validate(batch, random).mean())
+
+
+def _draw_samples(
+    run: Run, trainer: Trainer, examples: Examples, config: MethodConfig, images_seen: int, fabric: Fabric
+) -> None:
+    from zoo.report.figures import sheet
+
+    batch, random = _fixed_batch(examples, _PREVIEW_IMAGES, config.seed, PREVIEW, fabric)
+    with torch.inference_mode():
+        rows = trainer.preview(batch, random).float().cpu().numpy()
+    with replacing(run.folder / "samples" / f"{images_seen:09d}.png") as temporary:
+        sheet(rows.reshape(-1, *rows.shape[2:]), temporary, columns=rows.shape[1])
+
+
+def _finish(
+    run: Run,
+    method: Method,
+    config: MethodConfig,
+    trainer: Trainer,
+    examples: Examples,
+    manifest: Mapping[str, Any],
+    images_seen: int,
+    finished: bool,
+    fabric: Fabric,
+) -> None:
+    """Leave the averaged model, its golden file, a last sample sheet and the report."""
+    write_model(run.folder / MODEL_FILE, trainer.average, {**manifest, "images_seen": images_seen})
+    write_golden(run.folder / "golden.safetensors", trainer.average, resolve(method.parts)(config), config.seed)
+    if not (run.folder / "samples" / f"{images_seen:09d}.png").exists():
+        _draw_samples(run, trainer, examples, config, images_seen, fabric)
+    run.save(status="finished" if finished else "stopped", images_seen=images_seen)
+
+
+def write_golden(path: Path, model: nn.Module, parts: Mapping[str, Part], seed: int) -> None:
+    """Write seeded inputs and the model's outputs of every part; exports and later versions must repeat them."""
+    tensors: dict[str, Tensor] = {}
+    device = next(model.parameters()).device
+    model.eval()
+    for name, part in parts.items():
+        inputs = example_inputs(part, seed=seed_for(seed, GOLDEN), axes={"batch": _GOLDEN_BATCH})
+        with torch.inference_mode():
+            outputs = model.get_submodule(part.module)(*(tensor.to(device) for tensor in inputs.values()))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        tensors |= {f"{name}/input/{key}": tensor.clone() for key, tensor in inputs.items()}
+        named = zip(part.outputs, outputs, strict=True)
+        tensors |= {f"{name}/output/{spec.name}": value.float().cpu().clone() for spec, value in named}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def write_card(run: Run, text: str) -> None:
+    """Write the model card."""
+    write_text(run.folder / "README.md", text)
