@@ -1,0 +1,33 @@
+"""Lesion filling keeps the contract, in 2D and pseudo-3D, and with the paper's way of training."""
+
+from __future__ import annotations
+
+from zoo.testing import MethodContract
+
+
+class TestLesionFilling(MethodContract):
+    method = "lesion-filling"
+
+
+class TestPseudo3D(MethodContract):
+    method = "lesion-filling"
+    settings = ("network=pseudo-3d", "slab=4", "masks=lesions")
+
+
+class TestPapersWay(MethodContract):
+    method = "lesion-filling"
+    settings = (
+        "network=pseudo-3d",
+        "slab=4",
+        "data.scaling=max",
+        "diffusion.timestep_per=slice",
+        "diffusion.loss_region=image",
+        "diffusion.keep_known=false",
+        "diffusion.min_snr_gamma=5",
+        "optimiser.average_half_life_images=0",
+        "lesions.in_context=false",
+        "data.validation=0.0",
+        "data.test=0.4",
+        "masks=circles",
+        "sampling.solver=ddim",
+    )

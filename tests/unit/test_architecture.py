@@ -1,0 +1,94 @@
+"""The floors of the house: who may import whom, and what must start fast."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zoo.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+SOURCE_ROOTS = ("plugins", "exporters", "benchmarks")
+PLUGINS = sorted(folder.name for folder in (ROOT / "plugins").iterdir() if folder.is_dir())
+TORCH_FREE = [
+    "zoo",
+    "zoo.cli",
+    "zoo.registry",
+    "zoo.descriptors",
+    "zoo.config",
+    "zoo.errors",
+    "zoo.hookspecs",
+    "zoo.tasks",
+    "zoo_torch.plugin",
+    "zoo.imaging.plugin",
+    *(f"{plugin}.{module}" for plugin in PLUGINS for module in ("plugin", "config")),
+]
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_the_host_imports_no_plugin_and_nobody_imports_a_source_root() -> None:
+    for file in (ROOT / "zoo").rglob("*.py"):
+        for name in _imports(file):
+            assert name.split(".")[0] not in PLUGINS, f"{file} imports {name}"
+    for folder in ("zoo", *SOURCE_ROOTS, "tests"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for name in _imports(file):
+                assert name.split(".")[0] not in SOURCE_ROOTS, f"{file} imports {name}"
+
+
+def test_a_plugin_imports_no_other_plugin() -> None:
+    for plugin in PLUGINS:
+        for file in (ROOT / "plugins" / plugin).rglob("*.py"):
+            for name in _imports(file):
+                top = name.split(".")[0]
+                assert top not in PLUGINS or top == plugin, f"{file} imports {name}"
+
+
+def test_nothing_unpickles() -> None:
+    for folder in ("zoo", *SOURCE_ROOTS):
+        for file in (ROOT / folder).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            assert "pickle" not in {name.split(".")[0] for name in _imports(file)}, file
+            assert "allow_pickle" not in text, file
+            for line in text.splitlines():
+                assert "torch.load(" not in line or "weights_only=True" in line, f"{file}: {line}"
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_what_starts_fast_imports_no_torch(module: str) -> None:
+    heavy = ("torch", "numpy", "nibabel", "scipy")
+    code = f"import sys, {module}; sys.exit(', '.join(set({heavy!r}) & set(sys.modules)) or 0)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["info", "lesion-filling"]])
+def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom zoo.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit as stop: assert not stop.code\n"
+        "sys.exit(', '.join({'torch', 'numpy', 'nibabel', 'rich'} & set(sys.modules)) or 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help_with_examples(command: str, zoo_command) -> None:
+    code, out, _ = zoo_command(command, "--help")
+    assert code == 0
+    examples = [line for line in out.splitlines() if line.strip().startswith(f"zoo {command}")]
+    assert len(examples) >= 2
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").count(f"`zoo {command}")
