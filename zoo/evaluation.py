@@ -154,9 +154,11 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
     write_report(
         stem.with_name(f"{stem.name}.html"),
         f"{artifact.method.name}: {name}",
-        [Section(heading="Figures", text=explain(evaluation), table=evaluation.table())]
-        + [Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact))]
-        + [Section(heading="Pictures", figures=list(evaluation.pictures))],
+        [
+            Section(heading="Figures", text=explain(evaluation), table=evaluation.table()),
+            Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact)),
+            Section(heading="Pictures", figures=list(evaluation.pictures)),
+        ],
     )
 
 

@@ -126,8 +126,8 @@ def _take_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     raise ArtifactError(
-        f"Training state at {path or '/'} is a {type(value).__name__}; a trainer's state_dict may hold tensors, numbers, "
-        "text, lists and dictionaries."
+        f"Training state at {path or '/'} is a {type(value).__name__}; a trainer's state_dict may hold tensors, "
+        "numbers, text, lists and dictionaries."
     )
 
 

@@ -6,7 +6,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,12 @@ from zoo_lesion_diffusion.config import InpaintingOptions
 Filler = Callable[[np.ndarray, np.ndarray, PackedScan, int], np.ndarray]
 """``(image [C, i, j, k], mask [i, j, k], scan, seed) -> image``, intensities in [-1, 1]."""
 
-_UNITS = {"ssim": ("", "higher"), "psnr": ("dB", "higher"), "mse": ("", "lower"), "lpips": ("", "lower")}
+_UNITS: dict[str, tuple[str, Literal["higher", "lower"]]] = {
+    "ssim": ("", "higher"),
+    "psnr": ("dB", "higher"),
+    "mse": ("", "lower"),
+    "lpips": ("", "lower"),
+}
 _HEAD = -0.9
 """Voxels above this are head, on the scale of [-1, 1]."""
 
@@ -57,8 +62,9 @@ def inpainting(
     over subjects, not over slices, so that its interval is about new subjects.
     """
     bank = _mask_bank(artifact, cohort, options)
-    own = bank is not None and bank.root == cohort.root
-    packed = pack_cohort(cohort, artifact.config.data, mask_bank=bank, own_bank=own)
+    packed = pack_cohort(
+        cohort, artifact.config.data, mask_bank=bank, own_bank=bank is not None and bank.root == cohort.root
+    )
     perceptual, why_not = _perceptual(options)
     fillers: dict[str, Filler] = {
         MODEL: _model(artifact, options),
@@ -87,7 +93,7 @@ def inpainting(
 
 def _mask_bank(artifact: Artifact, cohort: Cohort, options: InpaintingOptions) -> Cohort | None:
     where = options.lesion_masks or artifact.config.data.lesion_masks
-    bank = read_cohort(Path(where)) if where else cohort
+    bank = read_cohort(Path(where) if where else cohort.root)  # lends masks, never images
     return bank if any("lesion-mask" in scan.maps for scan in bank.scans) else None
 
 
@@ -196,14 +202,16 @@ def _summarise(
         interval = mean_interval(list(means.values()))
         unit, better = _UNITS[metric.split("_")[0]]
         bounds = None if interval.low is None or interval.high is None else (interval.low, interval.high)
-        scores[f"{condition}/{who}/{metric}"] = Score(interval.mean, unit, better, interval.n, bounds)  # type: ignore[arg-type]
+        scores[f"{condition}/{who}/{metric}"] = Score(
+            value=interval.mean, unit=unit, better=better, n=interval.n, ci=bounds
+        )
         for subject, mean in means.items():
             row = rows.setdefault((subject, condition, who), {"subject": subject, "masks": condition, "filled by": who})
             row[metric] = mean
     for condition, who in dict.fromkeys(key[:2] for key in values):
         if f"{condition}/{who}/lpips" not in scores:
             note = why_not or "the slices are smaller than the 64 pixels that AlexNet needs"
-            scores[f"{condition}/{who}/lpips"] = Score(None, "", "lower", 0, note=note)
+            scores[f"{condition}/{who}/lpips"] = Score(value=None, unit="", better="lower", n=0, note=note)
     about = {
         "data": cohort.root.name,
         "subjects": len(cohort.subjects),

@@ -95,7 +95,8 @@ class FillingTrainer:
         filled = sample_windows(self.average, self.config, image, mask, noise, sampling.solver, sampling.steps, random)
         filled = image * (1 - mask) + filled * mask
         shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
-        return shown if shown.dim() == 4 else shown[:, :, shown.shape[2] // 2]
+        shown = shown if shown.dim() == 4 else shown[:, :, shown.shape[2] // 2]
+        return shown.transpose(2, 3).flip(2)  # front on top
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, their average, the optimiser's state and the images seen."""

@@ -52,7 +52,7 @@ def test_scans_without_what_is_needed_are_left_out_and_named(tmp_path: Path) -> 
     cohort = read_cohort(tmp_path).with_all(["T1w"])
     assert [scan.id for scan in cohort.scans] == ["sub-01"]
     assert "sub-02 has no T1w" in cohort.notes
-    with pytest.raises(DataError, match="None of the 2 scans .* has T2w; found: FLAIR, T1w"):
+    with pytest.raises(DataError, match=r"None of the 2 scans .* has T2w; found: FLAIR, T1w"):
         read_cohort(tmp_path).with_all(["T2w"])
 
 

@@ -64,7 +64,11 @@ def test_killed_training_goes_on_exactly(phantom: Path, tmp_path: Path, stop: si
     assert _run(_command(phantom, straight, images=images)).returncode == 0
     command = _command(phantom, broken, images=images)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     while not list(broken.glob("checkpoints/0*")) and process.poll() is None:
         time.sleep(0.005)  # until there is a checkpoint to go on from
@@ -156,9 +160,7 @@ def test_two_processes_train_like_one(phantom: Path, tmp_path: Path) -> None:
     assert _run(_command(phantom, one)).returncode == 0
     ran = _run(_command(phantom, two, "--devices", "2"))
     assert ran.returncode == 0, ran.stderr
-    losses = [
-        [line["loss/noise"] for line in Run.open(run).metrics() if "loss/noise" in line] for run in (one, two)
-    ]
+    losses = [[line["loss/noise"] for line in Run.open(run).metrics() if "loss/noise" in line] for run in (one, two)]
     assert len(losses[0]) == len(losses[1]) == 8
     assert np.allclose(*losses, rtol=0, atol=1e-4)
 

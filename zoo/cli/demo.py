@@ -34,9 +34,9 @@ def command(out: Path) -> None:
     from zoo.config import resolve_config
     from zoo.evaluation import evaluate, explain
     from zoo.experiment import launch, train_method
+    from zoo.filling import fill_files
     from zoo.imaging.phantom import write_phantom
     from zoo.registry import registry
-    from zoo.filling import fill_files
 
     began = time.monotonic()
     if out.exists() and not (out / "cohort").is_dir():

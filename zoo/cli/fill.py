@@ -82,5 +82,6 @@ def command(
     for path in report.outputs:
         click.echo(f"Wrote {path}")
     click.echo(
-        f"{report.changed_inside} voxels changed inside the mask of {report.mask_voxels}, {report.changed_outside} outside."
+        f"{report.changed_inside} voxels changed inside the mask of {report.mask_voxels}, {report.changed_outside} "
+        "outside."
     )

@@ -71,7 +71,7 @@ def fit_intensity(
     negative = float(np.mean(values < -0.01 * high))
     if negative > _NEGATIVE:
         raise DataError(
-            f"{negative:.0%} of the voxels are negative, down to {values.min():g}; magnitude images start at 0. Give the "
-            "image before it was standardised, or shift it."
+            f"{negative:.0%} of the voxels are negative, down to {values.min():g}; magnitude images start at 0. Give "
+            "the image before it was standardised, or shift it."
         )
     return Intensity(noise_floor, high)

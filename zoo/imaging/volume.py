@@ -203,8 +203,8 @@ def read_mask(path: Path, like: Volume) -> np.ndarray:
         raise DataError(f"{path.name} has {len(mask.data)} volumes; a mask has one.")
     if mask.shape != like.shape or np.abs(mask.affine - like.affine).max() > 1e-2:
         raise DataError(
-            f"{path.name} and {like.path.name} lie on different grids: {_describe(mask)} and {_describe(like)}. Resample "
-            "the mask onto the image (nearest neighbour) first."
+            f"{path.name} and {like.path.name} lie on different grids: {_describe(mask)} and {_describe(like)}. "
+            "Resample the mask onto the image (nearest neighbour) first."
         )
     return mask.data[0] > 0.5
 

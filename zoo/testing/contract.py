@@ -51,31 +51,36 @@ class MethodContract:
     # --- What the tests share. ---
 
     @pytest.fixture(scope="class")
-    def registered(self) -> Method:
+    @classmethod
+    def registered(cls) -> Method:
         """The method."""
-        return registry().methods[self.method]
+        return registry().methods[cls.method]
 
     @pytest.fixture(scope="class")
-    def config(self, registered: Method) -> MethodConfig:
+    @classmethod
+    def config(cls, registered: Method) -> MethodConfig:
         """Its preset ``tiny``, trained for a moment."""
-        short = (f"training.images={self.images}", "training.batch_size=8", "training.checkpoint_images=32")
+        short = (f"training.images={cls.images}", "training.batch_size=8", "training.checkpoint_images=32")
         fast = ("training.sample_images=64", "training.log_images=8", "data.spacing_mm=4.0")
-        return resolve_config(registered, preset="tiny", assignments=(*short, *fast, *self.settings))
+        return resolve_config(registered, preset="tiny", assignments=(*short, *fast, *cls.settings))
 
     @pytest.fixture(scope="class")
-    def cohort(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def cohort(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """Five synthetic subjects."""
         return write_phantom(tmp_path_factory.mktemp("cohort") / "phantom", subjects=5, seed=3, spacing_mm=4.0)
 
     @pytest.fixture(scope="class", autouse=True)
-    def _own_cache(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    @classmethod
+    def _own_cache(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
             yield
 
     @pytest.fixture(scope="class")
+    @classmethod
     def trained(
-        self, registered: Method, config: MethodConfig, cohort: Path, tmp_path_factory: pytest.TempPathFactory
+        cls, registered: Method, config: MethodConfig, cohort: Path, tmp_path_factory: pytest.TempPathFactory
     ) -> Run:
         """A finished run."""
         run, outcome = _train(registered, config, cohort, tmp_path_factory.mktemp("trained") / "run")

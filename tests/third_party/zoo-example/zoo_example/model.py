@@ -69,10 +69,12 @@ class SliceExamples:
 def centred(plane, size):
     """Pad or crop a slice to `size`, keeping its middle."""
     result = np.full(size, -1, np.float32)
-    offsets = [(have - want) // 2 for have, want in zip(plane.shape, size)]
-    source = tuple(slice(max(offset, 0), max(offset, 0) + want) for offset, want in zip(offsets, size))
+    offsets = [(have - want) // 2 for have, want in zip(plane.shape, size, strict=True)]
+    source = tuple(slice(max(offset, 0), max(offset, 0) + want) for offset, want in zip(offsets, size, strict=True))
     cut = plane[source]
-    target = tuple(slice(max(-offset, 0), max(-offset, 0) + have) for offset, have in zip(offsets, cut.shape))
+    target = tuple(
+        slice(max(-offset, 0), max(-offset, 0) + have) for offset, have in zip(offsets, cut.shape, strict=True)
+    )
     result[target] = cut
     return result
 

@@ -1,0 +1,94 @@
+"""Similarity of images, inside a mask, outside it, and over the image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import DataError
+
+MAX_PSNR = 100.0
+"""dB; a perfect copy would be infinite, and outside the mask a composite is one."""
+
+
+def ssim_map(first: Tensor, second: Tensor, data_range: float = 2.0, window: int = 7) -> Tensor:
+    """Return the structural similarity at each voxel, float64, of the shape of the images.
+
+    Uniform window, K1 0.01 and K2 0.03, sample covariance, borders mirrored.
+
+    Args:
+        first, second: ``[B, C, H, W]`` or ``[B, C, D, H, W]``.
+        data_range: Highest minus lowest possible value.
+        window: Side of the window, odd, at most the shortest side.
+
+    Raises:
+        DataError: Shapes that differ, or an image smaller than the window.
+
+    Source: Wang et al. 2004, with the choices of scikit-image, whose values it gives.
+    """
+    if first.shape != second.shape:
+        raise DataError(f"Images of shapes {list(first.shape)} and {list(second.shape)} cannot be compared.")
+    if min(first.shape[2:]) < window:
+        raise DataError(
+            f"SSIM with a window of {window} needs sides of at least {window}, got {list(first.shape[2:])}."
+        )
+    a, b = first.double(), second.double()
+    count = window ** (a.dim() - 2)
+    sample = count / (count - 1)
+    mean_a, mean_b = _box(a, window), _box(b, window)
+    var_a = sample * (_box(a * a, window) - mean_a**2)
+    var_b = sample * (_box(b * b, window) - mean_b**2)
+    covariance = sample * (_box(a * b, window) - mean_a * mean_b)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+
+
+def _box(x: Tensor, window: int) -> Tensor:
+    """Return the mean over a window round each voxel, the edge voxel itself mirrored, too."""
+    reach = window // 2
+    for axis in range(2, x.dim()):
+        size = x.shape[axis]
+        index = torch.arange(-reach, size + reach, device=x.device)
+        index = torch.where(index < 0, -1 - index, index)
+        index = torch.where(index >= size, 2 * size - 1 - index, index)
+        padded = x.index_select(axis, index).movedim(axis, -1)
+        lines = F.avg_pool1d(padded.reshape(-1, 1, padded.shape[-1]), window, stride=1)
+        x = lines.reshape(*padded.shape[:-1], size).movedim(-1, axis)
+    return x
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of ``values`` ``[B, C, …]`` where ``mask`` ``[B, 1, …]`` is true, ``[B]``."""
+    weight = mask.to(values.dtype).expand_as(values).flatten(1)
+    return (values.flatten(1) * weight).sum(1) / weight.sum(1)
+
+
+def inpainting_metrics(prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Compare filled slices with the truth.
+
+    Args:
+        prediction, truth: ``[B, C, H, W]`` in [-1, 1].
+        mask: bool ``[B, 1, H, W]``, what was filled.
+
+    Returns:
+        ``ssim``, ``psnr`` (dB, at most `MAX_PSNR`) and ``mse`` with ``_in``, ``_out`` and ``_full``, each ``[B]``.
+
+    Raises:
+        DataError: A mask that is empty or covers its slice.
+
+    Source: Uhr 2024, table 3.3: a slice at a time, data range 2, inside = sum of the map over the mask by its area.
+    """
+    filled = mask.flatten(1).double().mean(1)
+    if bool(((filled == 0) | (filled == 1)).any()):
+        raise DataError("A slice's mask is empty or covers the slice; there is nothing to compare inside or outside.")
+    similarity = ssim_map(prediction, truth)
+    error = (prediction.double() - truth.double()).square()
+    everywhere = torch.ones_like(mask)
+    measured: dict[str, Tensor] = {}
+    for place, where in (("in", mask), ("out", ~mask), ("full", everywhere)):
+        mse = masked_mean(error, where)
+        measured[f"ssim_{place}"] = masked_mean(similarity, where)
+        measured[f"psnr_{place}"] = (10 * torch.log10(4 / mse.clamp(min=1e-30))).clamp(max=MAX_PSNR)
+        measured[f"mse_{place}"] = mse
+    return measured

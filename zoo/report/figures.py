@@ -1,0 +1,149 @@
+"""Pictures: contact sheets, before and after, curves. Drawn without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_TILE = 160
+"""Smallest side of a tile of a contact sheet, pixels."""
+_DPI = 100
+
+
+def _figure(width: float, height: float, **options: Any) -> Figure:
+    """Return an empty figure of a size in inches that can save itself as PNG."""
+    figure = Figure(figsize=(width, height), dpi=_DPI, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def sheet(images: np.ndarray, path: Path, *, titles: Sequence[str] | None = None, columns: int = 4) -> None:
+    """Write a contact sheet.
+
+    Args:
+        images: ``[N, H, W]`` in [-1, 1], row 0 on top.
+        path: PNG file.
+        titles: One a column, over the first row.
+        columns: Images a row.
+    """
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    zoom = max(1, -(-_TILE // min(height, width)))
+    top = 24 if titles else 0
+    figure = _figure(columns * (width * zoom + 2) / _DPI, (rows * (height * zoom + 2) + top) / _DPI, facecolor="black")
+    total_width, total_height = columns * (width * zoom + 2), rows * (height * zoom + 2) + top
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        left = (column * (width * zoom + 2) + 1) / total_width
+        bottom = 1 - (top + (row + 1) * (height * zoom + 2) - 1) / total_height
+        axes = figure.add_axes((left, bottom, width * zoom / total_width, height * zoom / total_height))
+        axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+        axes.set_axis_off()
+        if titles and row == 0:
+            axes.set_title(titles[column], color="white", fontsize=10, pad=5)
+    figure.savefig(path, format="png", facecolor="black")
+
+
+def before_after(
+    path: Path,
+    before: np.ndarray,
+    after: np.ndarray,
+    mask: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    title: str,
+) -> None:
+    """Draw axial slices before, after, and their difference; left is left.
+
+    Args:
+        path: PNG file.
+        before, after: ``[i, j, k]`` in RAS, the same units.
+        mask: bool ``[i, j, k]``, outlined on the images before; at least one voxel.
+        spacing_mm: Voxel size along each axis.
+        title: Over the picture.
+    """
+    slices = _slices_to_show(mask)
+    head = before > 0.1 * np.percentile(before, 99.5)
+    held = np.argwhere(head.any(axis=2)) if head.any() else np.argwhere(np.ones(before.shape[:2], bool))
+    low, high = np.maximum(held.min(axis=0) - 3, 0), held.max(axis=0) + 4
+    window = (slice(low[0], high[0]), slice(low[1], high[1]))
+    dark, bright = float(np.percentile(before, 1)), float(np.percentile(before[head], 99.8) if head.any() else 1)
+    difference = after.astype(np.float32) - before
+    largest = float(np.percentile(np.abs(difference[mask]), 99)) or 1.0
+    extent = (0, (high[0] - low[0]) * spacing_mm[0], 0, (high[1] - low[1]) * spacing_mm[1])
+    tall = 3.1 * extent[3] / extent[1]
+    figure = _figure(3 * 3.1 + 0.9, len(slices) * tall + 0.6, facecolor="black", layout="constrained")
+    grid = figure.subplots(len(slices), 3, squeeze=False)
+    for row, index in zip(grid, slices, strict=True):
+        planes = [volume[(*window, index)].T for volume in (before, after, difference)]
+        outline = mask[(*window, index)].T
+        for axes, plane in zip(row[:2], planes[:2], strict=True):
+            axes.imshow(plane, cmap="gray", vmin=dark, vmax=bright, origin="lower", extent=extent, aspect="equal")
+        shown = row[2].imshow(
+            planes[2], cmap="RdBu_r", vmin=-largest, vmax=largest, origin="lower", extent=extent, aspect="equal"
+        )
+        if outline.any() and not outline.all():
+            row[0].contour(outline, levels=[0.5], colors="#ffb000", linewidths=0.7, extent=extent, origin="lower")
+        for axes in row:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.text(0.02, 0.5, "L", color="white", transform=axes.transAxes, fontsize=8, va="center")
+            axes.text(0.98, 0.5, "R", color="white", transform=axes.transAxes, fontsize=8, va="center", ha="right")
+    for axes, name in zip(grid[0], ("before, lesions outlined", "after", "difference"), strict=True):
+        axes.set_title(name, color="white", fontsize=10)
+    bar = figure.colorbar(shown, ax=grid[:, 2], fraction=0.05, pad=0.02)
+    bar.ax.tick_params(colors="white", labelsize=8)
+    figure.suptitle(title, color="white", fontsize=11)
+    figure.savefig(path, format="png", facecolor="black")
+
+
+def _slices_to_show(mask: np.ndarray) -> list[int]:
+    """Return up to three slices with most mask voxels, some way apart, from bottom to top."""
+    counts = mask.sum(axis=(0, 1)).astype(float)
+    apart = max(mask.shape[2] // 15, 1)
+    chosen: list[int] = []
+    while len(chosen) < 3 and counts.max() > 0:
+        best = int(counts.argmax())
+        chosen.append(best)
+        counts[max(best - apart, 0) : best + apart + 1] = 0
+    return sorted(chosen)
+
+
+def loss_curves(metrics: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw each logged figure over images seen, raw and smoothed, logarithmic where it is positive.
+
+    Args:
+        metrics: Lines of ``metrics.jsonl``.
+    """
+    names = sorted({name for line in metrics for name in line} - {"images", "seconds"})
+    if not names:
+        figure = _figure(6, 1)
+        figure.text(0.5, 0.5, "nothing was logged", ha="center", va="center")
+        return figure
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = _figure(4 * columns, 2.8 * rows, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, names, strict=False):
+        points = np.array([(line["images"], line[name]) for line in metrics if name in line])
+        axes.plot(points[:, 0], points[:, 1], color="#9bb7d4", linewidth=0.8)
+        axes.plot(points[:, 0], _smooth(points[:, 1]), color="#1f4e79", linewidth=1.6)
+        if (points[:, 1] > 0).all():
+            axes.set_yscale("log")
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("images seen", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Return a running mean over about a tenth of the values."""
+    reach = len(values) // 20
+    return np.array([values[max(index - reach, 0) : index + reach + 1].mean() for index in range(len(values))])

@@ -1,0 +1,52 @@
+"""Reports: one HTML file that needs nothing else and asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from zoo.files import write_text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report; what is empty is not shown.
+
+    Attributes:
+        heading, text: Plain text; whatever markup is in it is escaped.
+        table: Rows with the same keys.
+        figures: PNG bytes and a caption each.
+    """
+
+    heading: str
+    text: str = ""
+    table: Sequence[Mapping[str, Any]] = ()
+    figures: Sequence[tuple[bytes, str]] = ()
+
+
+def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write a report as one file, whole or not at all.
+
+    Raises:
+        ArtifactError: The disk is full or the folder cannot be written.
+    """
+    environment = Environment(loader=PackageLoader("zoo.report", ""), autoescape=True, trim_blocks=True)
+    environment.filters["data_uri"] = _data_uri
+    environment.tests["figure"] = _is_figure
+    shown = [section for section in sections if section.text or section.table or section.figures]
+    write_text(path, environment.get_template("report.html.jinja").render(title=title, sections=shown))
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _is_figure(value: Any) -> bool:
+    """Return whether a cell is a number, or a number with something behind it, and belongs to the right."""
+    text = str(value).strip()
+    return isinstance(value, int | float) or (text[:1].isdigit() and "," not in text.split(" ")[0])
