@@ -6,6 +6,7 @@ Every voxel outside the mask keeps its stored bits.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ def fill_files(
     white_matter: Path | None = None,
     backend: str = "torch",
     device: str = "cpu",
-    command: str = "",
+    command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> FillReport:
     """Fill the lesions of one patient.
@@ -71,7 +72,7 @@ def fill_files(
         dilate: Voxels the mask grows into white matter.
         white_matter: Mask of white matter on the same grid; without it, white matter is estimated from the T1w.
         backend, device: What runs the network, and where.
-        command: Recorded in the sidecar.
+        command: Its words, recorded in the sidecar without folders.
         progress: Called with (network calls done, network calls in all).
 
     Raises:
@@ -88,8 +89,7 @@ def fill_files(
             f"in that order; got {len(images)} and {len(outputs)}."
         )
     for output in outputs:
-        if not output.name.endswith((".nii", ".nii.gz")):
-            raise DataError(f"--out {output} must end in .nii.gz or .nii.")
+        _check_output(output, [*images, lesions])
 
     warnings: list[str] = []
     volumes = [read_volume(path) for path in images]
@@ -138,7 +138,7 @@ def fill_files(
         "Options": checked.model_dump(mode="json"),
         "Backend": backend,
         "Dilation": dilate,
-        "Command": command,
+        "Command": _without_folders(command),
         "LesionVoxels": drawn,
         "MaskVoxels": int(mask.sum()),
         "VoxelsChangedInsideMask": inside,
@@ -151,6 +151,26 @@ def fill_files(
         if drawn:
             _draw(Path(f"{stem}.png"), volume, values, mask)
     return FillReport(tuple(outputs), int(mask.sum()), inside, outside, tuple(warnings), sidecar)
+
+
+def _check_output(output: Path, inputs: Sequence[Path]) -> None:
+    """Refuse to write onto an input, or into the dataset that an input belongs to, before anything is computed."""
+    if not output.name.endswith((".nii", ".nii.gz")):
+        raise DataError(f"--out {output} must end in .nii.gz or .nii.")
+    target = output.resolve()
+    for source in (path.resolve() for path in inputs):
+        if target == source:
+            raise DataError(f"--out {output} is the input; write the result to another file.")
+        root = next((folder for folder in source.parents if (folder / "dataset_description.json").is_file()), None)
+        if root and target.is_relative_to(root) and not target.is_relative_to(root / "derivatives"):
+            raise DataError(
+                f"--out {output} lies inside the dataset of the input; write to {root}/derivatives or outside."
+            )
+
+
+def _without_folders(command: Sequence[str]) -> str:
+    """Return a command with the names of files but not of folders, which may name people and places."""
+    return shlex.join(Path(word).name if "/" in word else word for word in command)
 
 
 def _fill_volumes(

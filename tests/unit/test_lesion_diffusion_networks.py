@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo_lesion_diffusion.networks import DenoisingUNet, timestep_embedding
 
 from zoo.errors import ConfigError, DataError
+from zoo_lesion_diffusion.networks import DenoisingUNet, timestep_embedding
 
 PAPER: dict[str, Any] = {
     "in_channels": 3,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from zoo_lesion_diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver_pp_2m
-from zoo_lesion_diffusion.schedule import NoiseSchedule
 
 from zoo.errors import ConfigError, DataError
+from zoo_lesion_diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver_pp_2m
+from zoo_lesion_diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
 SHAPE = (2, 1, 4, 5)

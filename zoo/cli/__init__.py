@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:
-        result: Any = group.main(args=given, prog_name="zoo", standalone_mode=False)
+        result: Any = group.main(args=given, prog_name="zoo", standalone_mode=False, obj=given)
         sys.exit(result if isinstance(result, int) else 0)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)

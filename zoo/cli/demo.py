@@ -62,7 +62,9 @@ def command(out: Path) -> None:
     image = anat / f"{patient}_T1w.nii.gz"
     lesions = cohort / "derivatives/lesions" / patient / "anat" / f"{patient}_label-lesion_mask.nii.gz"
     with progress_bar("3/4 Filling") as progress:
-        report = fill_files(artifact, [image], lesions, [filled], options={}, command="zoo demo", progress=progress)
+        report = fill_files(
+            artifact, [image], lesions, [filled], options={}, command=["zoo", "demo"], progress=progress
+        )
     note(f"3/4 Filled {patient}, whom training never saw: {filled}")
 
     evaluation = evaluate(artifact, cohort, evaluators=(), options={}, bar=progress_bar)["inpainting"]

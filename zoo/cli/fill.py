@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -29,7 +27,9 @@ from zoo.config import merge, parse_assignment
 @click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
 @click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.pass_obj
 def command(
+    words: list[str],
     run: Path,
     images: tuple[Path, ...],
     lesions: Path,
@@ -71,7 +71,7 @@ def command(
             white_matter=white_matter,
             backend=backend,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            command=shlex.join(["zoo", *sys.argv[1:]]),
+            command=["zoo", *words],
             progress=progress,
         )
     for warning in report.warnings:

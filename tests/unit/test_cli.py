@@ -1,0 +1,180 @@
+"""The commands, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from zoo.run import Run
+
+
+def test_list_shows_what_is_installed(zoo_command) -> None:
+    code, out, _ = zoo_command("list")
+    assert code == 0
+    assert all(name in out for name in ("lesion-filling", "inpainting", "torch", "phantom", "mri-zoo"))
+    code, out, _ = zoo_command("list", "--json")
+    listing = json.loads(out)
+    assert [item["name"] for item in listing["methods"]] == ["lesion-filling"]
+    assert zoo_command("list", "--broken")[1].strip() == "No plugin failed to load."
+
+
+def test_info_of_a_method_a_run_and_a_file(zoo_command, trained: Path) -> None:
+    code, out, _ = zoo_command("info", "lesion-filling")
+    assert code == 0
+    assert re.search(r"training.images +48000 +> 0 +Images seen", out)
+    assert "Uhr 2024" in out
+    assert "3D conditional mixture" in out
+    about = json.loads(zoo_command("info", "lesion-filling", "--json")[1])
+    assert about["presets"][:2] == ["small", "tiny"]
+    for path in (trained, trained / "model.safetensors"):
+        code, out, _ = zoo_command("info", path, "--json")
+        manifest = json.loads(out)
+        assert manifest["method"] == "lesion-filling"
+        assert manifest["run"]["status"] == "finished"
+    code, _, err = zoo_command("info", "lesion-filing")
+    assert (code, "Did you mean 'lesion-filling'" in err) == (1, True)
+
+
+def test_usage_errors_exit_2_and_explain(zoo_command) -> None:
+    for arguments, message in (
+        (["trian"], "There is no command 'trian'. Did you mean 'train'"),
+        (["train"], "Missing argument 'NAME'"),
+        (["train", "lesion-filling", "--devices", "none"], "'none' is not a valid integer"),
+        (["fill", "run"], "Missing option"),
+    ):
+        code, _, err = zoo_command(*arguments)
+        assert code == 2, arguments
+        assert message in err
+
+
+def test_debug_shows_the_traceback() -> None:
+    from zoo.cli import main
+    from zoo.errors import UnknownNameError
+
+    with pytest.raises(UnknownNameError):
+        main(["--debug", "info", "nothing-such"])
+
+
+def test_dry_run_shows_settings_size_memory_and_data(zoo_command, phantom: Path, tmp_path: Path) -> None:
+    arguments = ["train", "lesion-filling", "--data", phantom, "--out", tmp_path / "run", "--dry-run", *TINY]
+    code, out, _ = zoo_command(*arguments)
+    assert code == 0
+    assert re.search(r"data.spacing_mm +4.0", out)
+    assert re.search(r"parameters +164,273", out)
+    assert re.search(r"training memory about 0\.\d\d GiB", out)
+    assert re.search(r"test +1 subjects: sub-00", out)
+    assert not (tmp_path / "run").exists()
+    about = json.loads(zoo_command(*arguments, "--json")[1])
+    assert about["parameters"] == 164273
+    assert sum(len(part) for part in about["data"]["split"].values()) == 5
+
+
+def test_training_without_data_uses_the_phantom_and_says_so(
+    zoo_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("zoo.imaging.phantom.DEFAULT_SUBJECTS", 4)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    arguments = ["train", "lesion-filling", "--images", 16, *TINY]
+    code, out, err = zoo_command(*arguments)
+    assert code == 0, err
+    assert "no --data was given, so the synthetic phantom cohort in" in err.replace("\n", "")
+    folder = next((tmp_path / "runs" / "lesion-filling").iterdir())
+    assert f"Finished after 16 images: {folder.relative_to(tmp_path)}/report.html" in out
+
+
+def test_same_command_without_out_goes_on_in_its_unfinished_run(
+    zoo_command, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "lesion-filling", "--data", phantom, "--images", 32, *TINY]
+    code, out, _ = zoo_command(*arguments, "--time", "0s")
+    assert code == 0
+    assert "Stopped after 8 of 32 images (time is up)" in out
+    code, out, _ = zoo_command(*arguments)
+    assert "Finished after 32 images" in out
+    runs = list((tmp_path / "runs" / "lesion-filling").iterdir())
+    assert len(runs) == 1
+    assert Run.open(runs[0]).record["status"] == "finished"
+
+
+@pytest.mark.parametrize("limit", ["20", "m", "-3m", "1d"])
+def test_wrong_time_limits(zoo_command, phantom: Path, limit: str) -> None:
+    code, _, err = zoo_command("train", "lesion-filling", "--data", phantom, f"--time={limit}")
+    assert code == 1
+    assert "write 90s, 20m or 1.5h" in err
+
+
+def test_cohort_without_the_contrast(zoo_command, phantom: Path) -> None:
+    code, _, err = zoo_command("train", "lesion-filling", "--data", phantom, "--set", "data.contrasts=PDw")
+    assert code == 1
+    assert "None of the 5 scans" in err
+    assert "has PDw; found: FLAIR, T1w, T2w" in err
+
+
+def test_data_check_names_what_lacks_and_what_cannot_be_read(zoo_command, phantom: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(phantom, tmp_path / "copy"))
+    code, out, _ = zoo_command("data", "check", copy)
+    assert code == 0
+    assert "5 scans of 5 subjects" in out
+    assert "at 4×4×4 mm, RAS" in out
+    (copy / "sub-002/anat/sub-002_FLAIR.nii.gz").unlink()
+    (copy / "sub-003/anat/sub-003_T1w.nii.gz").write_bytes(b"")
+    code, out, err = zoo_command("data", "check", copy, "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert "FLAIR" in next(scan for scan in found["scans"] if scan["id"] == "sub-002")["lacks"]
+    assert list(found["problems"]) == ["sub-003 T1w"]
+    assert "1 of the images" in err
+
+
+def test_phantom_command(zoo_command, tmp_path: Path) -> None:
+    code, out, _ = zoo_command("data", "phantom", tmp_path / "p", "--subjects", 1, "--spacing", 4)
+    assert code == 0
+    assert "zoo train lesion-filling --data" in out
+    code, _, err = zoo_command("data", "phantom", tmp_path / "p")
+    assert (code, "is there already" in err) == (1, True)
+
+
+def test_evaluation_uses_unseen_subjects_beside_baselines(zoo_command, trained: Path, phantom: Path) -> None:
+    arguments = ["evaluate", trained, "--data", phantom, "--set", "masks_per_subject=1", "--set", "steps=2"]
+    code, out, _ = zoo_command(*arguments)
+    assert code == 0
+    assert re.search(r"lesions +model +1 +0\.", out)
+    assert re.search(r"twin +biharmonic +1 +0\.", out)
+    assert "Uhr 2024, table 4.1" in out
+    assert "other data than ours" in out
+    assert "Baselines that win" in out or "No baseline wins" in out
+    assert "--lpips-weights FILE" in out
+    found = json.loads(zoo_command(*arguments, "--json")[1])["inpainting"]
+    tested = set(Run.open(trained).record["split"]["test"])
+    assert {row["subject"] for row in found["by_subject"]} == tested
+    again = json.loads(zoo_command(*arguments, "--json")[1])["inpainting"]
+    assert again == found  # seeded
+    assert len(list((trained / "evaluations").glob("*.html"))) >= 1
+
+
+def test_model_is_not_measured_on_what_it_was_trained_on(
+    zoo_command, trained: Path, phantom: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(phantom, tmp_path / "renamed"))
+    for subject in Run.open(trained).record["split"]["test"]:
+        shutil.rmtree(copy / subject)
+    code, _, err = zoo_command("evaluate", trained, "--data", copy)
+    assert code == 1
+    assert "were used in training; a model is not measured on them" in err
+
+
+def test_doctor_says_what_is_there(zoo_command) -> None:
+    _, out, _ = zoo_command("doctor", "--json")
+    checks = {row["check"]: row for row in json.loads(out)}
+    assert checks["backend torch"]["ok"]
+    assert checks["torch"]["found"][0].isdigit()

@@ -1,0 +1,203 @@
+"""Filling a patient from the command line, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from zoo.config import resolve_config
+from zoo.errors import DataError
+from zoo.imaging.cohort import read_cohort
+from zoo.registry import registry
+from zoo_lesion_diffusion.config import FillingOptions
+from zoo_lesion_diffusion.tasks import fill
+from zoo_lesion_diffusion.windows import cover, crop
+
+
+@pytest.fixture(scope="module")
+def patient(phantom: Path) -> dict[str, Path]:
+    scan = next(scan for scan in read_cohort(phantom).scans if "lesion-mask" in scan.maps)
+    return {"image": scan.images["T1w"], "lesions": scan.maps["lesion-mask"], "tissue": scan.maps["tissue"]}
+
+
+def _fill(zoo_command, trained: Path, image: Path, lesions: Path, out: Path, *more: object) -> tuple[int, str, str]:
+    return zoo_command("fill", trained, "--image", image, "--lesions", lesions, "--out", out, *more)
+
+
+def _like(source: Path, path: Path, values: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti1Image(values, nibabel.load(source).affine), path)
+    return path
+
+
+def test_patient_is_filled_with_picture_and_sidecar(zoo_command, trained: Path, patient: dict, tmp_path: Path) -> None:
+    out = tmp_path / "results" / "filled.nii.gz"
+    before = {path: path.read_bytes() for path in patient["image"].parent.iterdir()}
+    code, said, notes = _fill(zoo_command, trained, patient["image"], patient["lesions"], out, "--seed", 4)
+    assert code == 0, notes
+    sidecar = json.loads((out.parent / "filled.json").read_text())
+    assert sidecar["Synthetic"] is True
+    assert sidecar["ModelSHA256"] == zoo.load(trained).sha256
+    assert sidecar["Seed"] == 4
+    assert sidecar["Command"].startswith("zoo fill run --image")
+    assert str(tmp_path) not in json.dumps(sidecar)
+    assert sidecar["VoxelsChangedOutsideMask"] == 0
+    changed = sidecar["VoxelsChangedInsideMask"]
+    assert f"{changed} voxels changed inside the mask of {sidecar['MaskVoxels']}, 0 outside." in said
+    assert sidecar["MaskVoxels"] > sidecar["LesionVoxels"]  # dilated
+    assert "white matter estimated from the image" in notes
+    assert (out.parent / "filled.png").stat().st_size > 1000
+    assert {path: path.read_bytes() for path in patient["image"].parent.iterdir()} == before
+
+
+def test_dilation_takes_the_white_matter_it_is_given(zoo_command, trained, patient, tmp_path: Path) -> None:
+    tissue = np.asarray(nibabel.load(patient["tissue"]).dataobj)
+    white = _like(patient["image"], tmp_path / "wm.nii.gz", (tissue == 3).astype(np.uint8))
+    code, _, notes = _fill(
+        zoo_command, trained, patient["image"], patient["lesions"], tmp_path / "out.nii", "--wm", white, "--dilate", 2
+    )
+    assert code == 0
+    assert "estimated" not in notes
+    old, new = (np.asarray(nibabel.load(path).dataobj) for path in (patient["image"], tmp_path / "out.nii"))
+    assert (tissue[old != new] == 3).all()
+
+
+def test_seed_decides_and_batches_do_not(trained: Path, patient: dict) -> None:
+    artifact = zoo.load(trained)
+    parts = artifact.parts()
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.uniform(-1, 1, (1, 40, 50, 6)).astype(np.float32))
+    mask = torch.from_numpy(rng.random((40, 50, 6)) < 0.01)
+    results = [
+        fill(parts, artifact.config, image, mask, FillingOptions(seed=seed, batch_size=size))
+        for seed, size in ((0, 16), (0, 3), (1, 16))
+    ]
+    assert torch.allclose(results[0], results[1], atol=1e-5)
+    assert not torch.allclose(results[0], results[2], atol=1e-2)
+    assert torch.equal(results[0][:, ~mask], image[:, ~mask])
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+def test_every_solver_fills(zoo_command, trained, patient, tmp_path: Path, solver: str) -> None:
+    out = tmp_path / "out.nii.gz"
+    code, _, notes = _fill(
+        zoo_command, trained, patient["image"], patient["lesions"], out, "--solver", solver, "--steps", 3
+    )
+    assert code == 0, notes
+    assert np.isfinite(nibabel.load(out).get_fdata()).all()
+
+
+def test_empty_mask_returns_the_image(zoo_command, trained, patient, tmp_path: Path) -> None:
+    shape = nibabel.load(patient["image"]).shape
+    empty = _like(patient["image"], tmp_path / "empty.nii.gz", np.zeros(shape, np.uint8))
+    out = tmp_path / "out.nii.gz"
+    code, said, notes = _fill(zoo_command, trained, patient["image"], empty, out)
+    assert code == 0
+    assert "the lesion mask is empty; the image is returned unchanged" in notes
+    assert "0 voxels changed inside the mask of 0, 0 outside" in said
+    assert np.array_equal(nibabel.load(out).dataobj, nibabel.load(patient["image"]).dataobj)
+
+
+def test_each_wrong_input_has_its_own_error(zoo_command, trained, patient, tmp_path: Path) -> None:
+    image = patient["image"]
+    shape = nibabel.load(image).shape
+    full = _like(image, tmp_path / "full.nii.gz", np.ones(shape, np.uint8))
+    small = _like(image, tmp_path / "small.nii.gz", np.ones((3, 3, 3), np.uint8))
+    nan = _like(image, tmp_path / "nan.nii.gz", np.full(shape, np.nan, np.float32))
+    text = tmp_path / "text.nii.gz"
+    text.write_text("hello")
+    good, out = patient["lesions"], tmp_path / "out" / "out.nii.gz"
+    cases: list[tuple[tuple[object, ...], str]] = [
+        ((image, full, out), "covers 100% of the image"),
+        ((image, small, out), "different grids"),
+        ((nan, good, out), "that are NaN"),
+        ((text, good, out), "not a whole gzip file"),
+        ((tmp_path / "absent.nii.gz", good, out), "There is no file"),
+        ((image, good, tmp_path / "out.png"), "must end in .nii.gz or .nii"),
+        ((image, good, image), "is the input"),
+        ((image, good, image.parent / "filled.nii.gz"), "inside the dataset of the input"),
+        ((image, good, out, "--image", image), "fills T1w together: give 1 --image"),
+        ((image, good, out, "--solver", "euler"), "solver: "),
+        ((image, good, out, "--set", "stesp=3"), "Did you mean 'steps'"),
+        ((image, good, out, "--backend", "onnx"), "No exporter is called 'onnx'"),
+    ]
+    for arguments, message in cases:
+        code, _, err = _fill(zoo_command, trained, *arguments)  # type: ignore[arg-type]
+        assert code == 1, (message, err)
+        assert message in err, (message, err)
+        assert "Traceback" not in err
+    assert not out.parent.exists()
+    assert not (image.parent / "filled.nii.gz").exists()
+
+
+def test_frames_of_a_4d_image_are_filled_one_by_one(zoo_command, trained, patient, tmp_path: Path) -> None:
+    data = np.asarray(nibabel.load(patient["image"]).dataobj)
+    image = _like(patient["image"], tmp_path / "image.nii.gz", np.stack([data, data // 2], axis=3))
+    out = tmp_path / "out.nii.gz"
+    assert _fill(zoo_command, trained, image, patient["lesions"], out, "--dilate", 0)[0] == 0
+    mask = np.asarray(nibabel.load(patient["lesions"]).dataobj) > 0
+    old, new = (np.asarray(nibabel.load(path).dataobj) for path in (image, out))
+    assert new.shape == old.shape
+    assert np.array_equal(old[~mask], new[~mask])
+    assert all((old[mask, frame] != new[mask, frame]).any() for frame in range(2))
+
+
+@pytest.mark.parametrize("axes", ["LAS", "PSR"])
+def test_other_grids_are_filled_on_themselves(zoo_command, trained, patient, tmp_path: Path, axes: str) -> None:
+    turn = nibabel.orientations.axcodes2ornt(axes)
+    paths = {}
+    for name in ("image", "lesions"):
+        turned = nibabel.load(patient[name]).as_reoriented(
+            nibabel.orientations.ornt_transform(nibabel.orientations.axcodes2ornt("RAS"), turn)
+        )
+        thick = turned.affine @ np.diag([1, 1, 1.5, 1])  # anisotropic: the model's grid is another one
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(np.asarray(turned.dataobj), thick), paths[name])
+    out = tmp_path / "out.nii.gz"
+    code, said, _ = _fill(zoo_command, trained, paths["image"], paths["lesions"], out, "--dilate", 0)
+    assert code == 0
+    assert ", 0 outside." in said
+    old, new = nibabel.load(paths["image"]), nibabel.load(out)
+    mask = np.asarray(nibabel.load(paths["lesions"]).dataobj) > 0
+    assert "".join(nibabel.aff2axcodes(new.affine)) == axes
+    assert np.array_equal(np.asarray(old.dataobj)[~mask], np.asarray(new.dataobj)[~mask])
+    assert (np.asarray(old.dataobj)[mask] != np.asarray(new.dataobj)[mask]).mean() > 0.5
+
+
+@pytest.mark.parametrize(("size", "slab"), [((16, 16), 1), ((16, 24), 4), ((64, 64), 1), ((64, 64), 4)])
+def test_windows_cover_every_voxel_of_the_mask(size: tuple[int, int], slab: int) -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.random((11, 40, 50)) < 0.02
+    mask[3:6, 5:30, 10:40] = True  # larger than a window's core
+    mask[0, 0, 0] = mask[10, 39, 49] = True  # corners
+    seen = np.zeros(mask.shape, bool)
+    for window in cover(mask, size, slab):
+        top, bottom, left, right = window.core
+        first, row, column = window.origin
+        assert 0 <= first <= mask.shape[0] - slab
+        assert row <= top < bottom <= row + size[0]
+        assert column <= left < right <= column + size[1]
+        seen[first : first + slab, top:bottom, left:right] = True
+    assert (seen >= mask).all()
+
+
+def test_crop_pads_beyond_the_volume() -> None:
+    volume = np.arange(2 * 4 * 5).reshape(2, 4, 5)
+    window = cover(np.ones((2, 4, 5), bool), (8, 8), 1)[1]
+    cut = crop(volume, window, (8, 8), 1, -7)
+    assert cut.shape == (1, 8, 8)
+    assert (cut == -7).sum() == 64 - 20
+    assert sorted(cut[cut != -7]) == sorted(volume[1].ravel())
+
+
+def test_volume_thinner_than_the_slab_is_refused() -> None:
+    config = resolve_config(
+        registry().methods["lesion-filling"], preset="tiny", assignments=["network=pseudo-3d", "slab=4"]
+    )
+    with pytest.raises(DataError, match="has 3 slices; this model sees 4 together"):
+        fill({}, config, torch.zeros(1, 8, 8, 3), torch.ones(8, 8, 3, dtype=torch.bool), FillingOptions())

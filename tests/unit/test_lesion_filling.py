@@ -1,0 +1,236 @@
+"""What lesion filling trains on, and how."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.config import DataConfig, MethodConfig, resolve_config
+from zoo.descriptors import resolve
+from zoo.errors import DataError
+from zoo.experiment import launch
+from zoo.imaging.cache import PackedCohort, pack_cohort
+from zoo.imaging.cohort import read_cohort
+from zoo.nn.average import MovingAverage
+from zoo.registry import registry
+from zoo.sampling import Randomness, seed_for
+from zoo_lesion_diffusion.examples import FillingExamples
+from zoo_lesion_diffusion.tasks import sample_windows
+from zoo_lesion_diffusion.training import FillingTrainer
+
+
+@pytest.fixture(scope="module")
+def packed(phantom: Path) -> PackedCohort:
+    cohort = read_cohort(phantom)
+    return pack_cohort(cohort, DataConfig(spacing_mm=4.0), mask_bank=cohort, own_bank=True)
+
+
+def _config(*assignments: str) -> MethodConfig:
+    return resolve_config(
+        registry().methods["lesion-filling"], preset="tiny", assignments=["data.spacing_mm=4.0", *assignments]
+    )
+
+
+def _many(examples: FillingExamples, count: int) -> list[dict[str, np.ndarray]]:
+    return [examples.example(n % len(examples), np.random.default_rng(n)) for n in range(count)]
+
+
+def test_circles_are_drawn_as_in_the_thesis(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=circles", "size=[256, 256]"), packed)
+    radii, centres = [], []
+    for n in range(400):
+        mask = examples._circles(np.random.default_rng(n))[0]
+        radii.append(math.sqrt(mask.sum() / math.pi))
+        if mask.any():
+            centres.append(np.argwhere(mask).mean(axis=0))
+    assert 2.5 <= min(radii) <= 6
+    assert 45 <= max(radii) <= 50.5
+    assert np.mean(radii) == pytest.approx(26.5, abs=2)
+    assert np.mean(centres, axis=0) == pytest.approx([127.5, 127.5], abs=5)
+    assert np.std(centres, axis=0) == pytest.approx([30, 30], abs=4)
+
+
+def test_slab_has_one_centre_and_a_radius_a_slice(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=circles", "network=pseudo-3d", "slab=4", "size=[64, 64]"), packed)
+    mask = examples._circles(np.random.default_rng(3))
+    assert mask.shape == (4, 64, 64)
+    assert len({int(plane.sum()) for plane in mask}) == 4
+    middles = [np.argwhere(plane).mean(axis=0) for plane in mask]
+    assert np.ptp(middles, axis=0).max() < 1.5
+
+
+def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=mixture", "augmentation.mirror=false"), packed)
+    patients = [n for n, (scan, _) in enumerate(examples.starts) if examples.scans[scan].lesion_mask.any()]
+    assert patients
+    healthy = FillingExamples(_config("lesions.in_context=false"), packed)
+    assert not any(scan.lesion_mask.any() for scan in healthy.scans)
+    whole = FillingExamples(_config("size=[64, 64]", "augmentation.mirror=false"), packed)
+    for n in patients[:20]:
+        number, first = whole.starts[n]
+        scan = whole.scans[number]
+        mask = whole.example(n, np.random.default_rng(n))["lesion_mask"][0] > 0
+        rows, columns = scan.shape[1:]
+        top, left = (64 - rows) // 2, (64 - columns) // 2
+        assert not (mask[top : top + rows, left : left + columns] & scan.lesion_mask[first]).any()
+
+
+def test_lesion_masks_are_subsets_of_laid_lesions(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=lesions", "lesions.min_voxels=2"), packed)
+    for n in range(60):
+        rng = np.random.default_rng(n)
+        number, first = examples.starts[n % len(examples)]
+        drawn = examples._some_lesions(number, first, rng)
+        if drawn is None:
+            continue
+        sources = [laid.between(first, first + 1) for laid in examples.lesions[number]]
+        matching = [laid for laid in sources if {*map(tuple, drawn.voxels)} <= {*map(tuple, laid.voxels)}]
+        assert matching
+        _, counts = np.unique(drawn.labels, return_counts=True)
+        assert counts.min() >= 2
+        _, there = np.unique(matching[0].labels, return_counts=True)
+        large = int((there >= 2).sum())
+        assert len(counts) < large or large == 1  # never all, unless there is one
+
+
+def test_mixture_is_half_circles(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=mixture"), packed)
+    wants = [examples._wants_lesions(np.random.default_rng(n)) for n in range(1000)]
+    assert np.mean(wants) == pytest.approx(0.5, abs=0.05)
+
+
+def test_examples_are_windows_of_the_packed_image(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("augmentation.mirror=false", "augmentation.brightness_probability=0"), packed)
+    for n, example in enumerate(_many(examples, 12)):
+        image, mask = example["image"], example["lesion_mask"]
+        assert image.shape == mask.shape == (1, 32, 32)
+        assert set(np.unique(mask)) <= {0, 1}
+        scan = examples.scans[examples.starts[n][0]]
+        inside = image[image > -1]
+        assert np.isin(inside, np.unique(scan.images[examples.starts[n][1]].astype(np.float32))).all()
+
+
+def test_lesion_masks_are_asked_for_when_there_are_none(packed: PackedCohort) -> None:
+    bare = PackedCohort(packed.scans, tuple(() for _ in packed.scans))
+    with pytest.raises(DataError, match="--set masks=circles"):
+        FillingExamples(_config("masks=mixture"), bare)
+    assert len(FillingExamples(_config("masks=circles"), bare)) > 0
+    with pytest.raises(DataError, match="fewer than slab=400"):
+        FillingExamples(_config("network=pseudo-3d", "slab=400"), packed)
+
+
+def _trainer(*assignments: str) -> FillingTrainer:
+    method = registry().methods["lesion-filling"]
+    config = _config(*assignments)
+    torch.manual_seed(0)
+    return FillingTrainer(config, resolve(method.build)(config), launch(1, "32-true"))  # type: ignore[arg-type]
+
+
+def _batch(slab: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((3, 1, *slab, 32, 32), generator=generator) * 2 - 1
+    mask = torch.zeros_like(image)
+    mask[..., 8:16, 8:20] = 1
+    return {"image": image, "lesion_mask": mask}
+
+
+def test_loss_looks_where_it_is_told() -> None:
+    trainer = _trainer()
+    batch = _batch()
+
+    def wrong_outside(noisy, voided, mask, timestep):
+        return noise * mask + 5 * (1 - mask)
+
+    noise = Randomness([1, 2, 3])
+    timestep = noise.integers(trainer.config.diffusion.steps)
+    noise = noise.normal((1, 32, 32))
+    assert timestep.shape == (3,)
+    inside = trainer._loss(wrong_outside, batch, Randomness([1, 2, 3]))
+    assert inside.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    everywhere = _trainer("diffusion.loss_region=image")._loss(wrong_outside, batch, Randomness([1, 2, 3]))
+    assert (everywhere > 10).all()
+
+
+def test_min_snr_and_a_timestep_a_slice() -> None:
+    slab = _batch((4,))
+    given = {}
+
+    def denoiser(noisy, voided, mask, timestep):
+        given["timestep"] = timestep
+        return torch.zeros_like(noisy)
+
+    settings = ("network=pseudo-3d", "slab=4", "diffusion.loss_region=image")
+    plain = _trainer(*settings, "diffusion.timestep_per=slice")
+    loss = plain._loss(denoiser, slab, Randomness([1, 2, 3]))
+    assert given["timestep"].shape == (3, 4)
+    weighted = _trainer(*settings, "diffusion.timestep_per=slice", "diffusion.min_snr_gamma=5")
+    lighter = weighted._loss(denoiser, slab, Randomness([1, 2, 3]))
+    weight = weighted.schedule.min_snr_weight(given["timestep"], 5)
+    assert (lighter <= loss + 1e-6).all()
+    expected = (loss.new_tensor([0, 0, 0]) + weight.mean(1)) * loss
+    assert torch.allclose(lighter, expected, rtol=0.1)
+    _trainer(*settings)._loss(denoiser, slab, Randomness([1, 2, 3]))
+    assert given["timestep"].shape == (3,)
+
+
+def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    trainer = _trainer("training.images=1600", "training.batch_size=16", "optimiser.warmup_steps=10")
+    rates = []
+    for step in range(101):
+        trainer.images_seen = 16 * step
+        rates.append(trainer.learning_rate())
+    peak = trainer.config.optimiser.learning_rate
+    assert rates[0] == pytest.approx(peak / 10)
+    assert rates[10] == pytest.approx(peak)
+    assert rates[55] == pytest.approx(peak / 2)
+    assert rates[100] == pytest.approx(0)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_average_forgets_half_in_its_half_life() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = MovingAverage(model, 100, ramp_up=1e9)
+    old = average.model.weight.item()
+    with torch.no_grad():
+        model.weight.fill_(old + 1)
+    for _ in range(10):
+        average.update(1000, 10)
+    assert average.model.weight.item() == pytest.approx(old + 0.5, abs=1e-5)
+    assert MovingAverage(model, 0).model is model
+
+
+def test_known_voxels_are_held_while_sampling() -> None:
+    config = _config()
+    batch = _batch()
+    image, mask = batch["image"], batch["lesion_mask"]
+    noise = Randomness([1, 2, 3]).normal((1, 32, 32))
+    for solver in ("ddpm", "ddim", "dpm-solver++"):
+        filled = sample_windows(
+            lambda noisy, voided, hole, timestep: torch.zeros_like(noisy),
+            config, image, mask, noise, solver, 6, Randomness([1, 2, 3]),
+        )  # fmt: skip
+        assert torch.allclose(filled * (1 - mask), image * (1 - mask), atol=2e-2), solver
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    together, alone = Randomness([3, 4, 5]), Randomness([4])
+    assert torch.equal(together.normal((2, 2))[1], alone.normal((2, 2))[0])
+    assert torch.equal(together.uniform()[1], alone.uniform()[0])
+    assert torch.equal(together.integers(9)[1], alone.integers(9)[0])
+    assert len({seed_for(0, 1), seed_for(1, 0), seed_for(0, 1, 0), seed_for(0)}) == 4
+
+
+def test_training_learns_the_phantom(packed: PackedCohort) -> None:
+    trainer = _trainer("masks=circles", "training.images=100000")
+    examples = FillingExamples(trainer.config, packed)  # type: ignore[arg-type]
+    losses = []
+    for step in range(60):
+        rows = [examples.example((8 * step + n) % len(examples), np.random.default_rng([step, n])) for n in range(8)]
+        batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+        losses.append(float(trainer.step(batch, Randomness(range(8 * step, 8 * step + 8)))["loss/noise"]))
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
