@@ -8,9 +8,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from zoo.descriptors import Method, resolve
 from zoo.errors import ConfigError, UnknownNameError, did_you_mean
@@ -21,6 +21,13 @@ class Config(BaseModel):
 
     # Schemas are built when first used: `zoo info` only reads the fields.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_of_many(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take one value where several are possible: data.contrasts=T1w."""
+        several = get_origin(cls.model_fields[str(info.field_name)].annotation) is tuple
+        return (value,) if several and isinstance(value, str | int | float) else value
 
 
 class DataConfig(Config):

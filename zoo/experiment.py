@@ -144,7 +144,7 @@ def train_method(
         "data_fingerprint": packed.fingerprint,
         "trained_on": trained_on(packed, plan.split),
     }
-    folder: Path = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else None)
+    folder = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else Path())
     with Run(folder, {}).lock() if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             run = _open_or_create(folder, record, say)

@@ -9,6 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def fill_files(
         "Description": "Lesions filled with generated healthy tissue. Research use only, not for diagnosis.",
         "Method": artifact.method.name,
         "ModelSHA256": artifact.sha256,
-        "Seed": checked.seed,  # type: ignore[attr-defined]
+        "Seed": checked.seed,
         "Options": checked.model_dump(mode="json"),
         "Backend": backend,
         "Dilation": dilate,
@@ -201,7 +202,7 @@ def _fill_volumes(
             image,
             torch.from_numpy(model_mask),
             options,
-            (lambda done, total, f=frame: progress(f * total + done, frames * total)) if progress else None,
+            partial(_report_frame, progress, frame, frames) if progress else None,
         )
         image[:, model_mask] = result[:, model_mask]
         for channel, scale in enumerate(intensities):
@@ -211,6 +212,10 @@ def _fill_volumes(
             native = to_native(values, grid, shape, affine)
             filled[channel][frame][mask] = native[mask]
     return filled
+
+
+def _report_frame(progress: Progress, frame: int, frames: int, done: int, total: int) -> None:
+    progress(frame * total + done, frames * total)
 
 
 def _draw(path: Path, volume: Volume, filled: np.ndarray, mask: np.ndarray) -> None:

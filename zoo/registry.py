@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Generic, TypeVar
@@ -73,7 +73,7 @@ class Shelf(Generic[Descriptor]):
             message += f" Plugins that failed to load: {failed} (see zoo list --broken)."
         raise UnknownNameError(message)
 
-    def __iter__(self) -> Iterable[Descriptor]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Descriptor]:
         return iter(self.items[name] for name in sorted(self.items))
 
     def __contains__(self, name: str) -> bool:

@@ -13,7 +13,8 @@ from zoo.descriptors import Part, TensorSpec
 
 def seed_for(*keys: int) -> int:
     """Mix whole numbers (seed, position, purpose …) into one 63-bit seed; other keys give an unrelated seed."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+    # numpy ignores trailing zeros; the number of keys keeps (1,) and (1, 0) apart.
+    return int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Randomness:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -230,7 +230,8 @@ class _Stop:
         late = self.deadline is not None and time.monotonic() >= self.deadline
         code = 2 if self.signal else int(late)
         if fabric.world_size > 1:
-            code = int(fabric.all_reduce(torch.tensor(float(code), device=fabric.device), reduce_op="max").item())
+            worst = fabric.all_reduce(torch.tensor(float(code), device=fabric.device), reduce_op="max")
+            code = int(cast(Tensor, worst))
         return {0: "", 1: "time is up", 2: self.signal or "a signal came"}[code]
 
 
@@ -358,7 +359,10 @@ def _last(run: Run) -> str:
 
 
 def _mean_over_processes(losses: Mapping[str, Tensor], fabric: Fabric) -> dict[str, Tensor]:
-    return {name: fabric.all_reduce(value.detach().float(), reduce_op="mean") for name, value in losses.items()}
+    return {
+        name: cast(Tensor, fabric.all_reduce(value.detach().float(), reduce_op="mean"))
+        for name, value in losses.items()
+    }
 
 
 def _resume(run: Run, trainer: Trainer, fabric: Fabric) -> tuple[int, float, tuple[int, float] | None]:
@@ -375,7 +379,7 @@ def _resume(run: Run, trainer: Trainer, fabric: Fabric) -> tuple[int, float, tup
         if fabric.is_global_zero:
             run.forget_after(state["images_seen"])
         best = tuple(state["best"]) if state["best"] else None
-        return state["images_seen"], state["seconds"], best  # type: ignore[return-value]
+        return state["images_seen"], state["seconds"], best
     if fabric.is_global_zero:
         run.forget_after(0)
     return 0, 0.0, None

@@ -32,9 +32,9 @@ def biharmonic_fill(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
         # Holes whose rims meet are filled together.
         together, _ = ndimage.label(ndimage.binary_dilation(hole, np.ones((3, 3)), iterations=_MARGIN))
         for box in ndimage.find_objects(together):
-            inside = hole[box]
+            inside = np.ascontiguousarray(hole[box])
             plane = filled[(*box, index)]
-            plane[inside] = inpaint_biharmonic(plane.astype(np.float64), inside)[inside]
+            plane[inside] = inpaint_biharmonic(np.ascontiguousarray(plane, np.float64), inside)[inside]
     return filled
 
 
@@ -61,7 +61,7 @@ def neighbour_fill(
     """
     if white_matter is None:
         ring = ndimage.binary_dilation(lesion_mask, iterations=_RING) & ~lesion_mask
-        normal = ring & (image > np.median(image[ring])) if ring.any() else ring
+        normal = ring & (image >= np.median(image[ring])) if ring.any() else ring
     else:
         normal = white_matter & ~lesion_mask
     if not normal.any():

@@ -48,7 +48,7 @@ class FillingExamples:
         slices, slab = scan.shape[0], self.config.slab
         if slices < slab:
             raise DataError(f"{scan.id} has {slices} slices, fewer than slab={slab}; use a smaller slab or network=2d.")
-        held = scan.white_matter.any(axis=(1, 2))
+        held = np.asarray(scan.white_matter.any(axis=(1, 2)))
         if not held.any():
             held = (scan.images[:, 0] > -0.9).mean(axis=(1, 2)) > 0.05
         return np.flatnonzero(held[: slices - slab + 1])

@@ -64,17 +64,16 @@ def fill(
         holes = np.stack([crop(mask[None], window, config.size, config.slab, False) for window in chosen])
         start = np.stack([noise.window(window.origin, config.slab) for window in chosen])
         tensors = [torch.from_numpy(array.astype(np.float32)) for array in (seen, holes, start)]
-        if flat:
-            tensors = [tensor[:, :, 0] for tensor in tensors]
+        known, hole, initial = (tensor[:, :, 0] for tensor in tensors) if flat else tensors
         random = Randomness([seed_for(options.seed, _WINDOW, *_unsigned(window.origin)) for window in chosen])
 
         def report(done: int, of: int, before: int = number) -> None:
             if progress:
                 progress(before * of + done, batches * of)
 
-        filled = sample_windows(parts["denoiser"], config, *tensors, solver, steps, random, report)
-        filled = (filled[:, :, None] if flat else filled).cpu().numpy()
-        for window, result in zip(chosen, filled, strict=True):
+        filled = sample_windows(parts["denoiser"], config, known, hole, initial, solver, steps, random, report)
+        filled = filled[:, :, None] if flat else filled
+        for window, result in zip(chosen, filled.cpu().numpy(), strict=True):
             first, row, column = window.origin
             top, bottom, left, right = window.core
             here = np.s_[first : first + config.slab, top:bottom, left:right]

@@ -28,7 +28,7 @@ class FillingTrainer:
         self.fabric = fabric
         self.schedule = noise_schedule(config)
         # Channels-last is 1.1 to 1.5 times as fast on CPUs and on tensor cores.
-        self.model = model.to(fabric.device, memory_format=torch.channels_last)
+        self.model = model.to(fabric.device).to(memory_format=torch.channels_last)
         self.moving_average = MovingAverage(self.model, config.optimiser.average_half_life_images)
         self.average = self.moving_average.model
         optimiser = torch.optim.AdamW(

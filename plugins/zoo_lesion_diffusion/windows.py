@@ -34,7 +34,7 @@ def cover(mask: np.ndarray, size: tuple[int, int], slab: int) -> list[Window]:
     """
     windows: list[Window] = []
     for first in _slab_starts(np.flatnonzero(mask.any(axis=(1, 2))), mask.shape[0], slab):
-        left = mask[first : first + slab].any(axis=0)
+        left = np.asarray(mask[first : first + slab].any(axis=0))
         if left.shape[0] <= size[0] and left.shape[1] <= size[1]:
             corner = [(extent - side) // 2 for extent, side in zip(left.shape, size, strict=True)]
             windows.append(Window((first, *corner), (0, left.shape[0], 0, left.shape[1])))

@@ -77,7 +77,7 @@ def test_training_without_data_uses_the_phantom_and_says_so(
     zoo_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("zoo.imaging.phantom.DEFAULT_SUBJECTS", 4)
+    monkeypatch.setattr("zoo.imaging.phantom.DEFAULT_SUBJECTS", 8)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     arguments = ["train", "lesion-filling", "--images", 16, *TINY]
     code, out, err = zoo_command(*arguments)

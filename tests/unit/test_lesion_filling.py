@@ -75,7 +75,7 @@ def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort) ->
         scan = whole.scans[number]
         mask = whole.example(n, np.random.default_rng(n))["lesion_mask"][0] > 0
         rows, columns = scan.shape[1:]
-        top, left = (64 - rows) // 2, (64 - columns) // 2
+        top, left = -((rows - 64) // 2), -((columns - 64) // 2)
         assert not (mask[top : top + rows, left : left + columns] & scan.lesion_mask[first]).any()
 
 

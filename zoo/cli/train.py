@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 from zoo.cli.output import note, notes, progress_bar, show_json, table
 from zoo.config import MethodConfig, resolve_config
@@ -151,7 +156,7 @@ class TrainingBar:
             TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[losses]}"), TimeRemainingColumn(),
             console=notes(), refresh_per_second=4,
         )  # fmt: skip
-        self.task = None
+        self.task: TaskID | None = None
         self.tenth = -1
 
     def __enter__(self) -> TrainingBar:
@@ -162,7 +167,7 @@ class TrainingBar:
 
     preparing = staticmethod(progress_bar)
 
-    def report(self, images_seen: int, rate: float, losses: dict[str, float]) -> None:
+    def report(self, images_seen: int, rate: float, losses: Mapping[str, float]) -> None:
         words = "  ".join(f"{name.rpartition('/')[2]} {value:.4f}" for name, value in losses.items())
         if not notes().is_terminal:
             tenth = 10 * images_seen // self.images

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import nibabel
 import numpy as np
+from nibabel.affines import rescale_affine, voxel_sizes
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -35,7 +35,7 @@ class Grid:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along (i, j, k)."""
-        i, j, k = nibabel.affines.voxel_sizes(self.affine)
+        i, j, k = voxel_sizes(self.affine)
         return float(i), float(j), float(k)
 
 
@@ -58,12 +58,12 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
     # nibabel gives, for each source axis, the axis it becomes.
     turned_shape = np.empty(3, int)
     turned_shape[turn[:, 0].astype(int)] = shape
-    sizes = nibabel.affines.voxel_sizes(turned_affine)
+    sizes = voxel_sizes(turned_affine)
     if np.all(np.abs(sizes - spacing_mm) < _SAME_SPACING_MM):
         return Grid(_triple(turned_shape), turned_affine)
     wanted = np.maximum(np.round(turned_shape * sizes / spacing_mm), 1).astype(int)
     spacing = (spacing_mm, spacing_mm, spacing_mm)
-    return Grid(_triple(wanted), nibabel.affines.rescale_affine(turned_affine, turned_shape, spacing, wanted))
+    return Grid(_triple(wanted), rescale_affine(turned_affine, turned_shape, spacing, wanted))
 
 
 def to_grid(data: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 1, fill: float = 0.0) -> np.ndarray:

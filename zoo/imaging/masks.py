@@ -43,12 +43,9 @@ def estimate_white_matter(t1w: np.ndarray, lesion_mask: np.ndarray) -> np.ndarra
     from skimage.filters import threshold_multiotsu
 
     head = t1w[t1w > t1w.mean()]
-    try:
-        brightest = threshold_multiotsu(head, classes=3)[-1]
-    except ValueError:
-        raise DataError(
-            "White matter cannot be estimated from this image; give it with --wm FILE, or use --dilate 0."
-        ) from None
+    if len(np.unique(head)) < 3:
+        raise DataError("White matter cannot be estimated from this image; give it with --wm FILE, or use --dilate 0.")
+    brightest = threshold_multiotsu(head, classes=3)[-1]
     bright = (t1w > brightest) | lesion_mask
     return ndimage.binary_closing(bright, np.ones((3, 3, 3), bool), iterations=2) | bright
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from zoo.errors import DataError
@@ -97,7 +98,7 @@ def _template(spacing_mm: float) -> _Template:
     depth = ndimage.distance_transform_edt(brain) * spacing_mm
     # World coordinates bound the deep nuclei and the ventricles; both lie well below the brain's surface.
     i, j, k = np.meshgrid(*(np.arange(size) for size in brain.shape), indexing="ij")
-    x, y, z = np.moveaxis(nibabel.affines.apply_affine(images[0].affine, np.stack([i, j, k], -1)), -1, 0)
+    x, y, z = np.moveaxis(apply_affine(images[0].affine, np.stack([i, j, k], -1)), -1, 0)
     central = (np.abs(x) < 42) & (y > -45) & (y < 35) & (z > -18) & (z < 32) & (depth > 18)
     fluid = (1 - grey - white > 0.5) & (np.abs(x) < 40) & (y > -60) & (y < 45) & (z > -15) & (z < 35) & (depth > 18)
     distance = ndimage.distance_transform_edt(~fluid) * spacing_mm

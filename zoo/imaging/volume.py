@@ -8,14 +8,16 @@ outside the mask.
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 
 from zoo.errors import DataError
@@ -64,7 +66,7 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along (i, j, k)."""
-        i, j, k = nibabel.affines.voxel_sizes(self.affine)
+        i, j, k = voxel_sizes(self.affine)
         return float(i), float(j), float(k)
 
     @property
@@ -111,7 +113,7 @@ def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         return (stored * np.float64(slope) + intercept).astype(np.float32)
 
 
-def _read_header(file: IO[bytes], path: Path) -> nibabel.Nifti1Header:
+def _read_header(file: io.BufferedIOBase, path: Path) -> nibabel.Nifti1Header:
     start = file.read(540)
     for kind, size in ((nibabel.Nifti1Header, 348), (nibabel.Nifti2Header, 540)):
         for endianness in "<>":
@@ -152,7 +154,7 @@ def _check_header(header: nibabel.Nifti1Header, path: Path) -> tuple[tuple[int, 
 
 
 def _read_array(
-    file: IO[bytes], header: nibabel.Nifti1Header, shape: tuple[int, ...], dtype: np.dtype, path: Path
+    file: io.BufferedIOBase, header: nibabel.Nifti1Header, shape: tuple[int, ...], dtype: np.dtype, path: Path
 ) -> np.ndarray:
     file.seek(int(float(header["vox_offset"])))
     needed = int(np.prod(shape)) * dtype.itemsize

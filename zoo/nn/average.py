@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -37,7 +37,8 @@ class MovingAverage:
             return
         half_life = min(self.half_life_images, max(self.ramp_up * images_seen, 1e-8))
         decay = 0.5 ** (batch_size / half_life)
-        averaged, current = list(self.model.parameters()), list(self.source.parameters())
+        averaged: list[Tensor] = list(self.model.parameters())
+        current: list[Tensor] = list(self.source.parameters())
         torch._foreach_lerp_(averaged, current, 1 - decay)
         for kept, buffer in zip(self.model.buffers(), self.source.buffers(), strict=True):
             kept.copy_(buffer)
