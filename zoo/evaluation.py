@@ -50,23 +50,22 @@ class Evaluation:
         return list(rows.values())
 
     def verdicts(self) -> list[str]:
-        """Return a sentence for each figure in which a baseline beats the model."""
-        sentences: list[str] = []
+        """Return a sentence for each baseline and condition in which it beats the model inside the masks."""
+        wins: dict[tuple[str, str], list[str]] = {}
         for key, score in self.scores.items():
             condition, who, metric = key.split("/")
             own = self.scores.get(f"{condition}/{MODEL}/{metric}")
-            if who == MODEL or own is None or own.value is None or score.value is None:
+            elsewhere = metric.endswith(("_out", "_full"))  # follows from the inside, where known voxels are put back
+            if who == MODEL or elsewhere or own is None or own.value is None or score.value is None:
                 continue
-            wins = score.value > own.value if score.better == "higher" else score.value < own.value
-            if wins:
-                sentences.append(
-                    f"{who} beats the model on {condition}: {metric} {score.value:.4g} against {own.value:.4g}"
-                )
-        return sentences
+            if score.value > own.value if score.better == "higher" else score.value < own.value:
+                wins.setdefault((condition, who), []).append(f"{metric} {score.value:.4g} against {own.value:.4g}")
+        return [f"{who} beats the model on {condition} ({', '.join(by)})" for (condition, who), by in wins.items()]
 
     def missing(self) -> list[str]:
-        """Return why figures are missing, each reason once."""
-        return list(dict.fromkeys(f"{key}: {score.note}" for key, score in self.scores.items() if score.value is None))
+        """Return which metrics are missing, and why, each once."""
+        reasons = {f"{key.split('/')[2]}: {score.note}" for key, score in self.scores.items() if score.value is None}
+        return sorted(reasons)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the pictures as plain JSON data."""
@@ -172,6 +171,5 @@ def explain(evaluation: Evaluation) -> str:
     sentences = [f"Means over subjects with 95 % intervals. {about}."]
     wins = evaluation.verdicts()
     sentences.append(f"Baselines that win: {'; '.join(wins)}." if wins else "No baseline wins.")
-    if evaluation.missing():
-        sentences.append(f"Missing: {'; '.join(evaluation.missing())}.")
+    sentences += [f"Missing: {reason}" for reason in evaluation.missing()]
     return " ".join(sentences)

@@ -24,15 +24,16 @@ def biharmonic_fill(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
         Of the type of ``image``; outside the mask bit for bit the input.
 
     Source: biharmonic inpainting (Chui and Mhaskar 2010) as in scikit-image. Departure: run on the box round each
-    connected hole, where it gives the values of the whole slice.
+    group of holes, which gives the values of the whole slice but for scikit-image's clipping to the range of what is
+    known: that range is the box's.
     """
     filled = image.copy()
     for index in np.flatnonzero(lesion_mask.any(axis=(0, 1))):
         hole = lesion_mask[:, :, index]
         # Holes whose rims meet are filled together.
         together, _ = ndimage.label(ndimage.binary_dilation(hole, np.ones((3, 3)), iterations=_MARGIN))
-        for box in ndimage.find_objects(together):
-            inside = np.ascontiguousarray(hole[box])
+        for number, box in enumerate(ndimage.find_objects(together), start=1):
+            inside = np.ascontiguousarray(hole[box] & (together[box] == number))  # other holes may reach into the box
             plane = filled[(*box, index)]
             plane[inside] = inpaint_biharmonic(np.ascontiguousarray(plane, np.float64), inside)[inside]
     return filled

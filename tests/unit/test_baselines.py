@@ -31,6 +31,27 @@ def test_biharmonic_gives_the_whole_slices_values() -> None:
     assert filled.dtype == image.dtype
 
 
+def test_biharmonic_fills_each_hole_once() -> None:
+    rng = np.random.default_rng(3)
+    i, j = np.meshgrid(np.arange(70.0), np.arange(70.0), indexing="ij")
+    image = (100 + 40 * np.sin(i / 9) + 30 * np.cos(j / 7) + rng.normal(0, 1, i.shape))[..., None]
+    mask = np.zeros(image.shape, bool)
+    mask[np.arange(10, 50), np.arange(10, 50)] = True  # a diagonal, whose box holds the other hole
+    mask[12:22, 34:48] = True
+    whole = inpaint_biharmonic(np.ascontiguousarray(image[..., 0]), np.ascontiguousarray(mask[..., 0]))
+    assert np.abs(biharmonic_fill(image, mask)[..., 0] - whole).max() < 3
+
+
+def test_slices_without_white_matter_take_the_volumes() -> None:
+    image = np.random.default_rng(0).normal(700, 10, (20, 20, 2))
+    mask = np.zeros(image.shape, bool)
+    mask[5:8, 5:8] = True
+    white = np.ones(image.shape, bool)
+    white[..., 1] = False
+    filled = neighbour_fill(image, mask, white, np.random.default_rng(0))
+    assert filled[..., 1][mask[..., 1]].mean() == pytest.approx(700, abs=10)
+
+
 def test_biharmonic_continues_a_plane() -> None:
     i, j = np.meshgrid(np.arange(30.0), np.arange(30.0), indexing="ij")
     image = (5 + 2 * i - j)[..., None]

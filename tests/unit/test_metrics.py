@@ -72,7 +72,10 @@ def test_lpips_takes_local_weights_and_downloads_nothing(tmp_path: Path, monkeyp
     image = torch.rand(2, 1, 64, 80) * 2 - 1
     assert lpips(image, image).tolist() == [0, 0]
     assert (lpips(image, -image) > 0).all()
-    # The first slice of the trunk is AlexNet's first layer, not a random one.
+    # A trunk that stayed random would differ from one loading to the next.
+    assert torch.equal(lpips(image, -image), load_lpips(tmp_path / "alexnet.safetensors")(image, -image))
+    with pytest.raises(DataError, match=r"\[B, 1 or 3, H, W\]"):
+        lpips(image.expand(-1, 2, -1, -1), image.expand(-1, 2, -1, -1))
     with pytest.raises(DataError, match="at least 64 pixels"):
         lpips(image[..., :32], image[..., :32])
 

@@ -79,6 +79,8 @@ def inpainting_metrics(prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[
 
     Source: Uhr 2024, table 3.3: a slice at a time, data range 2, inside = sum of the map over the mask by its area.
     """
+    if mask.shape != (len(truth), 1, *truth.shape[2:]):
+        raise DataError(f"The mask is {list(mask.shape)} for images {list(truth.shape)}; it has one channel.")
     filled = mask.flatten(1).double().mean(1)
     if bool(((filled == 0) | (filled == 1)).any()):
         raise DataError("A slice's mask is empty or covers the slice; there is nothing to compare inside or outside.")

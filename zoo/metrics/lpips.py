@@ -61,7 +61,9 @@ def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor
         # The linear weights come with the package; the trunk starts random and is filled from the file.
         network = lpips.LPIPS(net="alex", pnet_rand=True, pretrained=False, verbose=False)
         linear = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
-    network.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
+    loaded = network.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
+    if loaded.unexpected_keys or any(name.startswith("lin") for name in loaded.missing_keys):
+        raise DataError(f"The linear weights of the installed lpips package do not fit: {loaded}.")
     # The package cuts AlexNet's features into slices and keeps their numbers: slice2.3.weight is features.3.weight.
     names = list(network.net.state_dict())
     try:
@@ -72,6 +74,8 @@ def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor
 
     @torch.inference_mode()
     def measure(first: Tensor, second: Tensor) -> Tensor:
+        if first.shape != second.shape or first.shape[1] not in (1, 3):
+            raise DataError(f"LPIPS compares [B, 1 or 3, H, W], got {list(first.shape)} and {list(second.shape)}.")
         if min(first.shape[2:]) < MIN_SIDE:
             raise DataError(f"LPIPS needs sides of at least {MIN_SIDE} pixels, got {list(first.shape[2:])}.")
         shape = (-1, 3, -1, -1)
