@@ -168,6 +168,7 @@ def write_model(path: Path, model: nn.Module, manifest: Mapping[str, Any]) -> No
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"zoo": json.dumps(manifest, sort_keys=True)})
+        temporary.chmod(0o644)  # safetensors makes files that only their owner reads; runs are shared
 
 
 def make_manifest(method: Method, config: MethodConfig, **about: Any) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.errors import ArtifactError, ConfigError, UnknownNameError, ZooError
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
 
 @pytest.fixture
 def model(trained: Path, tmp_path: Path) -> Path:
@@ -112,3 +114,13 @@ def test_places_without_a_model(tmp_path: Path, trained: Path) -> None:
 def test_unknown_backend_names_the_known(trained: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"No exporter is called 'tourch'. Did you mean 'torch'"):
         zoo.load(trained).parts("tourch")
+
+
+@pytest.mark.parametrize("model", sorted(GOLDEN.glob("*-v[0-9].safetensors")), ids=lambda path: path.stem)
+def test_models_of_earlier_versions_repeat_their_outputs(model: Path) -> None:
+    artifact = zoo.load(model)
+    stored = load_file(model.with_name(f"{model.stem}-golden.safetensors"))
+    for name, part in artifact.part_specs().items():
+        inputs = [stored[f"{name}/input/{spec.name}"] for spec in part.inputs]
+        output = artifact.build().get_submodule(part.module)(*inputs)
+        assert torch.allclose(output, stored[f"{name}/output/{part.outputs[0].name}"], atol=1e-5)

@@ -62,7 +62,9 @@ def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor
         network = lpips.LPIPS(net="alex", pnet_rand=True, pretrained=False, verbose=False)
         linear = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
     loaded = network.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
-    if loaded.unexpected_keys or any(name.startswith("lin") for name in loaded.missing_keys):
+    # `lins` is another name for lin0 to lin4.
+    absent = [name for name in loaded.missing_keys if name.startswith("lin") and not name.startswith("lins")]
+    if loaded.unexpected_keys or absent:
         raise DataError(f"The linear weights of the installed lpips package do not fit: {loaded}.")
     # The package cuts AlexNet's features into slices and keeps their numbers: slice2.3.weight is features.3.weight.
     names = list(network.net.state_dict())
