@@ -193,7 +193,7 @@ class Evaluator:
 
     Attributes:
         name, summary: Kebab-case name and one line.
-        evaluate: ``(artifact, cohort, options) -> zoo.evaluation.Evaluation``.
+        evaluate: ``(artifact, cohort, options, progress) -> zoo.evaluation.Evaluation``.
         options: Pydantic class of its options.
     """
 

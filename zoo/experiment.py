@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def launch(devices: int, precision: str) -> Fabric:
     Raises:
         ConfigError: The machine cannot do the precision or has fewer devices.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would tell the precision just asked for
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # Networks may hold parts that a step does not use, so no gradient is waited for in vain.

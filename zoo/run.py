@@ -18,7 +18,7 @@ from typing import Any
 
 import filelock
 
-from zoo.artifact import FORMAT, MODEL_FILE
+from zoo.artifact import FORMAT
 from zoo.config import differences
 from zoo.errors import ArtifactError, ConfigError
 from zoo.files import explain_write_error, replacing, write_text
@@ -195,8 +195,3 @@ def environment() -> dict[str, str]:
         found["gpu"] = torch.cuda.get_device_name()
         found["cuda"] = str(torch.version.cuda)
     return found
-
-
-def model_file(run: Run) -> Path:
-    """Return where the run's averaged model is."""
-    return run.folder / MODEL_FILE

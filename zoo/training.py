@@ -30,7 +30,7 @@ from zoo.artifact import MODEL_FILE, make_manifest, write_model
 from zoo.config import MethodConfig
 from zoo.descriptors import Method, Part, resolve
 from zoo.errors import ArtifactError, ConfigError, DataError
-from zoo.files import replacing, write_text
+from zoo.files import replacing
 from zoo.imaging.cache import PackedCohort
 from zoo.run import Run
 from zoo.sampling import Randomness, example_inputs, seed_for
@@ -469,8 +469,3 @@ def write_golden(path: Path, model: nn.Module, parts: Mapping[str, Part], seed: 
         tensors |= {f"{name}/output/{spec.name}": value.float().cpu().clone() for spec, value in named}
     with replacing(path) as temporary:
         save_file(tensors, temporary)
-
-
-def write_card(run: Run, text: str) -> None:
-    """Write the model card."""
-    write_text(run.folder / "README.md", text)

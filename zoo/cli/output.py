@@ -55,7 +55,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
     bar = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=notes(), transient=True,
+        console=notes(), transient=True, disable=not notes().is_terminal,
     )  # fmt: skip
     with bar:
         task = bar.add_task(what, total=None)
