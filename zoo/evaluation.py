@@ -166,10 +166,10 @@ def _reported(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def explain(evaluation: Evaluation) -> str:
-    """Return what was measured on what, which baselines win, and what is missing, as sentences."""
+    """Return what was measured on what, which baselines win, and what is missing, a line each."""
     about = ", ".join(f"{key}: {value}" for key, value in evaluation.about.items())
     sentences = [f"Means over subjects with 95 % intervals. {about}."]
     wins = evaluation.verdicts()
     sentences.append(f"Baselines that win: {'; '.join(wins)}." if wins else "No baseline wins.")
     sentences += [f"Missing: {reason}" for reason in evaluation.missing()]
-    return " ".join(sentences)
+    return "\n".join(sentences)

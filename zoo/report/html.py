@@ -18,7 +18,7 @@ class Section:
     """A part of a report; what is empty is not shown.
 
     Attributes:
-        heading, text: Plain text; whatever markup is in it is escaped.
+        heading, text: Plain text, lines kept; whatever markup is in it is escaped.
         table: Rows with the same keys.
         figures: PNG bytes and a caption each.
     """
