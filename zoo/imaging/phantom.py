@@ -99,7 +99,7 @@ def _template(spacing_mm: float) -> _Template:
     # World coordinates bound the deep nuclei and the ventricles; both lie well below the brain's surface.
     i, j, k = np.meshgrid(*(np.arange(size) for size in brain.shape), indexing="ij")
     x, y, z = np.moveaxis(apply_affine(images[0].affine, np.stack([i, j, k], -1)), -1, 0)
-    central = (np.abs(x) < 42) & (y > -45) & (y < 35) & (z > -18) & (z < 32) & (depth > 18)
+    central = (np.abs(x) < 40) & (y > -38) & (y < 25) & (z > -16) & (z < 20) & (depth > 18)
     fluid = (1 - grey - white > 0.5) & (np.abs(x) < 40) & (y > -60) & (y < 45) & (z > -15) & (z < 35) & (depth > 18)
     distance = ndimage.distance_transform_edt(~fluid) * spacing_mm
     return _Template(t1w, grey, white, brain.astype(np.float32), central & (grey > 0.3), distance, images[0].affine)
