@@ -43,8 +43,23 @@ def test_white_matter_is_estimated_with_the_rim_of_lesions() -> None:
     assert white[rim].all()
     assert not white[image == 300].any()
     assert white[image == 800].mean() > 0.95
-    with pytest.raises(DataError, match="--wm FILE"):
-        estimate_white_matter(np.zeros((5, 5, 5)), np.zeros((5, 5, 5), bool))
+
+
+@pytest.mark.parametrize("image", [np.zeros((5, 5, 5)), np.full((5, 5, 5), 0.1, np.float32), np.eye(5)[None] * 80])
+def test_white_matter_of_a_flat_image_is_not_guessed(image: np.ndarray) -> None:
+    with pytest.raises(DataError, match="--wm FILE, or use --dilate 0"):
+        estimate_white_matter(image, np.zeros(image.shape, bool))
+
+
+def test_dilation_keeps_the_lesion_and_adds_white_matter_only() -> None:
+    rng = np.random.default_rng(0)
+    lesion, white = rng.random((12, 13, 14)) < 0.02, rng.random((12, 13, 14)) < 0.6
+    for voxels in (1, 2, 3):
+        grown = dilate_within(lesion, white, voxels)
+        assert grown[lesion].all()
+        assert white[grown & ~lesion].all()
+        near = ndimage.distance_transform_cdt(~lesion, "chessboard") <= voxels
+        assert np.array_equal(grown, lesion | (near & white))
 
 
 def test_lesions_of_another_subject_are_cut_to_white_matter_and_numbered() -> None:
@@ -65,3 +80,40 @@ def test_lesions_of_another_subject_are_cut_to_white_matter_and_numbered() -> No
     first = laid.only(np.array([1]))
     assert len(first.voxels) == 8
     assert set(first.labels) == {1}
+
+
+def test_lesions_that_touch_at_an_edge_only_are_two() -> None:
+    mask = np.zeros((6, 6, 6), bool)
+    mask[1, 1, 1] = mask[2, 2, 1] = mask[2, 2, 2] = True
+    laid = lay_lesions(mask, np.eye(4), Grid((6, 6, 6), np.eye(4)), np.ones((6, 6, 6), bool))
+    assert sorted(np.bincount(laid.labels).tolist()) == [0, 1, 2]
+    assert laid.voxels.dtype == laid.labels.dtype == np.int32
+    assert laid.voxels.tolist() == [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+
+
+def test_parts_of_laid_lesions() -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.random((8, 9, 10)) < 0.1
+    laid = lay_lesions(mask, np.eye(4), Grid(mask.shape, np.eye(4)), np.ones((10, 8, 9), bool))
+    slices_first = np.moveaxis(mask, 2, 0)
+    part = np.zeros_like(slices_first)
+    part[3:6] = slices_first[3:6]
+    assert np.array_equal(laid.between(3, 6).as_mask(part.shape), part)
+    assert len(laid.between(6, 6).voxels) == len(laid.between(20, 30).labels) == 0
+    assert not laid.between(20, 30).as_mask(part.shape).any()
+
+    numbered, count = ndimage.label(slices_first)
+    chosen = np.array([2, count])
+    assert np.array_equal(laid.only(chosen).as_mask(part.shape), np.isin(numbered, chosen))
+    both = laid.only(chosen).between(0, 5)
+    assert np.array_equal(both.as_mask(part.shape)[:5], np.isin(numbered, chosen)[:5])
+
+
+def test_lesions_land_by_world_coordinates_on_another_spacing() -> None:
+    mask = np.zeros((10, 10, 10), bool)
+    mask[4, 6, 2] = True  # at (4, 6, 2) mm
+    coarse = Grid((5, 5, 5), np.diag([2.0, 2.0, 2.0, 1.0]))
+    laid = lay_lesions(mask, np.eye(4), coarse, np.ones((5, 5, 5), bool))
+    assert laid.voxels.tolist() == [[1, 2, 3]]
+    nothing = lay_lesions(mask, np.eye(4), coarse, np.zeros((5, 5, 5), bool))
+    assert nothing.voxels.shape == (0, 3)

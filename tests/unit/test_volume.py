@@ -7,11 +7,12 @@ import gzip
 import os
 import struct
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from zoo.errors import ArtifactError, DataError
@@ -23,7 +24,7 @@ TOKENS = ("DOE^JANE", "19700101", "INSELSPITAL", "MRN-4711")
 def _affine(rng: np.random.Generator, axes: str, spacing: tuple[float, float, float], oblique: bool) -> np.ndarray:
     turn = nibabel.orientations.inv_ornt_aff(
         nibabel.orientations.ornt_transform(
-            nibabel.orientations.axcodes2ornt(axes), nibabel.orientations.axcodes2ornt("RAS")
+            nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(axes)
         ),
         (7, 8, 9),
     )
@@ -44,7 +45,7 @@ def _save(
     oblique: bool = False,
     scaled: tuple[float, float] | None = None,
     frames: int = 0,
-    kind: type = nibabel.Nifti1Image,
+    kind: type[nibabel.Nifti1Image] = nibabel.Nifti1Image,
     big_endian: bool = False,
     seed: int = 0,
 ) -> Path:
@@ -64,8 +65,8 @@ def _save(
     return path
 
 
-def _patch(path: Path, fields: dict[str, object], big_endian: bool = False) -> None:
-    content = bytearray(gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes())
+def _patch(path: Path, fields: Mapping[str, object], big_endian: bool = False) -> None:
+    content = bytearray(_plain(path))
     kind = nibabel.Nifti1Header if content[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") else nibabel.Nifti2Header
     size = kind.sizeof_hdr
     header = kind(bytes(content[:size]), endianness=">" if big_endian else "<", check=False)
@@ -73,6 +74,18 @@ def _patch(path: Path, fields: dict[str, object], big_endian: bool = False) -> N
         header[name] = value
     content[:size] = header.binaryblock
     path.write_bytes(gzip.compress(bytes(content)) if path.name.endswith(".gz") else bytes(content))
+
+
+def _plain(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.name.endswith(".gz") else path.read_bytes()
+
+
+def _without_extension(path: Path) -> bytes:
+    """Return the bytes of an int16 NIfTI-1 file with its voxels right behind the header."""
+    volume = read_volume(path)
+    header = volume.header.copy()
+    header["vox_offset"] = 352
+    return header.binaryblock + bytes(4) + volume.stored.tobytes(order="F")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
@@ -117,28 +130,108 @@ def test_filled_image_is_the_input_outside_the_mask(tmp_path: Path, dtype: str, 
     assert inside == int((old != new).sum())
 
 
-def test_no_text_of_the_patient_is_passed_on(tmp_path: Path) -> None:
-    volume = read_volume(_save(tmp_path / "in.nii"))
-    assert all(token.encode() in volume.path.read_bytes() for token in TOKENS)
-    write_filled(tmp_path / "out.nii", volume, volume.data, np.ones(volume.shape, bool))
-    content = (tmp_path / "out.nii").read_bytes()
-    assert not [token for token in TOKENS if token.encode() in content]
+@pytest.mark.parametrize("seed", range(12))
+def test_any_affine_comes_back_and_values_are_nibabels(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    axes = "".join(rng.permutation([rng.choice(list(pair)) for pair in ("RL", "AP", "SI")]))
+    spacing = tuple(rng.uniform(0.4, 6, 3))
+    kind = nibabel.Nifti2Image if seed % 3 == 0 else nibabel.Nifti1Image
+    slope = float(rng.choice([-0.37, 0.004, 25.0]))
+    source = _save(
+        tmp_path / "in.nii.gz", axes=axes, spacing=spacing, oblique=True, scaled=(slope, 11.5), frames=seed % 2 * 2,
+        kind=kind, big_endian=seed % 4 == 1, seed=seed,
+    )  # fmt: skip
+    _patch(source, {"qform_code": seed % 2, "sform_code": 1 - seed % 2}, seed % 4 == 1)  # only one of the two
+    volume, reference = read_volume(source), nibabel.load(source)
+    assert np.array_equal(volume.affine, reference.affine)
+    assert volume.axes == axes
+    assert volume.spacing_mm == pytest.approx(spacing, rel=1e-5)
+    frames = np.moveaxis(reference.get_fdata().reshape(*volume.shape, -1), 3, 0)
+    assert volume.data.dtype == np.float32
+    assert np.allclose(volume.data, frames, rtol=1e-6)
+
+    mask = rng.random(volume.shape) < 0.2
+    values = np.where(mask, volume.data[:, ::-1], volume.data)
+    write_filled(tmp_path / "out.nii.gz", volume, values, mask)
+    written = nibabel.load(tmp_path / "out.nii.gz")
+    assert np.array_equal(written.affine, reference.affine)
+    after = np.moveaxis(written.get_fdata().reshape(*volume.shape, -1), 3, 0)
+    assert np.array_equal(after[:, ~mask], frames[:, ~mask])
+    assert np.abs(after[:, mask] - values[:, mask]).max() <= abs(slope) / 2 + 1e-3
 
 
-def test_integers_are_clipped_not_wrapped(tmp_path: Path) -> None:
-    volume = read_volume(_save(tmp_path / "in.nii", "uint8"))
+TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str")
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_no_text_of_the_patient_is_passed_on(tmp_path: Path, kind: type[nibabel.Nifti1Image], suffix: str) -> None:
+    source = _save(tmp_path / f"in{suffix}", kind=kind)
+    fields = [name for name in TEXT_FIELDS if name in kind.header_class.template_dtype.names]
+    tokens = {name: f"PAT-{index}".encode() for index, name in enumerate(fields)}
+    _patch(source, tokens)
+    seeded = [*tokens.values(), TOKENS[3].encode()]
+    volume = read_volume(source)
+    assert all(token in _plain(source) for token in seeded)
+    write_filled(tmp_path / f"out{suffix}", volume, volume.data, np.ones(volume.shape, bool))
+    raw = (tmp_path / f"out{suffix}").read_bytes()
+    assert not [token for token in seeded if token in raw + _plain(tmp_path / f"out{suffix}")]
+    assert b"out.nii" not in raw  # the name that gzip keeps
+
+
+def test_same_values_give_the_same_bytes(tmp_path: Path) -> None:
+    volume = read_volume(_save(tmp_path / "in.nii.gz"))
+    mask = np.ones(volume.shape, bool)
+    for name in ("a", "b"):
+        write_filled(tmp_path / name / "out.nii.gz", volume, volume.data + 1, mask)
+    assert (tmp_path / "a" / "out.nii.gz").read_bytes() == (tmp_path / "b" / "out.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize("scaled", [None, (0.01, -3.0), (-2.0, 0.0)])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_integers_are_clipped_not_wrapped(tmp_path: Path, dtype: str, scaled: tuple[float, float] | None) -> None:
+    data = np.full((4, 4, 4), 7, dtype)
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4), dtype=dtype), tmp_path / "in.nii")
+    if scaled:
+        _patch(tmp_path / "in.nii", {"scl_slope": scaled[0], "scl_inter": scaled[1]})
+    volume = read_volume(tmp_path / "in.nii")
     mask = np.zeros(volume.shape, bool)
     mask[0, 0, :2] = True
     values = volume.data.copy()
-    values[0, 0, 0, :2] = (-50, 900)
+    values[0, 0, 0, :2] = (-1e30, 1e30)
     write_filled(tmp_path / "out.nii", volume, values, mask)
-    assert read_volume(tmp_path / "out.nii").data[0, 0, 0, :2].tolist() == [0, 255]
+    limits = np.iinfo(dtype)
+    low, high = sorted(read_volume(tmp_path / "out.nii").stored[0, 0, :2].tolist())
+    assert low == limits.min
+    assert limits.max * (1 - 1e-12) <= high <= limits.max
+    first, second = read_volume(tmp_path / "out.nii").data[0, 0, 0, :2]
+    assert first < second
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_new_values_that_are_no_numbers_are_refused(tmp_path: Path, dtype: str) -> None:
+    volume = read_volume(_save(tmp_path / "in.nii", dtype))
+    mask = np.zeros(volume.shape, bool)
+    mask[:2] = True
+    values = volume.data.copy()
+    values[0, 0, 0, :3] = (np.nan, np.inf, -np.inf)
+    with pytest.raises(DataError, match=r"3 of the new values for out.nii are NaN or infinite"):
+        write_filled(tmp_path / "out.nii", volume, values, mask)
+    assert [file.name for file in tmp_path.iterdir()] == ["in.nii"]
+    values[:, mask] = 1
+    values[0, 5] = np.nan  # outside the mask nothing is taken from the values
+    write_filled(tmp_path / "out.nii", volume, values, mask)
+    assert count_changes(volume, read_volume(tmp_path / "out.nii"), mask)[1] == 0
 
 
 def test_input_is_never_written_to(tmp_path: Path) -> None:
     volume = read_volume(_save(tmp_path / "in.nii"))
-    with pytest.raises(DataError, match="is the input"):
-        write_filled(tmp_path / "." / "in.nii", volume, volume.data, np.ones(volume.shape, bool))
+    before = volume.path.read_bytes()
+    (tmp_path / "link.nii").symlink_to(tmp_path / "in.nii")
+    for name in ("in.nii", "folder/../in.nii", "link.nii"):
+        with pytest.raises(DataError, match="is the input"):
+            write_filled(tmp_path / name, volume, volume.data + 1, np.ones(volume.shape, bool))
+    assert volume.path.read_bytes() == before
 
 
 def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,13 +261,23 @@ def _voxel(value: float) -> Callable[[Path], None]:
     return change
 
 
-def _of_type(dtype: object) -> Callable[[Path], None]:
+def _of_type(dtype: npt.DTypeLike) -> Callable[[Path], None]:
     return lambda path: nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), dtype), np.eye(4)), path)
+
+
+def _beyond_float32(path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), 1e300), np.eye(4)), path)
 
 
 def _claims_gigabytes(path: Path) -> None:
     _patch(path, {"dim": [3, 2000, 2000, 225, 1, 1, 1, 1]})
     path.write_bytes(path.read_bytes()[:377])
+
+
+def _claims_18_gigabytes(path: Path) -> None:
+    _patch(path, {"dim": [3, 1500, 1500, 1000, 1, 1, 1, 1], "datatype": 64, "bitpix": 64})
+    content = _plain(path)[:377]
+    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
 
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -185,6 +288,7 @@ RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
     [
         (_cut, "truncated"),
         (_claims_gigabytes, "truncated, or its header lies"),
+        (_claims_18_gigabytes, "claims 2,250,000,000 voxels"),
         (lambda path: _patch(path, {"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}), "claims 27,000,000,000,000 voxels"),
         (lambda path: _patch(path, {"dim": [3, 7, -8, 9, 1, 1, 1, 1]}), "damaged header: dimensions"),
         (lambda path: _patch(path, {"dim": [3, 0, 8, 9, 1, 1, 1, 1]}), "damaged header: dimensions"),
@@ -204,6 +308,7 @@ RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
         (_of_type(np.complex64), "complex voxels"),
         (_voxel(np.nan), "1 voxels that are NaN"),
         (_voxel(np.inf), "1 voxels that are NaN"),
+        (_beyond_float32, "64 voxels that are NaN, infinite or beyond float32"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -217,18 +322,46 @@ def test_bad_files_are_refused(tmp_path: Path, damage: Callable[[Path], None], m
     assert peak < 50e6
 
 
-def test_bad_gzip_files_are_refused(tmp_path: Path) -> None:
-    path = _save(tmp_path / "bad.nii.gz")
-    _cut(path)
-    with pytest.raises(DataError, match=r"not a whole gzip file|truncated"):
+def _flip_a_bit(path: Path) -> None:
+    # Stored without compression, so that only the checksum can tell.
+    content = bytearray(gzip.compress(_plain(path), compresslevel=0))
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _hide_the_end(path: Path) -> None:
+    # Well-formed gzip of half an image, with noise enough for the claimed size to be possible.
+    _patch(path, {"dim": [3, 700, 700, 700, 1, 1, 1, 1]})
+    noise = np.random.default_rng(0).bytes(1 << 20)
+    path.write_bytes(gzip.compress(_plain(path) + noise, compresslevel=1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut, "not a whole gzip file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-8]), "not a whole gzip file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:6]), "not a whole gzip file"),
+        (lambda path: path.write_bytes(b"no gzip at all"), "not a whole gzip file"),
+        (lambda path: path.write_bytes(gzip.compress(b"a letter")), "not a NIfTI file"),
+        (lambda path: path.write_bytes(gzip.compress(_plain(path)[:800])), "truncated: 448 of 1,008 bytes"),
+        (_flip_a_bit, "not a whole gzip file: CRC check failed"),
+        (_claims_18_gigabytes, "claims 2,250,000,000 voxels"),
+        (lambda path: _patch(path, {"dim": [3, 900, 900, 900, 1, 1, 1, 1]}), "truncated, or its header lies"),
+        (_hide_the_end, "is truncated: "),
+    ],
+)
+def test_bad_gzip_files_are_refused(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
+    path = tmp_path / "bad.nii.gz"
+    path.write_bytes(gzip.compress(_without_extension(_save(tmp_path / "good.nii"))))
+    read_volume(path)
+    damage(path)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=message):
         read_volume(path)
-    path.write_bytes(b"no gzip at all")
-    with pytest.raises(DataError, match="not a whole gzip file"):
-        read_volume(path)
-    lying = _save(tmp_path / "lying.nii.gz")
-    _patch(lying, {"dim": [3, 900, 900, 900, 1, 1, 1, 1]})
-    with pytest.raises(DataError, match="truncated, or its header lies"):
-        read_volume(lying)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
 
 
 def test_places_without_an_image(tmp_path: Path) -> None:
@@ -258,6 +391,10 @@ def test_masks_must_lie_on_the_images_grid(tmp_path: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(np.ones(size, np.uint8), affine), tmp_path / f"{name}.nii")
         with pytest.raises(DataError, match=r"different grids: .* voxels of .* and 7×8×9 voxels"):
             read_mask(tmp_path / f"{name}.nii", image)
+    several = np.zeros((*shape, 2), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(several, image.affine), tmp_path / "several.nii")
+    with pytest.raises(DataError, match="has 2 volumes; a mask has one"):
+        read_mask(tmp_path / "several.nii", image)
     mask = np.zeros(shape, np.uint8)
     mask[2, 3, 4] = 1
     nibabel.save(nibabel.Nifti1Image(mask, image.affine), tmp_path / "good.nii")

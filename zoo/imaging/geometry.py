@@ -113,12 +113,17 @@ def _resample(
         and np.abs(offset - np.round(offset)).max() < 0.01
     )
     if moves:
-        return _move(data, whole.astype(int), np.round(offset).astype(int), shape, fill)
+        return _move(data, whole.astype(int), np.round(offset).astype(int), shape, beyond, fill)
     return ndimage.affine_transform(data, linear, offset, output_shape=shape, order=order, mode=beyond, cval=fill)
 
 
 def _move(
-    data: np.ndarray, linear: np.ndarray, offset: np.ndarray, shape: tuple[int, int, int], fill: float
+    data: np.ndarray,
+    linear: np.ndarray,
+    offset: np.ndarray,
+    shape: tuple[int, int, int],
+    beyond: Literal["constant", "nearest"],
+    fill: float,
 ) -> np.ndarray:
     """Permute, flip, shift, crop and pad: `_resample` without arithmetic on the values."""
     source_axis = np.abs(linear).argmax(axis=0)  # which axis of data each axis of the result reads
@@ -133,12 +138,12 @@ def _move(
     )
     if np.all(start == 0) and turned.shape == tuple(shape):
         return np.ascontiguousarray(turned)
-    result = np.full(shape, fill, data.dtype)
-    low = np.maximum(start, 0)
-    high = np.minimum(start + shape, turned.shape)
-    if np.all(high > low):
-        target = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
-        result[target] = turned[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    wanted = [first + np.arange(extent) for first, extent in zip(start, shape, strict=True)]
+    nearest = [np.clip(index, 0, extent - 1) for index, extent in zip(wanted, turned.shape, strict=True)]
+    result = np.ascontiguousarray(turned[np.ix_(*nearest)])
+    if beyond == "constant":
+        for axis in range(3):
+            np.moveaxis(result, axis, 0)[wanted[axis] != nearest[axis]] = fill
     return result
 
 

@@ -27,7 +27,9 @@ class Intensity:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Map scanner units to [-1, 1], float32, any shape."""
-        return (np.clip(values, self.floor, self.high) * (2 / self.high) - 1).astype(np.float32)
+        # Clipped last: in float32 the brightest voxel can come out one rounding above 1.
+        scale = 2 / self.high
+        return np.clip(values * scale - 1, self.floor * scale - 1, 1).astype(np.float32)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """Map [-1, 1] back to scanner units, float32; undoes `encode` where nothing was clamped."""

@@ -31,7 +31,7 @@ _DTYPES = {2: "uint8", 256: "int8", 4: "int16", 512: "uint16", 8: "int32", 768: 
 _REFUSED = {128: "RGB", 2304: "RGBA", 32: "complex", 1792: "complex", 2048: "complex", 1536: "float128", 1: "binary"}
 _CHUNK = 4 << 20
 _GZIP_RATIO = 1100  # deflate cannot do better than 1032:1
-_FREE_TEXT = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
+_FREE_TEXT = ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str")
 """Header fields that scanners and converters fill with names, dates and numbers of patients."""
 
 
@@ -99,7 +99,7 @@ def read_volume(path: Path) -> Volume:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
 
     slope, intercept = _scaling(header, path)
-    data = stored.astype(np.float32) if (slope, intercept) == (1, 0) else _scaled(stored, slope, intercept)
+    data = _scaled(stored, slope, intercept)
     bad = data.size - int(np.isfinite(data).sum())
     if bad:
         raise DataError(f"{path.name} holds {bad} voxels that are NaN, infinite or beyond float32; clean it first.")
@@ -109,8 +109,9 @@ def read_volume(path: Path) -> Volume:
 
 
 def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return (stored * np.float64(slope) + intercept).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        exact = stored if (slope, intercept) == (1, 0) else stored * np.float64(slope) + intercept
+        return exact.astype(np.float32)
 
 
 def _read_header(file: io.BufferedIOBase, path: Path) -> nibabel.Nifti1Header:
@@ -165,6 +166,7 @@ def _read_array(
         if not piece:
             raise DataError(f"{path.name} is truncated: {len(content):,} of {needed:,} bytes of voxels are there.")
         content += piece
+    file.read(_CHUNK)  # on to the end of a gzip file, where its checksum is compared
     return np.frombuffer(content, dtype).reshape(shape, order="F")
 
 
@@ -231,12 +233,15 @@ def write_filled(path: Path, volume: Volume, values: np.ndarray, mask: np.ndarra
         mask: bool ``[i, j, k]``.
 
     Raises:
-        DataError: ``path`` is the input itself.
+        DataError: ``path`` is the input itself, or a new value is NaN or infinite.
         ArtifactError: The disk is full or the folder cannot be written; nothing is left behind then.
     """
     if path.resolve() == volume.path.resolve():
         raise DataError(f"{path} is the input; write the result to another file.")
     changed = mask & (values != volume.data)
+    bad = int(changed.sum()) - int(np.isfinite(values[changed]).sum())
+    if bad:
+        raise DataError(f"{bad} of the new values for {path.name} are NaN or infinite; nothing was written.")
     stored = volume.stored.copy(order="F")
     frames = stored.reshape(*volume.shape, -1, order="F")
     frames = np.moveaxis(frames, 3, 0)
@@ -260,7 +265,10 @@ def _to_stored(values: np.ndarray, volume: Volume) -> np.ndarray:
     if volume.stored.dtype.kind == "f":
         return exact.astype(volume.stored.dtype)
     limits = np.iinfo(volume.stored.dtype)
-    return np.clip(np.rint(exact), limits.min, limits.max).astype(volume.stored.dtype)
+    highest = float(limits.max)
+    if highest > limits.max:
+        highest = np.nextafter(highest, 0)  # float64 rounds 2**63 - 1 up, which would wrap around
+    return np.clip(np.rint(exact), limits.min, highest).astype(volume.stored.dtype)
 
 
 def _write(file: Any, header: nibabel.Nifti1Header, stored: np.ndarray) -> None:
