@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from zoo.filling import FillReport
 
 SUBJECTS = 8
-IMAGES = 12_000
-"""Longer than the preset, which is made for tests; half a minute on two cores."""
+IMAGES = 24_000
+"""Longer than the preset, which is made for tests; about a minute on two cores."""
 
 
 @click.command(name="demo")
