@@ -26,6 +26,9 @@ SPACINGS_MM = (1.0, 2.0, 4.0)
 GROUPS = ("MS", "HC")
 LABELS = {1: "CSF", 2: "cortical grey matter", 3: "white matter", 4: "deep grey matter"}
 CSF, CORTEX, WHITE, DEEP = LABELS
+VERSION = 2
+"""Raised when a seed gives other images than before, so that an old cached cohort is not taken for the new one."""
+
 DEFAULT_SUBJECTS = 12
 
 _MEANS = {
@@ -35,13 +38,25 @@ _MEANS = {
 }
 """Mean intensity of each tissue, scanner units."""
 
-_LESION_MEANS = {"T1w": (430.0, 640.0), "T2w": (680.0, 900.0), "FLAIR": (720.0, 900.0)}
-"""Range of a lesion's mean intensity; a lesion takes one place in all three ranges, from mild to severe."""
+_LESION_MEANS = {"T1w": (660.0, 420.0), "T2w": (660.0, 900.0), "FLAIR": (700.0, 900.0)}
+"""Intensity of a mild and of a severe lesion; severity is the same in all three contrasts."""
 
 _DETAIL = {"T1w": 0.8, "T2w": -0.5, "FLAIR": -0.2}
 """Share of the template's own detail (what tissue means do not explain) in each contrast."""
 
+_NUCLEI = (
+    ((12, 14, 4), (8, 12, 12)),  # head of the caudate
+    ((15, -4, 18), (7, 14, 8)),  # body of the caudate
+    ((26, 3, 1), (8, 18, 12)),  # putamen
+    ((19, -4, 0), (7, 10, 8)),  # pallidum
+    ((12, -19, 7), (13, 15, 11)),  # thalamus
+)
+"""Ellipsoids that hold the deep nuclei of both sides: centre (|x|, y, z) and half axes, mm in MNI space."""
+
+_BRAIN_STEM = ((0, -28, -28), (15, 16, 26))
+
 _COARSE_MM = 4.0
+_SHRINKING = 0.86  # of atrophy; wider ventricles and thinner cortex make up the rest
 _NOISE = 14.0
 _BIAS = 0.10
 
@@ -58,7 +73,7 @@ class PhantomSubject:
         affine: Voxel to world, mm.
         age: Years.
         group: ``"MS"`` or ``"HC"``.
-        atrophy: Share of brain volume lost, in [0, 1).
+        atrophy: Share of grey and white matter lost to the disease, in [0, 1); fluid takes its place.
         smallest_jacobian: Of the deformation; above 0, so that anatomy is never folded.
     """
 
@@ -78,7 +93,7 @@ class _Template:
     t1w: np.ndarray
     grey: np.ndarray
     white: np.ndarray
-    brain: np.ndarray
+    cavity: np.ndarray
     deep: np.ndarray
     ventricle_distance_mm: np.ndarray
     affine: np.ndarray
@@ -95,14 +110,33 @@ def _template(spacing_mm: float) -> _Template:
     t1w, grey, white = (np.asarray(image.dataobj, np.float32) for image in images)
     t1w, grey, white = t1w / t1w.max(), grey / grey.max(), white / white.max()
     brain = ndimage.binary_fill_holes((t1w > 0.05) | (grey + white > 0.2))
-    depth = ndimage.distance_transform_edt(brain) * spacing_mm
-    # World coordinates bound the deep nuclei and the ventricles; both lie well below the brain's surface.
     i, j, k = np.meshgrid(*(np.arange(size) for size in brain.shape), indexing="ij")
     x, y, z = np.moveaxis(apply_affine(images[0].affine, np.stack([i, j, k], -1)), -1, 0)
-    central = (np.abs(x) < 40) & (y > -38) & (y < 25) & (z > -16) & (z < 20) & (depth > 18)
-    fluid = (1 - grey - white > 0.5) & (np.abs(x) < 40) & (y > -60) & (y < 45) & (z > -15) & (z < 35) & (depth > 18)
-    distance = ndimage.distance_transform_edt(~fluid) * spacing_mm
-    return _Template(t1w, grey, white, brain.astype(np.float32), central & (grey > 0.3), distance, images[0].affine)
+
+    def ellipsoid(centre: tuple[int, int, int], axes: tuple[int, int, int]) -> np.ndarray:
+        parts = zip((np.abs(x), y, z), centre, axes, strict=True)
+        return sum(((place - middle) / axis) ** 2 for place, middle, axis in parts) < 1
+
+    deep = np.logical_or.reduce([ellipsoid(*nucleus) for nucleus in _NUCLEI])
+    # The templates are undecided in the brain stem, which is tracts for the most part.
+    stem = ellipsoid(*_BRAIN_STEM)
+    grey, white = np.where(stem, 0, grey), np.where(stem, grey + white, white)
+    # Of the fluid in the middle of the brain the largest piece is the lateral and third ventricles.
+    depth = ndimage.distance_transform_edt(brain) * spacing_mm
+    middle = (np.abs(x) < 40) & (y > -60) & (y < 33) & (z > -5) & (z < 35) & (depth > 18)
+    pieces, _ = ndimage.label((grey + white < 0.5) & middle)
+    ventricles = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
+    distance = ndimage.distance_transform_edt(~ventricles) - ndimage.distance_transform_edt(ventricles)
+    return _Template(t1w, grey, white, _cavity(brain, spacing_mm), deep, distance * spacing_mm, images[0].affine)
+
+
+def _cavity(brain: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """Return the brain with the cisterns between its parts, float32: gaps of 16 mm and what axial slices enclose."""
+    reach = round(8 / spacing_mm)
+    near = ndimage.distance_transform_edt(~np.pad(brain, reach)) <= reach
+    closed = ndimage.distance_transform_edt(near)[(slice(reach, -reach),) * 3] > reach
+    slices = np.moveaxis(closed | brain, 2, 0)
+    return np.stack([ndimage.binary_fill_holes(part) for part in slices], 2).astype(np.float32)
 
 
 def make_subject(
@@ -120,7 +154,9 @@ def make_subject(
     Raises:
         DataError: A value out of range.
     """
-    _check(1, spacing_mm)
+    _check_spacing(spacing_mm)
+    if index < 0 or seed < 0:
+        raise DataError(f"A phantom's index and seed are 0 or more, got {index} and {seed}.")
     # Each trait has a generator of its own: another age or group keeps the anatomy and the noise.
     anatomy, traits, lesions, scanner = (np.random.default_rng([seed, index, purpose]) for purpose in range(4))
     drawn_age, drawn_atrophy = traits.uniform(20, 75), traits.uniform(0.02, 0.10)
@@ -130,60 +166,66 @@ def make_subject(
         raise DataError(f"A phantom's group is one of {', '.join(GROUPS)} and its age 20 to 75, got {group} and {age}.")
     atrophy = drawn_atrophy if group == "MS" else 0.0
 
+    # The deformed anatomy.
     template = _template(spacing_mm)
-    places, smallest_jacobian = _deformation(template, anatomy, age, atrophy, spacing_mm)
-    t1w, grey, white, brain = (
-        ndimage.map_coordinates(volume, places, order=1)
-        for volume in (template.t1w, template.grey, template.white, template.brain)
+    places, cavity_places, smallest_jacobian = _deformation(template, anatomy, age, atrophy, spacing_mm)
+    t1w, grey, white, deep = (
+        ndimage.map_coordinates(volume.astype(np.float32), places, order=1)
+        for volume in (template.t1w, template.grey, template.white, template.deep)
     )
-    deep = ndimage.map_coordinates(template.deep.astype(np.float32), places, order=1) > 0.5
-    distance = ndimage.map_coordinates(template.ventricle_distance_mm, places, order=1, mode="nearest")
-    inside = brain > 0.5
-    shares = _tissue_shares(grey, white, deep, (age - 20) / 55 + 4 * atrophy)
+    ventricle_mm = ndimage.map_coordinates(template.ventricle_distance_mm, places, order=1, mode="nearest")
+    inside = ndimage.map_coordinates(template.cavity, cavity_places, order=1) > 0.5
+    shares = _tissue_shares(grey, white, deep > 0.5, (age - 20) / 55 + 2 * atrophy)
     tissue = np.where(inside, 1 + np.argmax(shares, axis=0), 0).astype(np.uint8)
-
-    labels = np.zeros(inside.shape, np.int32)
+    lesion_mask = np.zeros(inside.shape, bool)
+    severity = np.zeros(inside.shape, np.float32)
     if group == "MS":
-        labels = _lesions(lesions, tissue == WHITE, shares[WHITE - 1], distance, spacing_mm)
+        eligible = (tissue == WHITE) & (shares[WHITE - 1] > 0.6)
+        lesion_mask, severity = _lesions(lesions, eligible, tissue == WHITE, ventricle_mm, spacing_mm)
+
+    # What the scanner sees of it.
     images: dict[str, np.ndarray] = {}
     lesion_free = np.zeros(inside.shape, np.int16)
-    severity = lesions.uniform(0, 1, labels.max() + 1)
+    weight = _lesion_weight(lesion_mask, spacing_mm)
     detail = _detail(t1w, shares, inside)
-    texture = _smooth_field(scanner, inside.shape, 2.0 / spacing_mm)
+    texture = 8 * _smooth_field(scanner, inside.shape, 2.0 / spacing_mm)
     for contrast, means in _MEANS.items():
         healthy = sum(share * mean for share, mean in zip(shares, means.values(), strict=True))
-        healthy = healthy + _DETAIL[contrast] * detail + 8 * texture
-        low, high = _LESION_MEANS[contrast]
-        wanted = (high + (low - high) * severity if contrast == "T1w" else low + (high - low) * severity)[labels]
-        sick = healthy + _lesion_weight(labels) * (wanted + 8 * texture - healthy)
+        healthy = healthy + _DETAIL[contrast] * detail + texture
+        mild, severe = _LESION_MEANS[contrast]
+        sick = healthy + weight * (mild + (severe - mild) * severity + texture - healthy)
         scan = _Scan(scanner, inside, spacing_mm)
         images[contrast] = scan.take(sick)
         if contrast == "T1w":
-            lesion_free = np.where(labels > 0, scan.take(healthy), images[contrast])
+            lesion_free = np.where(lesion_mask, scan.take(healthy), images[contrast])
     return PhantomSubject(
-        images, tissue, labels > 0, lesion_free, template.affine, float(age), group, float(atrophy), smallest_jacobian
+        images, tissue, lesion_mask, lesion_free, template.affine, float(age), group, float(atrophy), smallest_jacobian
     )
 
 
 def _deformation(
     template: _Template, rng: np.random.Generator, age: float, atrophy: float, spacing_mm: float
-) -> tuple[np.ndarray, float]:
-    """Return where in the template each voxel comes from, ``[3, i, j, k]``, and the smallest Jacobian.
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return where in the template the tissue and the skull's cavity come from, and the smallest Jacobian.
 
-    A smooth velocity field, integrated by scaling and squaring, so that it can be undone and never folds.
+    The places are voxels of the template, ``[3, i, j, k]``. The deformation integrates a smooth velocity field by
+    scaling and squaring, so that it can be undone and never folds; it is made at one spacing for all.
+
+    Source: Arsigny et al. 2006, "A Log-Euclidean framework for statistics on diffeomorphisms", section 3.
     """
     coarse = _template(_COARSE_MM)
-    shape = coarse.brain.shape
+    shape = coarse.cavity.shape
     velocity = np.stack([2.4 * _smooth_field(rng, shape, 5.0) + 1.4 * _smooth_field(rng, shape, 2.5) for _ in range(3)])
-    # Sampling nearer to the ventricles widens them.
-    widening = 0.3 + 2.2 * (age - 20) / 55 + 25 * atrophy
+    # Sampling nearer to the middle of the ventricles widens them.
+    widening = 0.2 + 2.4 * (age - 20) / 55 + 12 * atrophy
     distance = ndimage.gaussian_filter(coarse.ventricle_distance_mm, 1.0)
-    reach = np.exp(-distance / 14)
+    reach = np.exp(-np.abs(distance) / 14)
     velocity -= widening * reach * np.stack(np.gradient(distance, _COARSE_MM))
     # A smaller brain is one sampled from farther out.
-    centre = np.argwhere(coarse.brain > 0.5).mean(axis=0)[:, None, None, None]
+    growth = (1 - _SHRINKING * atrophy) ** (-1 / 3)
+    centre = np.argwhere(coarse.cavity > 0.5).mean(axis=0)
     identity = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float64) for size in shape), indexing="ij"))
-    velocity += -np.log(1 - atrophy) / 3 * (identity - centre) * _COARSE_MM
+    velocity += np.log(growth) * (identity - centre[:, None, None, None]) * _COARSE_MM
 
     displacement = velocity / _COARSE_MM / 2**6
     for _ in range(6):
@@ -194,7 +236,7 @@ def _deformation(
     jacobian = np.linalg.det(np.moveaxis(gradients, (0, 1), (-2, -1)))
 
     to_coarse = np.linalg.inv(coarse.affine) @ template.affine
-    fine_shape = template.brain.shape
+    fine_shape = template.cavity.shape
     displaced_mm = [
         ndimage.affine_transform(
             part * _COARSE_MM, to_coarse[:3, :3], to_coarse[:3, 3], fine_shape, order=1, mode="nearest"
@@ -202,7 +244,10 @@ def _deformation(
         for part in displacement
     ]
     places = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in fine_shape), indexing="ij"))
-    return places + np.stack(displaced_mm) / spacing_mm, float(jacobian[coarse.brain > 0.5].min())
+    places += np.stack(displaced_mm) / spacing_mm
+    # The brain shrinks, the skull does not.
+    fixed = apply_affine(np.linalg.inv(to_coarse), centre)[:, None, None, None]
+    return places, fixed + (places - fixed) / growth, float(jacobian[coarse.cavity > 0.5].min())
 
 
 def _tissue_shares(grey: np.ndarray, white: np.ndarray, deep: np.ndarray, thinning: float) -> np.ndarray:
@@ -220,52 +265,57 @@ def _tissue_shares(grey: np.ndarray, white: np.ndarray, deep: np.ndarray, thinni
 
 def _detail(t1w: np.ndarray, shares: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return what the template's T1w shows beyond its tissue means, in units of our T1w."""
-    columns = shares[:, inside].T
-    means, *_ = np.linalg.lstsq(columns, t1w[inside], rcond=None)
+    seen = inside & (t1w > 0.05)  # the template has nothing in the outer fluid
+    columns = shares[:, seen].T
+    means, *_ = np.linalg.lstsq(columns, t1w[seen], rcond=None)
     scale = (_MEANS["T1w"][WHITE] - _MEANS["T1w"][CSF]) / max(float(means[WHITE - 1] - means[CSF - 1]), 1e-3)
     detail = np.zeros(inside.shape, np.float32)
-    detail[inside] = np.clip(scale * (t1w[inside] - columns @ means), -150, 150)
+    detail[seen] = np.clip(scale * (t1w[seen] - columns @ means), -150, 150)
     return detail
 
 
 def _lesions(
-    rng: np.random.Generator, white: np.ndarray, share: np.ndarray, ventricle_mm: np.ndarray, spacing_mm: float
-) -> np.ndarray:
-    """Return the number of the lesion in each voxel, 0 where there is none, int32 ``[i, j, k]``.
+    rng: np.random.Generator, eligible: np.ndarray, white: np.ndarray, ventricle_mm: np.ndarray, spacing_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lesions, bool, and their severity in [0, 1], float32; both ``[i, j, k]``.
 
-    Sizes are log-normal (median 100 mm³); most lesions lie near the ventricles, where they run together.
+    5 to 60 lesions start in ``eligible`` voxels, most of them at the ventricles, where they run together. Volumes are
+    log-normal (median 100 mm³, twice that at the ventricles) before the borders of white matter cut them.
     """
-    labels = np.zeros(white.shape, np.int32)
-    eligible = np.argwhere(white & (share > 0.6) & (ventricle_mm > 0.5 * spacing_mm))
-    near = ventricle_mm[tuple(eligible.T)]
-    chance = np.exp(-near / 6) + 0.04
-    count = int(np.clip(np.exp(rng.normal(np.log(30), 0.6)), 8, 80))
-    seeds = eligible[rng.choice(len(eligible), count, replace=False, p=chance / chance.sum())]
-    volumes = np.clip(np.exp(rng.normal(np.log(100), 1.2, count)), 10, 6000)
-    for number, (seed, volume) in enumerate(zip(seeds, volumes, strict=True), start=1):
-        voxels = max(round(volume / spacing_mm**3), 1)
-        reach = int(np.ceil(1.8 * (3 * volume / (4 * np.pi)) ** (1 / 3) / spacing_mm)) + 1
+    count = int(np.clip(np.exp(rng.normal(np.log(25), 0.6)), 5, 60))
+    volumes = np.clip(np.exp(rng.normal(np.log(100), 1.2, count)), 10, 4000)
+    severities = rng.uniform(0, 1, count)
+    candidates = np.argwhere(eligible)
+    near = np.exp(-np.maximum(ventricle_mm[eligible], 0) / 3)
+    chance = 0.65 * near / near.sum() + 0.35 / len(near)
+    chosen = rng.choice(len(candidates), count, replace=False, p=chance)
+    seeds, volumes = candidates[chosen], volumes * np.where(ventricle_mm[eligible][chosen] < 5, 2, 1)
+
+    mask = np.zeros(white.shape, bool)
+    severity = np.zeros(white.shape, np.float32)
+    for seed, volume, severe in zip(seeds, volumes, severities, strict=True):
+        reach = int(np.ceil(3 * (3 * volume / (4 * np.pi)) ** (1 / 3) / spacing_mm)) + 1
         box = tuple(
             slice(max(c - reach, 0), min(c + reach + 1, size)) for c, size in zip(seed, white.shape, strict=True)
         )
         offset = np.stack(np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij"), -1) - seed
-        # An ellipsoid with axes of its own and an uneven edge; the nearest voxels of white matter are the lesion.
+        # An ellipsoid with axes of its own and an uneven edge, cut where white matter ends.
         axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         radius = np.linalg.norm((offset @ axes) / np.exp(rng.normal(0, 0.25, 3)), axis=-1)
-        uneven = radius * (1 + 0.3 * _smooth_field(rng, radius.shape, 2.5 / spacing_mm))
-        uneven[~white[box]] = np.inf
-        uneven[tuple(np.minimum(seed, reach))] = -1
-        nearest = np.sort(uneven, axis=None)[min(voxels, int(np.isfinite(uneven).sum())) - 1]
-        pieces, _ = ndimage.label(uneven <= nearest)
-        labels[box][pieces == pieces[tuple(np.minimum(seed, reach))]] = number
-    return labels
+        uneven = radius * np.exp(0.25 * _smooth_field(rng, radius.shape, 2.0 / spacing_mm))
+        farthest = np.sort(uneven, axis=None)[max(round(volume / spacing_mm**3), 1) - 1]
+        pieces, _ = ndimage.label((uneven <= farthest) & white[box])
+        lesion = pieces == pieces[tuple(np.minimum(seed, reach))]
+        mask[box] |= lesion
+        severity[box][lesion] = severe
+    patchy = severity + 0.15 * _smooth_field(rng, mask.shape, 2.0 / spacing_mm)
+    return mask, np.clip(patchy, 0, 1)
 
 
-def _lesion_weight(labels: np.ndarray) -> np.ndarray:
+def _lesion_weight(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
     """Return how much of each voxel is lesion: all of the core, part of the rim, none outside."""
-    mask = labels > 0
-    blurred = ndimage.uniform_filter(mask.astype(np.float32), 3)
-    return np.where(mask, np.clip(0.45 + 0.7 * blurred, 0, 1), 0)
+    blurred = ndimage.gaussian_filter(mask.astype(np.float32), 1.0 / spacing_mm)
+    return np.where(mask, np.clip(0.3 + 0.9 * blurred, 0, 1), 0)
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
@@ -312,7 +362,9 @@ def write_phantom(
     Raises:
         DataError: A value out of range, or the folder holds something already.
     """
-    _check(subjects, spacing_mm)
+    _check_spacing(spacing_mm)
+    if subjects < 1:
+        raise DataError(f"A phantom cohort has at least one subject, got {subjects}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is there already; name another folder, or remove it first.")
     with replacing(folder) as temporary:
@@ -348,9 +400,7 @@ def open_phantom(folder: Path, spacing_mm: float, progress: Callable[[int, int],
     return write_phantom(folder, DEFAULT_SUBJECTS, 0, spacing_mm, progress)
 
 
-def _check(subjects: int, spacing_mm: float) -> None:
-    if subjects < 1:
-        raise DataError(f"A phantom cohort has at least one subject, got {subjects}.")
+def _check_spacing(spacing_mm: float) -> None:
     if spacing_mm not in SPACINGS_MM:
         raise DataError(f"The phantom's spacing is 1, 2 or 4 mm, got {spacing_mm:g}.")
 
