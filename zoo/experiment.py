@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from torch import nn
 
 from zoo.config import MethodConfig
 from zoo.descriptors import Method, resolve
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ZooError
 from zoo.files import cache_folder
 from zoo.imaging.cache import PackedCohort, pack_cohort
 from zoo.imaging.cohort import Cohort, Split, read_cohort, split_subjects
+from zoo.imaging.phantom import VERSION
 from zoo.registry import registry
 from zoo.run import Run, new_run_folder, newest_run
 from zoo.sampling import example_inputs
@@ -81,7 +83,7 @@ def _mask_bank(config: MethodConfig, found: Cohort, split: Split) -> Cohort:
 def phantom_cohort(spacing_mm: float, bar: Bar) -> Path:
     """Return the phantom cohort nearest to a spacing, made once in the user's cache."""
     spacing = min((1.0, 2.0, 4.0), key=lambda choice: abs(choice - spacing_mm))
-    folder = cache_folder() / "phantom" / f"spacing-{spacing:g}mm"
+    folder = cache_folder() / "phantom" / f"v{VERSION}-{spacing:g}mm"
     if not folder.exists():
         with bar(f"Making the phantom cohort ({spacing:g} mm)") as progress:
             resolve(registry().datasets["phantom"].open)(folder, spacing, progress)
@@ -147,6 +149,7 @@ def train_method(
         "trained_on": trained_on(packed, plan.split),
     }
     folder = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else Path())
+    begun = (folder / "run.json").is_file()
     with Run(folder, {}).lock() if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             run = _open_or_create(folder, record, say)
@@ -158,7 +161,12 @@ def train_method(
         if run.record["status"] == "finished":
             return run, Outcome("finished", run.record["images_seen"], "")
         about = {"trained_on": record["trained_on"], "data_fingerprint": packed.fingerprint}
-        outcome = train(run, method, config, packed, fabric, seconds=seconds, about=about, report=report)
+        try:
+            outcome = train(run, method, config, packed, fabric, seconds=seconds, about=about, report=report)
+        except ZooError:
+            if fabric.is_global_zero and not begun and not run.checkpoints():
+                shutil.rmtree(folder)  # a start that was refused leaves nothing
+            raise
         if fabric.is_global_zero:
             from zoo.report.training import write_training_report
 

@@ -8,12 +8,15 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
 
 from zoo.errors import ArtifactError
+
+
+_IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     is untouched.
 
     Raises:
-        ArtifactError: The disk is full or the folder cannot be written.
+        ArtifactError: The disk is full, the folder cannot be written, or a folder or file is in the way.
     """
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")  # the suffix stays: writers go by it
     try:
@@ -42,7 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                temporary.unlink()
 
 
 def explain_write_error(error: Exception, path: Path) -> ArtifactError | None:
@@ -52,7 +56,7 @@ def explain_write_error(error: Exception, path: Path) -> ArtifactError | None:
     text = str(error)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in text or "File too large" in text:
         return ArtifactError(f"No space left to write {path}. Free some and run the same command again.")
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR) or "Permission denied" in text:
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS, *_IN_THE_WAY) or "Permission denied" in text:
         return ArtifactError(f"{path} cannot be written ({os.strerror(code or errno.EACCES)}); choose another folder.")
     return None
 

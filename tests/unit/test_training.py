@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY
 from zoo.errors import ArtifactError
+from zoo.files import write_text
 from zoo.run import Run, new_run_folder
 from zoo.training import load_state, save_state
 
@@ -86,7 +87,7 @@ def test_killed_training_goes_on_exactly(phantom: Path, tmp_path: Path, stop: si
     assert _run(command).returncode == 0
     assert _same(straight, broken)
     logged = [[{**line, "seconds": 0} for line in Run.open(run).metrics()] for run in (straight, broken)]
-    trained = [[line for line in lines if "loss/noise" in line] for lines in logged]
+    trained = [[line for line in lines if "loss/denoise" in line] for lines in logged]
     assert trained[0] == trained[1]
 
 
@@ -147,6 +148,23 @@ def test_unwritable_run_folder(phantom: Path, tmp_path: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
+def test_a_refused_start_leaves_no_run(phantom: Path, tmp_path: Path, zoo_command) -> None:
+    settings = ("--set", "network=pseudo-3d", "--set", "slab=400", "--set", "neighbours=0")
+    code, _, err = zoo_command("train", "lesion-filling", "--data", phantom, "--out", tmp_path / "run", *TINY, *settings)
+    assert code == 1
+    assert "fewer than slab=400" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["folder", "file/below"])
+def test_what_is_in_the_way_is_named(tmp_path: Path, path: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=f"{path} cannot be written"):
+        write_text(tmp_path / path, "text")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]
+
+
 def test_folder_with_something_else_is_not_taken(phantom: Path, tmp_path: Path, zoo_command) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     code, _, err = zoo_command("train", "lesion-filling", "--data", phantom, "--out", tmp_path, *TINY)
@@ -160,7 +178,7 @@ def test_two_processes_train_like_one(phantom: Path, tmp_path: Path) -> None:
     assert _run(_command(phantom, one)).returncode == 0
     ran = _run(_command(phantom, two, "--devices", "2"))
     assert ran.returncode == 0, ran.stderr
-    losses = [[line["loss/noise"] for line in Run.open(run).metrics() if "loss/noise" in line] for run in (one, two)]
+    losses = [[line["loss/denoise"] for line in Run.open(run).metrics() if "loss/noise" in line] for run in (one, two)]
     assert len(losses[0]) == len(losses[1]) == 8
     assert np.allclose(*losses, rtol=0, atol=1e-4)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli.output import note, progress_bar, table
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
 
 if TYPE_CHECKING:
     from zoo.evaluation import Evaluation
@@ -52,10 +52,15 @@ def command(out: Path) -> None:
     method = registry().methods["lesion-filling"]
     config = resolve_config(method, preset="tiny", assignments=[f"training.images={IMAGES}"])
     with TrainingBar(config.training.images) as bar:
-        run, _ = train_method(
+        run, outcome = train_method(
             method, config, launch(1, "32-true"), data=cohort, out=run_folder, runs=out, seconds=None,
             bar=bar.preparing, report=bar.report, say=lambda line: None,
         )  # fmt: skip
+    if outcome.status != "finished":
+        raise ZooError(
+            f"The training stopped after {outcome.images_seen} of {IMAGES} images ({outcome.reason}); all is saved, and "
+            f"the same command goes on: zoo demo {out}"
+        )
     note(f"2/4 Trained lesion-filling, preset tiny: {run_folder}/report.html")
 
     artifact = zoo.load(run_folder)
