@@ -61,7 +61,7 @@ class DataConfig(Config):
 class TrainingConfig(Config):
     """How long training goes on, and what it leaves behind."""
 
-    images: int = Field(36_000, gt=0, description="Images seen in the whole training")
+    images: int = Field(42_000, gt=0, description="Images seen in the whole training")
     batch_size: int = Field(16, gt=0, description="Images a step, over all devices")
     checkpoint_images: int = Field(8_000, gt=0, description="Images between checkpoints")
     sample_images: int = Field(16_000, gt=0, description="Images between sample sheets")

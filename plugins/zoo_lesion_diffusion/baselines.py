@@ -1,15 +1,15 @@
-"""The classic lesion fillers, which every model is measured against."""
+"""The classic lesion fillers: what every model is measured against, and what some start from."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
-from scipy import ndimage
-from skimage.restoration import inpaint_biharmonic
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import splu
 
 from zoo.errors import DataError
 
-_MARGIN = 4
-"""Known voxels round a hole that the biharmonic fill reads; its stencil reaches two."""
 _RING = 3
 
 
@@ -17,26 +17,47 @@ def biharmonic_fill(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
     """Fill holes by the smoothest surface through their rims, slice by slice.
 
     Args:
-        image: ``[i, j, k]``, any units; slices are along k.
-        lesion_mask: bool ``[i, j, k]``.
+        image: ``[C, K, I, J]``, any units.
+        lesion_mask: bool ``[K, I, J]``.
 
     Returns:
-        Of the type of ``image``; outside the mask bit for bit the input.
+        Of the type of ``image``, within the range of what is known of each slice; outside the mask bit for bit the
+        input.
 
-    Source: biharmonic inpainting (Chui and Mhaskar 2010) as in scikit-image. Departure: run on the box round each
-    group of holes, which gives the values of the whole slice but for scikit-image's clipping to the range of what is
-    known: that range is the box's.
+    Raises:
+        DataError: A slice is covered whole.
+
+    Source: biharmonic inpainting (Chui and Mhaskar 2010); the equations and the answer are those of scikit-image's
+    ``inpaint_biharmonic``, solved for all holes of a slice at once.
     """
     filled = image.copy()
-    for index in np.flatnonzero(lesion_mask.any(axis=(0, 1))):
-        hole = lesion_mask[:, :, index]
-        # Holes whose rims meet are filled together.
-        together, _ = ndimage.label(ndimage.binary_dilation(hole, np.ones((3, 3)), iterations=_MARGIN))
-        for number, box in enumerate(ndimage.find_objects(together), start=1):
-            inside = np.ascontiguousarray(hole[box] & (together[box] == number))  # other holes may reach into the box
-            plane = filled[(*box, index)]
-            plane[inside] = inpaint_biharmonic(np.ascontiguousarray(plane, np.float64), inside)[inside]
+    for index in np.flatnonzero(lesion_mask.any(axis=(1, 2))):
+        hole = lesion_mask[index].ravel()
+        if hole.all():
+            raise DataError(f"The lesion mask covers all of slice {index}; nothing is left to fill it from.")
+        known = image[:, index].reshape(len(image), -1).T.astype(np.float64)  # [I·J, C]
+        low, high = known[~hole].min(axis=0), known[~hole].max(axis=0)
+        known[hole] = 0
+        rows = _biharmonic(lesion_mask.shape[1:])[hole]
+        # Symmetric and positive definite: a minimum-degree ordering without pivoting halves the time.
+        solver = splu(rows[:, hole].tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+        filled[:, index, lesion_mask[index]] = np.clip(solver.solve(-(rows @ known)), low, high).T
     return filled
+
+
+@lru_cache(maxsize=8)
+def _biharmonic(shape: tuple[int, int]) -> sparse.csr_array:
+    """Return the squared Laplacian of a slice as a matrix, mirrored at the edges."""
+    rows, columns = (_second_difference(extent) for extent in shape)
+    laplacian = sparse.kron(rows, sparse.eye_array(shape[1])) + sparse.kron(sparse.eye_array(shape[0]), columns)
+    return sparse.csr_array(laplacian @ laplacian)
+
+
+def _second_difference(extent: int) -> sparse.dia_array:
+    middle = np.full(extent, -2.0)
+    middle[0] += 1
+    middle[-1] += 1
+    return sparse.diags_array([np.ones(extent - 1), middle, np.ones(extent - 1)], offsets=[-1, 0, 1])
 
 
 def neighbour_fill(

@@ -15,7 +15,7 @@ class UNetConfig(Config):
 
     channels: tuple[int, ...] = Field((32, 64, 96, 128), min_length=1, description="Channels a level, finest first")
     blocks_per_level: int = Field(
-        2, ge=1, description="Residual blocks a level on the way down; one more on the way up"
+        1, ge=1, description="Residual blocks a level on the way down; one more on the way up"
     )
     attention_levels: tuple[int, ...] = Field((3,), description="Levels with self-attention, 0 is the finest")
     head_dim: int = Field(32, ge=1, description="Channels of an attention head (thesis: 8)")
@@ -23,21 +23,30 @@ class UNetConfig(Config):
 
 
 class DiffusionConfig(Config):
-    """Noise schedule and loss (thesis section 3.1; Hang et al. 2023 for min-SNR)."""
+    """Noise schedule and loss (thesis section 3.1; Hang et al. 2023, min-SNR; Salimans and Ho 2022, velocity)."""
 
     steps: int = Field(1000, ge=2, description="T, training noise levels")
     beta_start: float = Field(1e-4, gt=0, lt=1, description="beta_1 of the linear schedule")
     beta_end: float = Field(0.02, gt=0, lt=1, description="beta_T of the linear schedule")
+    prediction: Literal["noise", "velocity"] = Field(
+        "velocity", description="What the network predicts: epsilon, or v, which is the image where all is noise"
+    )
+    pure_noise_share: float = Field(
+        0.5, ge=0, le=1, description="Share of examples at the last timestep, where a fill begins"
+    )
     timestep_per: Literal["slab", "slice"] = Field("slab", description="What shares one noise level in training")
     min_snr_gamma: float | None = Field(None, gt=0, description="Clamp of the min-SNR loss weight; 5 is usual")
     loss_region: Literal["mask", "image"] = Field("mask", description="Where the noise prediction is scored")
+    residual_scale: float = Field(
+        0.25, ge=0, description="Diffuse the difference to a biharmonic fill, in units of this; 0: the image itself"
+    )
     keep_known: bool = Field(True, description="Hold known voxels at their true values in every sampling step")
 
 
 class OptimiserConfig(Config):
     """AdamW with a cosine schedule (thesis table 3.1)."""
 
-    learning_rate: float = Field(4e-4, gt=0, description="Highest learning rate")
+    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate")
     warmup_steps: int = Field(200, ge=0, description="Steps of linear rise")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient")
@@ -70,7 +79,7 @@ class SamplingConfig(Config):
     """How a trained model fills when nothing else is said."""
 
     solver: Literal["ddpm", "ddim", "dpm-solver++"] = Field("dpm-solver++", description="Sampler")
-    steps: int = Field(10, ge=1, le=1000, description="Network evaluations a window")
+    steps: int = Field(2, ge=1, le=1000, description="Network evaluations a window")
 
 
 class FillingConfig(MethodConfig):
@@ -79,7 +88,8 @@ class FillingConfig(MethodConfig):
     network: Literal["2d", "pseudo-3d"] = Field("2d", description="Slices alone, or slabs of neighbouring slices")
     masks: Literal["circles", "lesions", "mixture"] = Field("mixture", description="What is cut out in training")
     size: tuple[int, int] = Field((64, 64), description="Window the network sees, pixels (left-right, back-front)")
-    slab: int = Field(1, ge=1, description="Slices the network sees together; 1 for network=2d")
+    slab: int = Field(1, ge=1, description="Slices the network fills together; 1 for network=2d")
+    neighbours: int = Field(1, ge=0, description="Slices on either side that network=2d sees but does not fill")
     unet: UNetConfig = Field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
@@ -88,12 +98,19 @@ class FillingConfig(MethodConfig):
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
 
+    @property
+    def seen_slices(self) -> int:
+        """Slices the network sees together: those it fills and their neighbours."""
+        return self.slab + 2 * self.neighbours
+
     @model_validator(mode="after")
     def _fits(self) -> FillingConfig:
         if (self.slab == 1) != (self.network == "2d"):
             raise ValueError(
                 f"network {self.network!r} and slab {self.slab} do not fit; slab is 1 for 2d, more for pseudo-3d"
             )
+        if self.neighbours and self.network == "pseudo-3d":
+            raise ValueError(f"neighbours {self.neighbours} and network 'pseudo-3d' do not fit; use 0, or network 2d")
         step = 2 ** (len(self.unet.channels) - 1)
         if any(side % step for side in self.size):
             raise ValueError(
@@ -128,7 +145,7 @@ class InpaintingOptions(Config):
         None, description="Cohort whose masks are laid on healthy tissue; default: as trained"
     )
     masks_per_subject: int = Field(3, ge=1, description="Lesion masks tried on each subject")
-    slices_per_subject: int = Field(9, ge=1, description="Slices with circles on each subject")
+    circle_slabs: int = Field(2, ge=1, description="Slabs of 16 slices with circles on each subject")
     lpips_weights: str | None = Field(None, description="AlexNet weights for LPIPS, a local file")
     seed: int = Field(0, ge=0, description="Decides masks and noise")
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations; default: the model's")

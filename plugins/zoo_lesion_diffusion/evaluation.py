@@ -35,6 +35,9 @@ _UNITS: dict[str, tuple[str, Literal["higher", "lower"]]] = {
     "mse": ("", "lower"),
     "lpips": ("", "lower"),
 }
+_SLAB = 16
+"""Slices of a slab of circles, as the thesis' pseudo-3D networks see them."""
+
 _HEAD = -0.9
 """Voxels above this are head, on the scale of [-1, 1]."""
 
@@ -44,8 +47,8 @@ def inpainting(
 ) -> Evaluation:
     """Fill holes in healthy tissue whose content is known, and patients whose lesion-free twin is known.
 
-    Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, one disc a slice inside
-    the head; ``twin``, a patient's own lesions against the twin without them (phantom only). SSIM, PSNR and MSE
+    Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, slabs of one disc a
+    slice round a common centre inside the head; ``twin``, a patient's own lesions against the twin without them (phantom only). SSIM, PSNR and MSE
     inside, outside and over the image, a slice at a time on [-1, 1]; slices are averaged within a subject, then
     subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
 
@@ -129,19 +132,19 @@ def _cases(
 
 
 def _circles(scan: PackedScan, artifact: Artifact, options: InpaintingOptions, rng: np.random.Generator) -> np.ndarray:
-    """Draw one disc on each of some slices with tissue, centred and sized as in training, cut to the head."""
+    """Draw one disc on each slice of some slabs, centred and sized as in training, cut to the head."""
     slices, rows, columns = scan.shape
     head = np.asarray(scan.images[:, 0]) > _HEAD
     held = np.flatnonzero(scan.white_matter.any(axis=(1, 2)) if scan.white_matter.any() else head.any(axis=(1, 2)))
-    chosen = held[np.unique(np.linspace(0, len(held) - 1, options.slices_per_subject).astype(int))] if len(held) else []
+    bounds = np.linspace(0, len(held), options.circle_slabs + 2).astype(int)[1:-1]
     settings = artifact.config.model_dump().get("circles", {"centre_sd": 30 / 256, "radius": (3 / 256, 50 / 256)})
     side = max(artifact.config.model_dump().get("size", (256, 256)))
     mask = np.zeros((slices, rows, columns), bool)
-    for index in chosen:
-        places = np.argwhere(head[index])
-        centre = places.mean(axis=0) + rng.normal(0, settings["centre_sd"] * 256, 2)
-        radius = rng.uniform(*settings["radius"]) * side
-        mask[index] = circle((rows, columns), (centre[0], centre[1]), radius) & head[index]
+    for middle in held[bounds] if len(held) else ():
+        centre = np.argwhere(head[middle]).mean(axis=0) + rng.normal(0, settings["centre_sd"] * 256, 2)
+        for index in range(max(middle - _SLAB // 2, 0), min(middle + _SLAB // 2, slices)):
+            radius = rng.uniform(*settings["radius"]) * side
+            mask[index] |= circle((rows, columns), (centre[0], centre[1]), radius) & head[index]
     return np.moveaxis(mask, 0, 2)
 
 
@@ -161,7 +164,8 @@ def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
 
 
 def _biharmonic(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
-    return np.stack([biharmonic_fill(channel, mask) for channel in image])
+    filled = biharmonic_fill(np.moveaxis(image, -1, 1), np.moveaxis(mask, -1, 0))
+    return np.moveaxis(filled, 1, -1)
 
 
 def _neighbours(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:

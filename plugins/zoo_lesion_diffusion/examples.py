@@ -8,14 +8,15 @@ from zoo.errors import DataError
 from zoo.imaging.cache import PackedCohort, PackedScan
 from zoo.imaging.masks import LaidLesions, circle
 from zoo_lesion_diffusion.config import FillingConfig
-from zoo_lesion_diffusion.windows import Window, crop
+from zoo_lesion_diffusion.windows import Window, context, crop, slices_to_channels
 
 
 class FillingExamples:
     """Slices (or slabs) that hold white matter, each with a fresh mask.
 
-    An example is ``image`` float32 ``[C, H, W]`` in [-1, 1] and ``lesion_mask`` float32 ``[1, H, W]`` of zeros and
-    ones; with slabs ``[C, D, H, W]`` and ``[1, D, H, W]``.
+    An example is ``image`` float32 ``[C, H, W]`` in [-1, 1], and of the slice and its neighbours, S together,
+    ``context`` float32 ``[S·C, H, W]`` as `windows.context` makes it and ``lesion_mask`` float32 ``[S, H, W]`` of zeros
+    and ones; with slabs ``[C, D, H, W]``, ``[C, D, H, W]`` and ``[1, D, H, W]``.
 
     Args:
         config: Settings.
@@ -63,18 +64,23 @@ class FillingExamples:
         scan = self.scans[number]
         lesions = self._some_lesions(number, first, rng) if self._wants_lesions(rng) else None
         window = self._window(scan, first, lesions, rng)
+        seen = window.from_slice(first - config.neighbours)
         mask = self._circles(rng)
         if lesions is not None:
-            inside = lesions.as_mask(scan.shape)[first : first + config.slab]
-            cut = crop(inside, Window((0, *window.origin[1:]), window.core), config.size, config.slab, False)
+            cut = crop(lesions.as_mask(scan.shape), seen, config.size, config.seen_slices, False)
             # Lesions that the window misses leave a circle, as an empty lesion mask does in the thesis.
-            mask = cut if cut.any() else mask
-        image = crop(np.moveaxis(scan.images, 1, 0), window, config.size, config.slab, -1).astype(np.float32)
-        own = crop(scan.lesion_mask, window, config.size, config.slab, False)
+            mask = cut if cut[config.neighbours :][: config.slab].any() else mask
+        image = crop(np.moveaxis(scan.images, 1, 0), seen, config.size, config.seen_slices, -1).astype(np.float32)
+        own = crop(scan.lesion_mask, seen, config.size, config.seen_slices, False)
         image, mask = self._augment(image, mask & ~own, rng)
+        known, holes = context(image, mask, config), mask.astype(np.float32)
         if config.network == "2d":
-            image, mask = image[:, 0], mask[0]
-        return {"image": image, "lesion_mask": mask[None].astype(np.float32)}
+            return {
+                "image": image[:, config.neighbours],
+                "context": slices_to_channels(known),
+                "lesion_mask": holes,
+            }
+        return {"image": image, "context": known, "lesion_mask": holes[None]}
 
     def _wants_lesions(self, rng: np.random.Generator) -> bool:
         return self.config.masks == "lesions" or (self.config.masks == "mixture" and rng.random() < 0.5)
@@ -85,14 +91,14 @@ class FillingExamples:
         As in the thesis, a lesion must be large enough on the slab's first slice, and all lesions together are
         never drawn unless there is only one.
         """
+        near = self.config.neighbours
         for choice in rng.permutation(len(self.lesions[number])):
-            slab = self.lesions[number][choice].between(first, first + self.config.slab)
-            on_first = slab.between(first, first + 1)
-            labels, counts = np.unique(on_first.labels, return_counts=True)
+            seen = self.lesions[number][choice].between(first - near, first + self.config.slab + near)
+            labels, counts = np.unique(seen.between(first, first + 1).labels, return_counts=True)
             large = labels[counts >= self.config.lesions.min_voxels]
             if len(large):
                 count = int(rng.integers(1, max(len(large), 2)))
-                return slab.only(rng.permutation(large)[:count])
+                return seen.only(rng.permutation(large)[:count])
         return None
 
     def _window(self, scan: PackedScan, first: int, lesions: LaidLesions | None, rng: np.random.Generator) -> Window:
@@ -102,7 +108,8 @@ class FillingExamples:
         if rows <= height and columns <= width:
             return Window((first, (rows - height) // 2, (columns - width) // 2), (0, rows, 0, columns))
         if lesions is not None:
-            _, row, column = lesions.voxels[rng.integers(len(lesions.voxels))]
+            filled = lesions.between(first, first + self.config.slab).voxels
+            _, row, column = filled[rng.integers(len(filled))]
         else:
             tissue = scan.white_matter[first]
             places = np.argwhere(tissue if tissue.any() else scan.images[first, 0] > -0.9)
@@ -115,7 +122,7 @@ class FillingExamples:
         """Draw one disc a slice: a common centre, a radius of its own (thesis: 30 px, 3 to 50 px of 256)."""
         size, side = self.config.size, max(self.config.size)
         centre = np.array(size) / 2 + rng.normal(0, self.config.circles.centre_sd * side, 2)
-        radii = rng.uniform(*self.config.circles.radius, self.config.slab) * side
+        radii = rng.uniform(*self.config.circles.radius, self.config.seen_slices) * side
         return np.stack([circle(size, (centre[0], centre[1]), radius) for radius in radii])
 
     def _augment(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

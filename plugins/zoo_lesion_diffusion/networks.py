@@ -340,24 +340,26 @@ def _check_architecture(
 
 
 class LesionFiller(nn.Module):
-    """The network that is trained and exported: noise in an image, given the voided image and its mask.
+    """The network that is trained and exported: noise in an image, given what is known of the image and the mask.
 
     Source: thesis section 3.2 "Conditional Lesion Filling", equation 3.6: conditions joined as channels.
+    Departures, all settings: the conditions may hold neighbouring slices and a coarse fill, the image may be the
+    difference to that fill, and the output may be the velocity.
     """
 
     def __init__(self, config: FillingConfig) -> None:
         super().__init__()
-        contrasts = len(config.data.contrasts)
+        contrasts, slices = len(config.data.contrasts), 1 + 2 * config.neighbours
         self.unet = DenoisingUNet(
-            in_channels=2 * contrasts + 1,
+            in_channels=contrasts + slices * (contrasts + 1),
             out_channels=contrasts,
             pseudo_3d=config.network == "pseudo-3d",
             **config.unet.model_dump(),
         )
 
-    def forward(self, noisy: Tensor, voided: Tensor, lesion_mask: Tensor, timestep: Tensor) -> Tensor:
-        """Return the predicted noise; shapes as declared by `parts`."""
-        return self.unet(torch.cat([noisy, voided, lesion_mask], dim=1), timestep)
+    def forward(self, noisy: Tensor, context: Tensor, lesion_mask: Tensor, timestep: Tensor) -> Tensor:
+        """Return the predicted noise or velocity; shapes as declared by `parts`."""
+        return self.unet(torch.cat([noisy, context, lesion_mask], dim=1), timestep)
 
 
 def build(config: FillingConfig) -> LesionFiller:
@@ -368,15 +370,29 @@ def build(config: FillingConfig) -> LesionFiller:
 def parts(config: FillingConfig) -> dict[str, Part]:
     """Return the one part: ``denoiser``."""
     space = config.size if config.network == "2d" else (config.slab, *config.size)
-    image = ("batch", len(config.data.contrasts), *space)
+    contrasts, slices = len(config.data.contrasts), 1 + 2 * config.neighbours
+    image = ("batch", contrasts, *space)
+    residual = config.diffusion.residual_scale
+    coarse, diffused = ("biharmonic fill", f"(image - context) / {residual:g}") if residual else ("0", "image")
+    beside = "" if slices == 1 else f", of {slices} neighbouring slices"
     return {
         "denoiser": Part(
             module="",
             inputs=(
-                TensorSpec(name="noisy", dtype="float32", shape=image, range=None, meaning="image and noise, x_t"),
-                TensorSpec(name="voided", dtype="float32", shape=image, range=(-1, 1), meaning="image, 0 in the mask"),
+                TensorSpec(name="noisy", dtype="float32", shape=image, range=None, meaning=f"{diffused} and noise, x_t"),
                 TensorSpec(
-                    name="lesion_mask", dtype="float32", shape=("batch", 1, *space), range=(0, 1), meaning="1 is filled"
+                    name="context",
+                    dtype="float32",
+                    shape=("batch", slices * contrasts, *space),
+                    range=(-1, 1),
+                    meaning=f"image, {coarse} in the mask{beside}",
+                ),
+                TensorSpec(
+                    name="lesion_mask",
+                    dtype="float32",
+                    shape=("batch", slices, *space),
+                    range=(0, 1),
+                    meaning=f"1 is filled{beside}",
                 ),
                 TensorSpec(
                     name="timestep",
@@ -386,6 +402,14 @@ def parts(config: FillingConfig) -> dict[str, Part]:
                     meaning="noise level t",
                 ),
             ),
-            outputs=(TensorSpec(name="noise", dtype="float32", shape=image, range=None, meaning="predicted epsilon"),),
+            outputs=(
+                TensorSpec(
+                    name=config.diffusion.prediction,
+                    dtype="float32",
+                    shape=image,
+                    range=None,
+                    meaning="predicted epsilon" if config.diffusion.prediction == "noise" else "predicted v",
+                ),
+            ),
         )
     }

@@ -24,7 +24,8 @@ _PAPER: dict[str, Any] = {
         "head_dim": 8,
         "groups": 32,
     },
-    "diffusion": {"timestep_per": "slice", "loss_region": "image", "keep_known": False},
+    "neighbours": 0,
+    "diffusion": {"prediction": "noise", "residual_scale": 0, "pure_noise_share": 0, "timestep_per": "slice", "loss_region": "image", "keep_known": False},
     "optimiser": {"learning_rate": 1e-4, "warmup_steps": 500, "average_half_life_images": 0},
     "lesions": {"min_voxels": 100, "in_context": False},
     "augmentation": {"brightness": 1.0, "brightness_probability": 0.5, "mirror": False},
@@ -55,7 +56,6 @@ _TINY: dict[str, Any] = {
     },
     "optimiser": {"learning_rate": 1e-3, "warmup_steps": 20, "average_half_life_images": 500},
     "lesions": {"min_voxels": 1},
-    "sampling": {"steps": 8},
 }
 
 
@@ -70,7 +70,7 @@ def zoo_methods() -> list[Method]:
         Method(
             name="lesion-filling",
             summary="Fill white-matter lesions with healthy tissue by conditional diffusion.",
-            version=1,
+            version=2,
             citation=_THESIS,
             licence="Apache-2.0",
             needs=("T1w",),

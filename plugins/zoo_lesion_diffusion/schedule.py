@@ -111,24 +111,42 @@ class NoiseSchedule:
         sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x)
         return (x - sigma * epsilon) / signal
 
+    def velocity(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return v, what a velocity network predicts at ``t``: from -x0 where all is noise to the noise where none is.
+
+        Shapes and errors as for ``add_noise``.
+
+        Source: Salimans and Ho 2022, section 4.
+        """
+        signal = _broadcast(np.sqrt(self.alpha_bar), t, x0)
+        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x0)
+        return signal * noise - sigma * x0
+
+    def epsilon_from_velocity(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        """Return the noise in ``x`` at timestep ``t`` that a predicted ``velocity`` means; shapes as there."""
+        signal = _broadcast(np.sqrt(self.alpha_bar), t, x)
+        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x)
+        return signal * velocity + sigma * x
+
     def snr(self, t: Tensor) -> Tensor:
         """Return the signal-to-noise ratio, a ratio of variances, at ``t``: float32, the shape of ``t``."""
         return _gather(self.alpha_bar / (1 - self.alpha_bar), t)
 
-    def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
-        """Return the weight of the loss at ``t`` for a network that predicts noise: min(SNR, gamma) / SNR.
+    def min_snr_weight(self, t: Tensor, gamma: float, prediction: str = "noise") -> Tensor:
+        """Return the weight of the loss at ``t``: min(SNR, gamma) / SNR for noise, / (SNR + 1) for velocity.
 
         Args:
             t: Timesteps, int64, any shape.
             gamma: SNR above which a step counts less; the source uses 5.
+            prediction: What the network predicts, ``"noise"`` or ``"velocity"``.
 
         Returns:
             Weights in (0, 1], float32, the shape of ``t``.
 
-        Source: Hang et al. 2023 (Min-SNR), the form for a loss on the noise.
+        Source: Hang et al. 2023 (Min-SNR), section 3.4.
         """
         snr = self.alpha_bar / (1 - self.alpha_bar)
-        return _gather(np.minimum(snr, gamma) / snr, t)
+        return _gather(np.minimum(snr, gamma) / (snr + (prediction == "velocity")), t)
 
 
 def _gather(table: np.ndarray, t: Tensor) -> Tensor:

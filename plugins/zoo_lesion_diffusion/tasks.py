@@ -15,7 +15,7 @@ from zoo.tasks import Parts, Progress
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
 from zoo_lesion_diffusion.samplers import SAMPLERS
 from zoo_lesion_diffusion.schedule import NoiseSchedule
-from zoo_lesion_diffusion.windows import cover, crop
+from zoo_lesion_diffusion.windows import context, cover, crop, slices_to_channels
 
 _SLICE, _WINDOW = range(2)
 
@@ -44,7 +44,7 @@ def fill(
     Source: Uhr 2024, section 3.2 "Conditional Lesion Filling". Departures: windows instead of whole slices where
     the network was trained on windows; slabs overlap and are blended, and share the noise of a slice.
     """
-    volume = image.permute(0, 3, 1, 2).numpy()  # [C, K, I, J]
+    volume = np.ascontiguousarray(image.permute(0, 3, 1, 2).numpy())  # [C, K, I, J]
     mask = lesion_mask.permute(2, 0, 1).numpy()
     channels, slices = volume.shape[:2]
     if slices < config.slab:
@@ -52,6 +52,7 @@ def fill(
     windows = cover(mask, config.size, config.slab)
     solver, steps = options.solver or config.sampling.solver, options.steps or config.sampling.steps
     noise = _SliceNoise(options.seed, (channels, *volume.shape[2:]), config.size)
+    known = context(volume, mask, config)
     total = np.zeros_like(volume)
     weight = np.zeros(mask.shape, np.float32)
     # Where slabs overlap, the one whose middle is nearer counts more.
@@ -60,18 +61,19 @@ def fill(
     flat = config.network == "2d"
     for number in range(batches):
         chosen = windows[number * options.batch_size : (number + 1) * options.batch_size]
-        seen = np.stack([crop(volume, window, config.size, config.slab, -1) for window in chosen])
-        holes = np.stack([crop(mask[None], window, config.size, config.slab, False) for window in chosen])
+        wider = [window.from_slice(window.origin[0] - config.neighbours) for window in chosen]
+        seen = np.stack([crop(known, window, config.size, config.seen_slices, -1) for window in wider])
+        holes = np.stack([crop(mask[None], window, config.size, config.seen_slices, False) for window in wider])
         start = np.stack([noise.window(window.origin, config.slab) for window in chosen])
-        tensors = [torch.from_numpy(array.astype(np.float32)) for array in (seen, holes, start)]
-        known, hole, initial = (tensor[:, :, 0] for tensor in tensors) if flat else tensors
+        arrays = [slices_to_channels(array) for array in (seen, holes, start)] if flat else [seen, holes, start]
+        beside, hole, initial = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
         random = Randomness([seed_for(options.seed, _WINDOW, *_unsigned(window.origin)) for window in chosen])
 
         def report(done: int, of: int, before: int = number) -> None:
             if progress:
                 progress(before * of + done, batches * of)
 
-        filled = sample_windows(parts["denoiser"], config, known, hole, initial, solver, steps, random, report)
+        filled = sample_windows(parts["denoiser"], config, beside, hole, initial, solver, steps, random, report)
         filled = filled[:, :, None] if flat else filled
         for window, result in zip(chosen, filled.cpu().numpy(), strict=True):
             first, row, column = window.origin
@@ -115,10 +117,18 @@ class _SliceNoise:
         return self.slices[index]
 
 
+def middle(stack: Tensor, config: FillingConfig) -> Tensor:
+    """Return what belongs to the slices that are filled, without their neighbours; shapes as in `sample_windows`."""
+    if stack.dim() == 5:
+        return stack
+    width = stack.shape[1] // config.seen_slices
+    return stack.narrow(1, config.neighbours * width, width)
+
+
 def sample_windows(
     denoiser: Callable[..., Tensor],
     config: FillingConfig,
-    image: Tensor,
+    known: Tensor,
     mask: Tensor,
     noise: Tensor,
     solver: str,
@@ -129,41 +139,52 @@ def sample_windows(
     """Fill the holes of a batch of windows.
 
     Args:
-        denoiser: The part: ``(noisy, voided, lesion_mask, timestep) -> epsilon``.
+        denoiser: The part: ``(noisy, context, lesion_mask, timestep) -> epsilon`` or velocity.
         config: Settings of the model.
-        image: float32 ``[B, C, (D,) H, W]`` in [-1, 1]; what stands inside the mask is not used.
-        mask: float32 ``[B, 1, (D,) H, W]`` of zeros and ones.
-        noise: Standard normal, of the shape of ``image``.
+        known: The context, float32 ``[B, S·C, H, W]`` or ``[B, C, D, H, W]`` in [-1, 1], as in `FillingExamples`.
+        mask: float32 ``[B, S, H, W]`` or ``[B, 1, D, H, W]`` of zeros and ones.
+        noise: Standard normal, ``[B, C, (D,) H, W]``.
         solver: Key of `SAMPLERS`.
         steps: Network evaluations.
         random: Noise of solvers that add some in every step.
         progress: Called with (steps done, steps in all).
 
     Returns:
-        float32 of the shape of ``image``; outside the mask as the solver leaves it.
+        float32 of the shape of ``noise``; outside the mask as the solver leaves it.
 
     Source: Uhr 2024, section 3.2. With ``diffusion.keep_known`` the noise prediction outside the mask is replaced
     by the one that leads to the known image (after RePaint's equation 3.7), since a network trained on the mask
     alone predicts none there.
     """
     schedule = noise_schedule(config)
-    voided = image * (1 - mask)
+    scale = config.diffusion.residual_scale
+    base = middle(known, config)
+    outside = torch.zeros_like(base) if scale else base
+    hole = middle(mask, config).bool()
     # The solver's steps are even in log-SNR, where its error is; the others keep the thesis' spacing.
     timesteps = schedule.log_snr_timesteps(steps) if solver == "dpm-solver++" else schedule.timesteps(steps)
-    hole = mask.bool()
 
     def denoise(x: Tensor, timestep: Tensor) -> Tensor:
-        epsilon = denoiser(x, voided, mask, timestep).float()
+        epsilon = denoiser(x, known, mask, timestep).float()
+        if config.diffusion.prediction == "velocity":
+            epsilon = schedule.epsilon_from_velocity(x, epsilon, timestep)
         if not config.diffusion.keep_known:
             return epsilon
         alpha_bar = float(schedule.alpha_bar[int(timestep[0])])
-        known = (x - math.sqrt(alpha_bar) * voided) / math.sqrt(1 - alpha_bar)
-        return torch.where(hole, epsilon, known)
+        return torch.where(hole, epsilon, (x - math.sqrt(alpha_bar) * outside) / math.sqrt(1 - alpha_bar))
 
     x = noise
     if config.diffusion.keep_known:
-        first = torch.full((len(image),), timesteps[0], device=image.device)
-        x = torch.where(hole, noise, schedule.add_noise(voided, noise, first))
-    return SAMPLERS[solver](
-        denoise, x, schedule, timesteps, noise=lambda shape: random.normal(shape[1:]), progress=progress
+        first = torch.full((len(known),), timesteps[0], device=known.device)
+        x = torch.where(hole, noise, schedule.add_noise(outside, noise, first))
+    # A difference may be larger than its scale; the image is clipped instead.
+    x = SAMPLERS[solver](
+        denoise,
+        x,
+        schedule,
+        timesteps,
+        noise=lambda shape: random.normal(shape[1:]),
+        clip=not scale,
+        progress=progress,
     )
+    return (base + scale * x).clamp(-1, 1) if scale else x

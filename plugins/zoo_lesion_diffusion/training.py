@@ -1,4 +1,4 @@
-"""Training of lesion filling: predict the noise, given the voided image and its mask."""
+"""Training of lesion filling: predict the noise, given what is known of the image and the mask."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.nn.average import MovingAverage
 from zoo.sampling import Randomness
 from zoo.training import Batch
 from zoo_lesion_diffusion.config import FillingConfig
-from zoo_lesion_diffusion.tasks import noise_schedule, sample_windows
+from zoo_lesion_diffusion.tasks import middle, noise_schedule, sample_windows
 
 
 class FillingTrainer:
@@ -52,7 +52,7 @@ class FillingTrainer:
         share = len(batch["image"]) * self.fabric.world_size
         self.images_seen += share
         self.moving_average.update(self.images_seen, share)
-        return {"loss/noise": loss.detach(), "gradient/norm": torch.as_tensor(norm)}
+        return {"loss/denoise": loss.detach(), "gradient/norm": torch.as_tensor(norm)}
 
     def learning_rate(self) -> float:
         """Return the rate of the next step: a linear rise, then half a cosine down to 0 at the last image."""
@@ -66,16 +66,22 @@ class FillingTrainer:
 
     def _loss(self, denoise: nn.Module, batch: Batch, random: Randomness) -> Tensor:
         """Return the loss of each image, ``[B]``."""
-        image, mask = batch["image"], batch["lesion_mask"]
-        diffusion = self.config.diffusion
+        known, holes, diffusion = batch["context"], batch["lesion_mask"], self.config.diffusion
+        image, mask = batch["image"], middle(holes, self.config)
+        if diffusion.residual_scale:
+            image = (image - middle(known, self.config)) / diffusion.residual_scale
         slices = image.shape[2:3] if diffusion.timestep_per == "slice" and image.dim() == 5 else ()
         timestep = random.integers(diffusion.steps, slices)
         noise = random.normal(image.shape[1:])
+        begins = random.uniform(slices) < diffusion.pure_noise_share
+        timestep = torch.where(begins, diffusion.steps - 1, timestep)
         noisy = self.schedule.add_noise(image, noise, timestep)
-        predicted = denoise(noisy, image * (1 - mask), mask, timestep)
-        error = (predicted.float() - noise).square()
+        predicted = denoise(noisy, known, holes, timestep)
+        velocity = diffusion.prediction == "velocity"
+        target = self.schedule.velocity(image, noise, timestep) if velocity else noise
+        error = (predicted.float() - target).square()
         if diffusion.min_snr_gamma is not None:
-            weight = self.schedule.min_snr_weight(timestep, diffusion.min_snr_gamma)  # [B] or [B, D]
+            weight = self.schedule.min_snr_weight(timestep, diffusion.min_snr_gamma, diffusion.prediction)  # [B(, D)]
             error = error * weight.reshape(len(weight), 1, *weight.shape[1:], *[1] * (error.dim() - 1 - weight.dim()))
         if diffusion.loss_region == "image":
             return error.flatten(1).mean(1)
@@ -90,9 +96,10 @@ class FillingTrainer:
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
         """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
         self.average.eval()
-        image, mask = batch["image"], batch["lesion_mask"]
-        noise, sampling = random.normal(image.shape[1:]), self.config.sampling
-        filled = sample_windows(self.average, self.config, image, mask, noise, sampling.solver, sampling.steps, random)
+        known, holes, sampling = batch["context"], batch["lesion_mask"], self.config.sampling
+        image, mask = batch["image"], middle(holes, self.config)
+        noise = random.normal(image.shape[1:])
+        filled = sample_windows(self.average, self.config, known, holes, noise, sampling.solver, sampling.steps, random)
         filled = image * (1 - mask) + filled * mask
         shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
         shown = shown if shown.dim() == 4 else shown[:, :, shown.shape[2] // 2]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from zoo_lesion_diffusion.baselines import biharmonic_fill
+from zoo_lesion_diffusion.config import FillingConfig
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,10 @@ class Window:
 
     origin: tuple[int, int, int]
     core: tuple[int, int, int, int]
+
+    def from_slice(self, first: int) -> Window:
+        """Return the same window, its first slice ``first``."""
+        return replace(self, origin=(first, *self.origin[1:]))
 
 
 def cover(mask: np.ndarray, size: tuple[int, int], slab: int) -> list[Window]:
@@ -72,13 +79,28 @@ def _slab_starts(slices: np.ndarray, depth: int, slab: int) -> list[int]:
 
 
 def crop(volume: np.ndarray, window: Window, size: tuple[int, int], slab: int, outside: float) -> np.ndarray:
-    """Cut a window out of ``[..., K, I, J]``; what lies beyond the volume is ``outside``."""
-    first, row, column = window.origin
-    rows, columns = volume.shape[-2:]
+    """Cut a window of ``slab`` slices out of ``[..., K, I, J]``; what lies beyond the volume is ``outside``."""
     result = np.full((*volume.shape[:-3], slab, *size), outside, volume.dtype)
-    low, high = max(row, 0), min(row + size[0], rows)
-    left, right = max(column, 0), min(column + size[1], columns)
-    result[..., low - row : high - row, left - column : right - column] = volume[
-        ..., first : first + slab, low:high, left:right
-    ]
+    source, target = [], []
+    for start, length, extent in zip(window.origin, (slab, *size), volume.shape[-3:], strict=True):
+        low, high = max(start, 0), min(start + length, extent)
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    result[(..., *target)] = volume[(..., *source)]
     return result
+
+
+def context(image: np.ndarray, mask: np.ndarray, config: FillingConfig) -> np.ndarray:
+    """Return what the network knows of an image ``[C, K, I, J]`` with holes where ``mask`` ``[K, I, J]`` is true.
+
+    The holes hold a biharmonic fill where the model diffuses the difference to it, else zeros.
+    """
+    if config.diffusion.residual_scale:
+        return biharmonic_fill(image, mask)
+    return np.where(mask, np.float32(0), image)
+
+
+def slices_to_channels(slices: np.ndarray) -> np.ndarray:
+    """Return ``[..., C, S, H, W]`` as ``[..., S·C, H, W]``, the channels of a slice together."""
+    swapped = slices.swapaxes(-4, -3)
+    return swapped.reshape(*swapped.shape[:-4], -1, *swapped.shape[-2:])

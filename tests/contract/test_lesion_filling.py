@@ -11,7 +11,7 @@ class TestLesionFilling(MethodContract):
 
 class TestPseudo3D(MethodContract):
     method = "lesion-filling"
-    settings = ("network=pseudo-3d", "slab=4", "masks=lesions")
+    settings = ("network=pseudo-3d", "slab=4", "neighbours=0", "masks=lesions")
 
 
 class TestPapersWay(MethodContract):
@@ -19,6 +19,8 @@ class TestPapersWay(MethodContract):
     settings = (
         "network=pseudo-3d",
         "slab=4",
+        "neighbours=0",
+        "diffusion.prediction=noise",
         "data.scaling=max",
         "diffusion.timestep_per=slice",
         "diffusion.loss_region=image",

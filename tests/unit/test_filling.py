@@ -197,7 +197,7 @@ def test_crop_pads_beyond_the_volume() -> None:
 
 def test_volume_thinner_than_the_slab_is_refused() -> None:
     config = resolve_config(
-        registry().methods["lesion-filling"], preset="tiny", assignments=["network=pseudo-3d", "slab=4"]
+        registry().methods["lesion-filling"], preset="tiny", assignments=["network=pseudo-3d", "slab=4", "neighbours=0"]
     )
     with pytest.raises(DataError, match="has 3 slices; this model sees 4 together"):
         fill({}, config, torch.zeros(1, 8, 8, 3), torch.ones(8, 8, 3, dtype=torch.bool), FillingOptions())

@@ -303,6 +303,15 @@ def test_noise_agrees_with_the_thesis_library():
     torch.testing.assert_close(SCHEDULE.add_noise(x0, noise, t), expected, atol=1e-6, rtol=0)
 
 
+def test_velocity_agrees_with_the_thesis_library_and_gives_back_the_noise():
+    diffusers = pytest.importorskip("diffusers")
+    x0, noise, t = normal(4, 1, 5, 6).double(), normal(4, 1, 5, 6, seed=1).double(), torch.tensor([0, 40, 500, 999])
+    velocity = SCHEDULE.velocity(x0, noise, t)
+    torch.testing.assert_close(velocity, exact(diffusers.DDPMScheduler()).get_velocity(x0, noise, t), atol=1e-6, rtol=0)
+    back = SCHEDULE.epsilon_from_velocity(SCHEDULE.add_noise(x0, noise, t), velocity, t)
+    torch.testing.assert_close(back, noise, atol=1e-6, rtol=0)
+
+
 def test_noise_one_timestep_a_slice():
     x0, noise = normal(2, 1, 3, 5, 6), normal(2, 1, 3, 5, 6, seed=1)
     t = torch.tensor([[0, 400, 999], [3, 3, 700]])
@@ -327,6 +336,8 @@ def test_signal_to_noise_ratio_and_its_weight():
     torch.testing.assert_close(weight, snr.clamp(max=5) / snr)
     assert weight[0, 0] == pytest.approx(5 / 9999, rel=1e-4)
     assert weight[1].tolist() == [1, 1]
+    of_velocity = SCHEDULE.min_snr_weight(t, 5.0, "velocity")
+    torch.testing.assert_close(of_velocity, snr.clamp(max=5) / (snr + 1))
 
 
 @pytest.mark.parametrize("t_shape", [(1,), (2, 4), (2, 1), ()])

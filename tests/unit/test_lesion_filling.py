@@ -19,7 +19,7 @@ from zoo.nn.average import MovingAverage
 from zoo.registry import registry
 from zoo.sampling import Randomness, seed_for
 from zoo_lesion_diffusion.examples import FillingExamples
-from zoo_lesion_diffusion.tasks import sample_windows
+from zoo_lesion_diffusion.tasks import noise_schedule, sample_windows
 from zoo_lesion_diffusion.training import FillingTrainer
 
 
@@ -27,6 +27,14 @@ from zoo_lesion_diffusion.training import FillingTrainer
 def packed(phantom: Path) -> PackedCohort:
     cohort = read_cohort(phantom)
     return pack_cohort(cohort, DataConfig(spacing_mm=4.0), mask_bank=cohort, own_bank=True)
+
+
+THESIS = (
+    "neighbours=0",
+    "diffusion.prediction=noise",
+    "diffusion.residual_scale=0",
+    "diffusion.pure_noise_share=0",
+)
 
 
 def _config(*assignments: str) -> MethodConfig:
@@ -55,7 +63,7 @@ def test_circles_are_drawn_as_in_the_thesis(packed: PackedCohort) -> None:
 
 
 def test_slab_has_one_centre_and_a_radius_a_slice(packed: PackedCohort) -> None:
-    examples = FillingExamples(_config("masks=circles", "network=pseudo-3d", "slab=4", "size=[64, 64]"), packed)
+    examples = FillingExamples(_config("masks=circles", "network=pseudo-3d", "slab=4", "neighbours=0", "size=[64, 64]"), packed)
     mask = examples._circles(np.random.default_rng(3))
     assert mask.shape == (4, 64, 64)
     assert len({int(plane.sum()) for plane in mask}) == 4
@@ -73,7 +81,7 @@ def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort) ->
     for n in patients[:20]:
         number, first = whole.starts[n]
         scan = whole.scans[number]
-        mask = whole.example(n, np.random.default_rng(n))["lesion_mask"][0] > 0
+        mask = whole.example(n, np.random.default_rng(n))["lesion_mask"][1] > 0
         rows, columns = scan.shape[1:]
         top, left = -((rows - 64) // 2), -((columns - 64) // 2)
         assert not (mask[top : top + rows, left : left + columns] & scan.lesion_mask[first]).any()
@@ -87,12 +95,13 @@ def test_lesion_masks_are_subsets_of_laid_lesions(packed: PackedCohort) -> None:
         drawn = examples._some_lesions(number, first, rng)
         if drawn is None:
             continue
-        sources = [laid.between(first, first + 1) for laid in examples.lesions[number]]
+        sources = [laid.between(first - 1, first + 2) for laid in examples.lesions[number]]
         matching = [laid for laid in sources if {*map(tuple, drawn.voxels)} <= {*map(tuple, laid.voxels)}]
         assert matching
-        _, counts = np.unique(drawn.labels, return_counts=True)
+        _, counts = np.unique(drawn.between(first, first + 1).labels, return_counts=True)
         assert counts.min() >= 2
-        _, there = np.unique(matching[0].labels, return_counts=True)
+        assert {*drawn.labels} == {*drawn.between(first, first + 1).labels}
+        _, there = np.unique(matching[0].between(first, first + 1).labels, return_counts=True)
         large = int((there >= 2).sum())
         assert len(counts) < large or large == 1  # never all, unless there is one
 
@@ -106,9 +115,11 @@ def test_mixture_is_half_circles(packed: PackedCohort) -> None:
 def test_examples_are_windows_of_the_packed_image(packed: PackedCohort) -> None:
     examples = FillingExamples(_config("augmentation.mirror=false", "augmentation.brightness_probability=0"), packed)
     for n, example in enumerate(_many(examples, 12)):
-        image, mask = example["image"], example["lesion_mask"]
-        assert image.shape == mask.shape == (1, 32, 32)
+        image, known, mask = example["image"], example["context"], example["lesion_mask"]
+        assert image.shape == (1, 32, 32)
+        assert known.shape == mask.shape == (3, 32, 32)
         assert set(np.unique(mask)) <= {0, 1}
+        assert np.array_equal(known[1][mask[1] == 0], image[0][mask[1] == 0])
         scan = examples.scans[examples.starts[n][0]]
         inside = image[image > -1]
         assert np.isin(inside, np.unique(scan.images[examples.starts[n][1]].astype(np.float32))).all()
@@ -120,7 +131,7 @@ def test_lesion_masks_are_asked_for_when_there_are_none(packed: PackedCohort) ->
         FillingExamples(_config("masks=mixture"), bare)
     assert len(FillingExamples(_config("masks=circles"), bare)) > 0
     with pytest.raises(DataError, match="fewer than slab=400"):
-        FillingExamples(_config("network=pseudo-3d", "slab=400"), packed)
+        FillingExamples(_config("network=pseudo-3d", "slab=400", "neighbours=0"), packed)
 
 
 def _trainer(*assignments: str) -> FillingTrainer:
@@ -130,19 +141,20 @@ def _trainer(*assignments: str) -> FillingTrainer:
     return FillingTrainer(config, resolve(method.build)(config), launch(1, "32-true"))  # type: ignore[arg-type]
 
 
-def _batch(slab: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+def _batch(*slab: int) -> dict[str, torch.Tensor]:
+    """Return three examples without neighbours, the holes void."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((3, 1, *slab, 32, 32), generator=generator) * 2 - 1
     mask = torch.zeros_like(image)
     mask[..., 8:16, 8:20] = 1
-    return {"image": image, "lesion_mask": mask}
+    return {"image": image, "context": image * (1 - mask), "lesion_mask": mask}
 
 
 def test_loss_looks_where_it_is_told() -> None:
-    trainer = _trainer()
+    trainer = _trainer(*THESIS)
     batch = _batch()
 
-    def wrong_outside(noisy, voided, mask, timestep):
+    def wrong_outside(noisy, known, mask, timestep):
         return noise * mask + 5 * (1 - mask)
 
     noise = Randomness([1, 2, 3])
@@ -151,19 +163,19 @@ def test_loss_looks_where_it_is_told() -> None:
     assert timestep.shape == (3,)
     inside = trainer._loss(wrong_outside, batch, Randomness([1, 2, 3]))
     assert inside.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
-    everywhere = _trainer("diffusion.loss_region=image")._loss(wrong_outside, batch, Randomness([1, 2, 3]))
+    everywhere = _trainer(*THESIS, "diffusion.loss_region=image")._loss(wrong_outside, batch, Randomness([1, 2, 3]))
     assert (everywhere > 10).all()
 
 
 def test_min_snr_and_a_timestep_a_slice() -> None:
-    slab = _batch((4,))
+    slab = _batch(4)
     given = {}
 
-    def denoiser(noisy, voided, mask, timestep):
+    def denoiser(noisy, known, mask, timestep):
         given["timestep"] = timestep
         return torch.zeros_like(noisy)
 
-    settings = ("network=pseudo-3d", "slab=4", "diffusion.loss_region=image")
+    settings = (*THESIS, "network=pseudo-3d", "slab=4", "diffusion.loss_region=image")
     plain = _trainer(*settings, "diffusion.timestep_per=slice")
     loss = plain._loss(denoiser, slab, Randomness([1, 2, 3]))
     assert given["timestep"].shape == (3, 4)
@@ -204,17 +216,37 @@ def test_average_forgets_half_in_its_half_life() -> None:
     assert MovingAverage(model, 0).model is model
 
 
-def test_known_voxels_are_held_while_sampling() -> None:
-    config = _config()
+def _sample(config: MethodConfig, denoiser, known: torch.Tensor, mask: torch.Tensor, solver: str) -> torch.Tensor:
+    noise = Randomness([1, 2, 3]).normal((1, 32, 32))
+    return sample_windows(denoiser, config, known, mask, noise, solver, 6, Randomness([1, 2, 3]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+def test_known_voxels_are_held_while_sampling(solver: str) -> None:
     batch = _batch()
     image, mask = batch["image"], batch["lesion_mask"]
-    noise = Randomness([1, 2, 3]).normal((1, 32, 32))
-    for solver in ("ddpm", "ddim", "dpm-solver++"):
-        filled = sample_windows(
-            lambda noisy, voided, hole, timestep: torch.zeros_like(noisy),
-            config, image, mask, noise, solver, 6, Randomness([1, 2, 3]),
-        )  # fmt: skip
-        assert torch.allclose(filled * (1 - mask), image * (1 - mask), atol=2e-2), solver
+    filled = _sample(_config(*THESIS), lambda noisy, *_: torch.zeros_like(noisy), image, mask, solver)
+    assert torch.allclose(filled * (1 - mask), image * (1 - mask), atol=2e-2)
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+@pytest.mark.parametrize("settings", [THESIS, ()], ids=["noise", "velocity of a difference"])
+def test_a_network_that_knows_the_image_returns_it(solver: str, settings: tuple[str, ...]) -> None:
+    config = _config(*settings)
+    image, hole = _batch()["image"], _batch()["lesion_mask"]
+    schedule = noise_schedule(config)  # type: ignore[arg-type]
+    scale, slices = config.diffusion.residual_scale, config.seen_slices  # type: ignore[attr-defined]
+    coarse = torch.where(hole.bool(), 0.3, image)
+    truth = (image - coarse) / scale if scale else image
+
+    def knowing(noisy, known, mask, timestep):
+        alpha_bar = float(schedule.alpha_bar[int(timestep[0])])
+        epsilon = (noisy - math.sqrt(alpha_bar) * truth) / math.sqrt(1 - alpha_bar)
+        return schedule.velocity(truth, epsilon, timestep) if scale else epsilon
+
+    known, mask = (torch.cat([stack] * slices, dim=1) for stack in (coarse if scale else image * (1 - hole), hole))
+    filled = _sample(config, knowing, known, mask, solver)
+    assert torch.allclose(filled, image, atol=1e-3)
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
@@ -225,12 +257,27 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     assert len({seed_for(0, 1), seed_for(1, 0), seed_for(0, 1, 0), seed_for(0)}) == 4
 
 
+def test_some_examples_are_all_noise() -> None:
+    given: list[torch.Tensor] = []
+
+    def denoiser(noisy, known, mask, timestep):
+        given.append(timestep)
+        return torch.zeros_like(noisy)
+
+    trainer = _trainer(*THESIS, "diffusion.pure_noise_share=0.4")
+    for seed in range(100):
+        trainer._loss(denoiser, _batch(), Randomness([3 * seed, 3 * seed + 1, 3 * seed + 2]))
+    timesteps = torch.cat(given)
+    assert (timesteps == 999).float().mean() == pytest.approx(0.4, abs=0.08)
+    assert timesteps.float()[timesteps < 999].mean() == pytest.approx(499, abs=60)
+
+
 def test_training_learns_the_phantom(packed: PackedCohort) -> None:
-    trainer = _trainer("masks=circles", "training.images=100000")
+    trainer = _trainer("masks=circles", "training.images=100000", "diffusion.residual_scale=0")
     examples = FillingExamples(trainer.config, packed)  # type: ignore[arg-type]
     losses = []
     for step in range(60):
         rows = [examples.example((8 * step + n) % len(examples), np.random.default_rng([step, n])) for n in range(8)]
         batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
-        losses.append(float(trainer.step(batch, Randomness(range(8 * step, 8 * step + 8)))["loss/noise"]))
+        losses.append(float(trainer.step(batch, Randomness(range(8 * step, 8 * step + 8)))["loss/denoise"]))
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])

@@ -72,7 +72,7 @@ def test_before_and_after_marks_the_change(tmp_path: Path) -> None:
 
 
 def test_curves_take_any_log(tmp_path: Path) -> None:
-    lines = [{"images": 8 * n, "seconds": n, "loss/noise": 1 / n, "score": -n} for n in range(1, 30)]
+    lines = [{"images": 8 * n, "seconds": n, "loss/denoise": 1 / n, "score": -n} for n in range(1, 30)]
     for metrics in (lines, lines[:1], []):
         loss_curves(metrics).savefig(tmp_path / "curves.png")
         assert Image.open(tmp_path / "curves.png").size[0] > 300
