@@ -25,7 +25,7 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
 def test_info_of_a_method_a_run_and_a_file(zoo_command, trained: Path) -> None:
     code, out, _ = zoo_command("info", "lesion-filling")
     assert code == 0
-    assert re.search(r"training.images +36000 +> 0 +Images seen", out)
+    assert re.search(r"training.images +42000 +> 0 +Images seen", out)
     assert "Uhr 2024" in out
     assert "3D conditional mixture" in out
     about = json.loads(zoo_command("info", "lesion-filling", "--json")[1])
