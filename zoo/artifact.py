@@ -31,16 +31,16 @@ _UNSAFE = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
 
 
 class Artifact:
-    """A trained model: which method, which settings, which weights.
+    """A model: which method, which settings, which weights.
 
     Attributes:
-        path: The ``model.safetensors`` file.
+        path: The ``model.safetensors`` file; ``None`` for a method without training.
         manifest: What its header says.
         method: The registered method.
         config: The settings it was trained with.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | None, manifest: Mapping[str, Any]) -> None:
         self.path = path
         self.manifest = dict(manifest)
         self.method: Method = registry().methods[manifest["method"]]
@@ -50,18 +50,28 @@ class Artifact:
                 f"{self.method.version} is installed and its weights do not fit. Install mri-zoo "
                 f"{manifest.get('plugin_version', '')} or train again."
             )
-        self.config: MethodConfig = validate(resolve(self.method.config), manifest["config"], what=f"{path}")
+        where = f"{path or self.method.name}"
+        self.config: MethodConfig = validate(resolve(self.method.config), manifest["config"], what=where)
 
     @classmethod
     def open(cls, path: str | Path) -> Artifact:
-        """Open a run folder, a checkpoint folder or a model file; see `zoo.load`."""
+        """Open a run folder, a checkpoint folder, a model file, or a method without training; see `zoo.load`."""
+        methods = registry().methods
+        if str(path) in methods and not methods[str(path)].trainable and not Path(path).exists():
+            method = methods[str(path)]
+            return cls(None, make_manifest(method, resolve(method.config)(), trained_on=[]))
         file = _model_file(Path(path))
         return cls(file, read_manifest(file))
 
     @functools.cached_property
-    def sha256(self) -> str:
-        """Hash of the model file, written beside everything made with it."""
-        return sha256(self.path)
+    def sha256(self) -> str | None:
+        """Hash of the model file, written beside everything made with it; ``None`` where there is no file."""
+        return sha256(self.path) if self.path else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder for what is made about the model: its run, or one named after a method without training."""
+        return self.path.parent if self.path else Path("runs") / self.method.name
 
     def build(self, device: torch.device | str = "cpu") -> nn.Module:
         """Return the trained model, in evaluation mode.
@@ -73,7 +83,7 @@ class Artifact:
 
         model: nn.Module = resolve(self.method.build)(self.config)
         try:
-            weights = load_file(self.path)
+            weights = load_file(self.path or "")
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{self.path} cannot be read: {error}.") from None
         own = model.state_dict()
@@ -90,8 +100,8 @@ class Artifact:
         return model.eval().to(device)
 
     def part_specs(self) -> dict[str, Part]:
-        """Return the declared parts by name."""
-        return resolve(self.method.parts)(self.config)
+        """Return the declared parts by name; a method without training has none."""
+        return resolve(self.method.parts)(self.config) if self.method.trainable else {}
 
     def parts(self, backend: str = "torch", device: str = "cpu") -> dict[str, Callable[..., Tensor]]:
         """Return each part as a plain callable on ``backend``.
@@ -105,7 +115,7 @@ class Artifact:
         if missing:
             raise MissingExtraError(missing)
         load = resolve(exporter.load)
-        return {name: load(self.path.parent, name, device) for name in self.part_specs()}
+        return {name: load(self.folder, name, device) for name in self.part_specs()}
 
 
 def _model_file(path: Path) -> Path:
@@ -174,7 +184,7 @@ def write_model(path: Path, model: nn.Module, manifest: Mapping[str, Any]) -> No
 def make_manifest(method: Method, config: MethodConfig, **about: Any) -> dict[str, Any]:
     """Return the manifest of a model of ``method``; ``about`` adds what only its run knows."""
     origin = registry().methods.origins[method.name]
-    parts: dict[str, Part] = resolve(method.parts)(config)
+    parts: dict[str, Part] = resolve(method.parts)(config) if method.trainable else {}
     return {
         "format": FORMAT,
         "method": method.name,

@@ -34,7 +34,9 @@ class DataConfig(Config):
     """Which images a model sees, and how."""
 
     contrasts: tuple[str, ...] = Field(("T1w",), min_length=1, description="Contrasts, one channel each, in order")
-    spacing_mm: float = Field(1.0, gt=0, le=20, description="Isotropic voxel size of the model's grid, mm")
+    spacing_mm: float | None = Field(
+        1.0, gt=0, le=20, description="Isotropic voxel size of the model's grid, mm; none: each image's own"
+    )
     scaling: Literal["percentile", "max"] = Field("percentile", description="What is mapped to +1")
     percentile: float = Field(99.5, gt=0, le=100, description="Percentile mapped to +1; brighter voxels are clamped")
     noise_floor: float = Field(0.01, ge=0, description="Lower intensities are set to this value before scaling")
@@ -179,8 +181,13 @@ def resolve_config(
 
     Raises:
         UnknownNameError: There is no such preset.
-        ConfigError: A setting is unknown, of the wrong kind, out of range, or at odds with another.
+        ConfigError: A setting is unknown, of the wrong kind, out of range, or at odds with another, or the method needs
+            no training.
     """
+    if not method.trainable:
+        raise ConfigError(
+            f"Method {method.name!r} needs no training; use it by its name, e.g. zoo fill {method.name} --image …"
+        )
     if preset is not None and preset not in method.presets:
         raise UnknownNameError(
             f"Method {method.name!r} has no preset {preset!r}.{did_you_mean(preset, method.presets)} "

@@ -120,7 +120,8 @@ class Method:
         presets: Settings over the defaults, by name. ``tiny`` has under 2 M parameters and trains in seconds.
         build: ``(config) -> nn.Module``: what is kept and exported. No files, no device.
         parts: ``(config) -> dict[str, Part]``.
-        trainer: ``(config, model, fabric) -> zoo.training.Trainer``.
+        trainer: ``(config, model, fabric) -> zoo.training.Trainer``. A method without training (a classic one) has
+            neither of ``build``, ``parts``, ``trainer`` and ``examples``, and is used by its name instead of a run.
         examples: ``(config, cohort: PackedCohort) -> zoo.training.Examples``: what a training step reads.
         tasks: By verb.
         evaluators: Names of evaluators that ``zoo evaluate`` runs when none is named.
@@ -136,11 +137,11 @@ class Method:
     needs: tuple[str, ...]
     also: tuple[str, ...] = ()
     config: str
-    presets: Mapping[str, Mapping[str, Any]]
-    build: str
-    parts: str
-    trainer: str
-    examples: str
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    build: str = ""
+    parts: str = ""
+    trainer: str = ""
+    examples: str = ""
     tasks: Mapping[str, Task] = field(default_factory=dict)
     evaluators: tuple[str, ...] = ()
     reported: tuple[Mapping[str, Any], ...] = ()
@@ -151,8 +152,18 @@ class Method:
         unknown = [verb for verb in self.tasks if verb not in VERBS]
         if unknown:
             raise ConfigError(f"Method {self.name!r} offers unknown task {unknown[0]!r}; tasks are {', '.join(VERBS)}.")
-        if "tiny" not in self.presets:
+        given = [name for name in ("build", "parts", "trainer", "examples") if getattr(self, name)]
+        if given and len(given) < 4:
+            raise ConfigError(
+                f"Method {self.name!r} names {', '.join(given)} but not the rest of build, parts, trainer and examples."
+            )
+        if self.trainable and "tiny" not in self.presets:
             raise ConfigError(f"Method {self.name!r} has no preset 'tiny'; the contract tests train it.")
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is trained, and so used through a run, or used as it is."""
+        return bool(self.trainer)
 
     def task(self, verb: str) -> Task:
         """Return the task for ``verb``.

@@ -147,7 +147,7 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
     from zoo.report.html import Section, write_report
 
     stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-    stem = artifact.path.parent / "evaluations" / f"{name}-{stamp}"
+    stem = artifact.folder / "evaluations" / f"{name}-{stamp}"
     content = {"model_sha256": artifact.sha256, "evaluator": name, **evaluation.to_json()}
     write_text(stem.with_name(f"{stem.name}.json"), json.dumps(content, indent=2) + "\n")
     write_report(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,14 @@ from zoo.descriptors import resolve
 from zoo.errors import DataError
 from zoo.files import replacing, write_text
 from zoo.imaging.geometry import model_grid, to_grid, to_native
-from zoo.imaging.masks import dilate_within, estimate_white_matter
+from zoo.imaging.masks import choose_lesions, dilate_within, estimate_white_matter, number_lesions
 from zoo.imaging.preprocessing import fit_intensity
-from zoo.imaging.volume import Volume, count_changes, read_mask, read_volume, write_filled
-from zoo.tasks import FillTask, Parts, Progress
+from zoo.imaging.volume import Volume, count_changes, read_mask, read_volume, write_filled, write_map
+from zoo.sampling import seed_for
+from zoo.tasks import Progress
+
+_DARK_WHITE_MATTER = ("T2w", "FLAIR", "PDw", "T2starw")
+"""BIDS suffixes of contrasts whose white matter is not the brightest tissue."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ def fill_files(
     options: Mapping[str, Any],
     dilate: int = 1,
     white_matter: Path | None = None,
+    select: Sequence[int] = (),
+    keep: Sequence[int] = (),
+    samples: int = 1,
     backend: str = "torch",
     device: str = "cpu",
     command: Sequence[str] = (),
@@ -68,10 +75,13 @@ def fill_files(
         artifact: The trained model.
         images: One NIfTI a contrast, in the order of the model's contrasts, on one grid.
         lesions: Mask on the same grid.
-        outputs: Where each filled image goes, with a ``.json`` and a ``.png`` beside it.
+        outputs: Where each filled image goes, with a ``.json`` and a ``.png`` beside it, and for several samples
+            their standard deviation as ``-sd.nii.gz``, in the image's units.
         options: Of the method's filling options.
         dilate: Voxels the mask grows into white matter.
         white_matter: Mask of white matter on the same grid; without it, white matter is estimated from the T1w.
+        select, keep: Numbers of the lesions to fill, or to leave as they are (`number_lesions`); neither fills all.
+        samples: Draws that are averaged.
         backend, device: What runs the network, and where.
         command: Its words, recorded in the sidecar without folders.
         progress: Called with (network calls done, network calls in all).
@@ -97,7 +107,8 @@ def fill_files(
     for path, volume in zip(images[1:], volumes[1:], strict=True):
         if volume.data.shape != volumes[0].data.shape or not np.allclose(volume.affine, volumes[0].affine, atol=1e-3):
             raise DataError(f"{path.name} and {images[0].name} lie on different grids; resample one onto the other.")
-    mask = read_mask(lesions, like=volumes[0])
+    every_lesion = read_mask(lesions, like=volumes[0])
+    mask = _chosen(every_lesion, volumes[0].affine, select, keep)
     drawn = int(mask.sum())
     first = volumes[0].data[0]
     if not drawn:
@@ -107,24 +118,18 @@ def fill_files(
             f"The lesion mask covers {mask.mean():.0%} of the image and most of the head; nothing would be left to "
             "fill from. Is it a brain mask, or inverted?"
         )
-    elif dilate:
-        if white_matter is not None:
-            tissue = read_mask(white_matter, like=volumes[0])
-        elif contrasts[0] == "T1w":
-            tissue = estimate_white_matter(first, mask)
+    tissue = read_mask(white_matter, like=volumes[0]) if white_matter is not None else None
+    if drawn and dilate:
+        if tissue is None:
+            tissue = _estimated_white_matter(images[0], contrasts[0], first, every_lesion)
             warnings.append("no --wm was given; the dilation uses white matter estimated from the image")
-        else:
-            raise DataError(
-                f"Dilation needs white matter, which can be estimated from a T1w but not from {contrasts[0]}; give "
-                "--wm FILE or --dilate 0."
-            )
-        mask = dilate_within(mask, tissue, dilate)
+        mask = dilate_within(mask, tissue & (mask | ~every_lesion), dilate)
 
     filled = [volume.data for volume in volumes]
+    spread: list[np.ndarray] = []
     if drawn:
-        run = resolve(task.run)
-        parts = artifact.parts(backend, device)
-        filled = _fill_volumes(run, parts, artifact.config, volumes, mask, checked, progress)
+        run = partial(resolve(task.run), artifact.parts(backend, device), artifact.config)
+        filled, spread = _fill_volumes(run, artifact.config, volumes, mask, tissue, checked, samples, progress)
     counts: list[tuple[int, int]] = []
     for volume, values, output in zip(volumes, filled, outputs, strict=True):
         write_filled(output, volume, values, mask)
@@ -136,6 +141,9 @@ def fill_files(
         "Method": artifact.method.name,
         "ModelSHA256": artifact.sha256,
         "Seed": checked.seed,
+        "Samples": samples,
+        "LesionsSelected": list(select),
+        "LesionsKept": list(keep),
         "Options": checked.model_dump(mode="json"),
         "Backend": backend,
         "Dilation": dilate,
@@ -146,12 +154,39 @@ def fill_files(
         "VoxelsChangedOutsideMask": outside,
         "Warnings": warnings,
     }
-    for volume, values, output in zip(volumes, filled, outputs, strict=True):
-        stem = output.with_name(output.name.removesuffix(".gz").removesuffix(".nii"))
+    stems = [output.with_name(output.name.removesuffix(".gz").removesuffix(".nii")) for output in outputs]
+    for volume, values, stem in zip(volumes, filled, stems, strict=True):
         write_text(Path(f"{stem}.json"), json.dumps(sidecar, indent=2) + "\n")
         if drawn:
             _draw(Path(f"{stem}.png"), volume, values, mask)
+    if samples > 1:
+        for volume, deviation, stem in zip(volumes, spread, stems, strict=True):
+            write_map(Path(f"{stem}-sd.nii.gz"), volume, deviation)
     return FillReport(tuple(outputs), int(mask.sum()), inside, outside, tuple(warnings), sidecar)
+
+
+def _estimated_white_matter(path: Path, contrast: str, image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
+    # The name is all that tells what a method without training is given.
+    named = path.name.split(".")[0].rpartition("_")[2]
+    other = contrast if contrast != "T1w" else named if named in _DARK_WHITE_MATTER else ""
+    if other:
+        raise DataError(
+            f"Dilation needs white matter, which can be estimated from a T1w but not from {other}; give --wm FILE or "
+            "--dilate 0."
+        )
+    return estimate_white_matter(image, lesion_mask)
+
+
+def _chosen(lesion_mask: np.ndarray, affine: np.ndarray, select: Sequence[int], keep: Sequence[int]) -> np.ndarray:
+    """Return the lesions that are to be filled."""
+    if not select and not keep:
+        return lesion_mask
+    if select and keep:
+        raise DataError("Give either the lesions to fill (--select) or those to keep (--keep), not both.")
+    numbered, lesions = number_lesions(lesion_mask, affine)
+    if keep:
+        return lesion_mask & ~choose_lesions(numbered, lesions, keep)
+    return choose_lesions(numbered, lesions, select)
 
 
 def _check_output(output: Path, inputs: Sequence[Path]) -> None:
@@ -175,20 +210,28 @@ def _without_folders(command: Sequence[str]) -> str:
 
 
 def _fill_volumes(
-    run: FillTask,
-    parts: Parts,
+    run: Callable[..., torch.Tensor],
     config: MethodConfig,
     volumes: Sequence[Volume],
     mask: np.ndarray,
+    white_matter: np.ndarray | None,
     options: Any,
+    samples: int,
     progress: Progress | None,
-) -> list[np.ndarray]:
-    """Fill each time point on the model's grid and bring it back; volumes of a 4D image are filled one by one."""
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Fill on the model's grid and bring it back: the mean of the samples and their standard deviation a channel.
+
+    Volumes of a 4D image are filled one by one.
+    """
     shape, affine = volumes[0].shape, volumes[0].affine
     grid = model_grid(shape, affine, config.data.spacing_mm)
+    tissue = None
+    if white_matter is not None:
+        tissue = torch.from_numpy(to_grid(white_matter.astype(np.float32), affine, grid, order=0) > 0.5)
     # A model voxel that a lesion only touches is filled, too: no rim of the lesion stays.
     model_mask = to_grid(mask.astype(np.float32), affine, grid, order=1) > 1e-3
     filled = [volume.data.copy() for volume in volumes]
+    spread = [np.zeros_like(volume.data) for volume in volumes]
     frames = len(volumes[0].data)
     for frame in range(frames):
         channels = [to_grid(volume.data[frame], volume.affine, grid) for volume in volumes]
@@ -196,26 +239,34 @@ def _fill_volumes(
         intensities = [fit_intensity(values, data.scaling, data.percentile, data.noise_floor) for values in channels]
         encoded = [scale.encode(values) for scale, values in zip(intensities, channels, strict=True)]
         image = torch.from_numpy(np.stack(encoded))
-        result = run(
-            parts,
-            config,
-            image,
-            torch.from_numpy(model_mask),
-            options,
-            partial(_report_frame, progress, frame, frames) if progress else None,
-        )
-        image[:, model_mask] = result[:, model_mask]
-        for channel, scale in enumerate(intensities):
-            values = scale.decode(image[channel].numpy())
-            # Known voxels were clamped when they were scaled; interpolation at the rim must see the true ones.
-            values = np.where(model_mask, values, channels[channel])
-            native = to_native(values, grid, shape, affine)
-            filled[channel][frame][mask] = native[mask]
-    return filled
+        drawn = np.empty((samples, len(volumes), int(mask.sum())), np.float32)
+        for number, seed in enumerate(sample_seeds(options.seed, samples)):
+            before = frame * samples + number
+            result = run(
+                image,
+                torch.from_numpy(model_mask),
+                options.model_copy(update={"seed": seed}),
+                partial(_report, progress, before, frames * samples) if progress else None,
+                white_matter=tissue,
+            )
+            for channel, scale in enumerate(intensities):
+                # Known voxels were clamped when they were scaled; interpolation at the rim must see the true ones.
+                values = np.where(model_mask, scale.decode(result[channel].numpy()), channels[channel])
+                drawn[number, channel] = to_native(values, grid, shape, affine)[mask]
+        for channel in range(len(volumes)):
+            filled[channel][frame][mask] = drawn[:, channel].mean(axis=0)
+            if samples > 1:
+                spread[channel][frame][mask] = drawn[:, channel].std(axis=0, ddof=1)
+    return filled, spread
 
 
-def _report_frame(progress: Progress, frame: int, frames: int, done: int, total: int) -> None:
-    progress(frame * total + done, frames * total)
+def sample_seeds(seed: int, samples: int) -> list[int]:
+    """Return the seed of each sample; the first is ``seed``, so that one sample is what it would be alone."""
+    return [seed, *(seed_for(seed, number) for number in range(1, samples))]
+
+
+def _report(progress: Progress, before: int, fills: int, done: int, total: int) -> None:
+    progress(before * total + done, fills * total)
 
 
 def _draw(path: Path, volume: Volume, filled: np.ndarray, mask: np.ndarray) -> None:

@@ -38,6 +38,8 @@ class FillTask(Protocol):
         lesion_mask: Tensor,
         options: Any,
         progress: Progress | None = None,
+        *,
+        white_matter: Tensor | None = None,
     ) -> Tensor:
         """Return the image with its lesions filled.
 
@@ -48,6 +50,7 @@ class FillTask(Protocol):
             lesion_mask: bool ``[i, j, k]``, at least one voxel true.
             options: The method's options.
             progress: Called with (network calls done, network calls in all).
+            white_matter: bool ``[i, j, k]`` where it is known, for methods that look at it.
 
         Returns:
             float32 ``[C, i, j, k]``; only voxels inside the mask are used.

@@ -1,14 +1,18 @@
-"""The classic lesion fillers: what every model is measured against, and what some start from."""
+"""The classic lesion fillers: methods without training, what models are measured against, and what some start from."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
+import torch
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
+from torch import Tensor
 
+from zoo.config import MethodConfig
 from zoo.errors import DataError
+from zoo.tasks import FillOptions, Parts, Progress
 
 _RING = 3
 
@@ -66,10 +70,10 @@ def neighbour_fill(
     """Fill lesions with random white matter: normal numbers with the mean and half the spread of each slice's own.
 
     Args:
-        image: ``[i, j, k]``, any units; slices are along k.
-        lesion_mask: bool ``[i, j, k]``.
-        white_matter: bool ``[i, j, k]``, or ``None`` to take the brighter half of a ring of 3 voxels round the
-            lesions.
+        image: ``[C, K, I, J]``, any units.
+        lesion_mask: bool ``[K, I, J]``.
+        white_matter: bool ``[K, I, J]``, or ``None`` to take the brighter half (of the first channel) of a ring of 3
+            voxels round the lesions.
         rng: Decides the values.
 
     Returns:
@@ -83,16 +87,55 @@ def neighbour_fill(
     """
     if white_matter is None:
         ring = ndimage.binary_dilation(lesion_mask, iterations=_RING) & ~lesion_mask
-        normal = ring & (image >= np.median(image[ring])) if ring.any() else ring
+        normal = ring & (image[0] >= np.median(image[0][ring])) if ring.any() else ring
     else:
         normal = white_matter & ~lesion_mask
     if not normal.any():
         raise DataError("There is no white matter besides the lesions to fill them from.")
-    everywhere = image[normal]
     filled = image.copy()
-    for index in np.flatnonzero(lesion_mask.any(axis=(0, 1))):
-        here = image[:, :, index][normal[:, :, index]]
-        values = here if len(here) >= 10 else everywhere
-        hole = lesion_mask[:, :, index]
-        filled[:, :, index][hole] = rng.normal(values.mean(), values.std() / 2, int(hole.sum()))
+    for channel in range(len(image)):
+        everywhere = image[channel][normal]
+        for index in np.flatnonzero(lesion_mask.any(axis=(1, 2))):
+            here = image[channel, index][normal[index]]
+            values = here if len(here) >= 10 else everywhere
+            hole = lesion_mask[index]
+            filled[channel, index][hole] = rng.normal(values.mean(), values.std() / 2, int(hole.sum()))
     return filled
+
+
+def biharmonic(
+    parts: Parts,
+    config: MethodConfig,
+    image: Tensor,
+    lesion_mask: Tensor,
+    options: FillOptions,
+    progress: Progress | None = None,
+    *,
+    white_matter: Tensor | None = None,
+) -> Tensor:
+    """Fill by `biharmonic_fill`; see `zoo.tasks.FillTask`. Nothing is random, and white matter is not looked at."""
+    return _by_slices(biharmonic_fill(_slices_first(image), _slices_first(lesion_mask)))
+
+
+def neighbours(
+    parts: Parts,
+    config: MethodConfig,
+    image: Tensor,
+    lesion_mask: Tensor,
+    options: FillOptions,
+    progress: Progress | None = None,
+    *,
+    white_matter: Tensor | None = None,
+) -> Tensor:
+    """Fill by `neighbour_fill`; see `zoo.tasks.FillTask`."""
+    tissue = None if white_matter is None else _slices_first(white_matter)
+    rng = np.random.default_rng(options.seed)
+    return _by_slices(neighbour_fill(_slices_first(image), _slices_first(lesion_mask), tissue, rng))
+
+
+def _slices_first(volume: Tensor) -> np.ndarray:
+    return np.moveaxis(volume.numpy(), -1, -3)
+
+
+def _by_slices(filled: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(filled, -3, -1)))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from zoo.config import Config, MethodConfig
+from zoo.config import Config, DataConfig, MethodConfig
 from zoo.tasks import FillOptions
 
 
@@ -136,6 +136,12 @@ class FillingOptions(FillOptions):
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
     batch_size: int = Field(16, ge=1, description="Windows a network call")
+
+
+class ClassicConfig(MethodConfig):
+    """Settings of the classic fillers, which work on each image's own grid."""
+
+    data: DataConfig = Field(default_factory=lambda: DataConfig(spacing_mm=None))
 
 
 class InpaintingOptions(Config):

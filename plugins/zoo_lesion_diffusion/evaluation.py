@@ -47,10 +47,10 @@ def inpainting(
 ) -> Evaluation:
     """Fill holes in healthy tissue whose content is known, and patients whose lesion-free twin is known.
 
-    Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, slabs of one disc a
-    slice round a common centre inside the head; ``twin``, a patient's own lesions against the twin without them (phantom only). SSIM, PSNR and MSE
-    inside, outside and over the image, a slice at a time on [-1, 1]; slices are averaged within a subject, then
-    subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
+    Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, slabs of one disc a slice
+    round a common centre inside the head; ``twin``, a patient's own lesions against the twin without them (phantom).
+    SSIM, PSNR and MSE inside, outside and over the image, a slice at a time on [-1, 1]; slices are averaged within a
+    subject, then subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
 
     Args:
         artifact: A model with the task ``fill``.
@@ -158,20 +158,21 @@ def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
     def fill(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
         given = {"seed": seed, **{key: value for key, value in asked.items() if value is not None}}
         checked = validate(kind, given, what=f"fill of {artifact.method.name}")
-        return run(parts, artifact.config, torch.from_numpy(image), torch.from_numpy(mask), checked).numpy()
+        white_matter = torch.from_numpy(np.moveaxis(scan.white_matter, 0, 2)) if scan.white_matter.any() else None
+        tensors = (torch.from_numpy(array) for array in (image, mask))
+        return run(parts, artifact.config, *tensors, checked, white_matter=white_matter).numpy()
 
     return fill
 
 
 def _biharmonic(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
-    filled = biharmonic_fill(np.moveaxis(image, -1, 1), np.moveaxis(mask, -1, 0))
-    return np.moveaxis(filled, 1, -1)
+    return np.moveaxis(biharmonic_fill(np.moveaxis(image, -1, 1), np.moveaxis(mask, -1, 0)), 1, -1)
 
 
 def _neighbours(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
-    white_matter = np.moveaxis(scan.white_matter, 0, 2) if scan.white_matter.any() else None
+    white_matter = scan.white_matter if scan.white_matter.any() else None
     rng = np.random.default_rng(seed)
-    return np.stack([neighbour_fill(channel, mask, white_matter, rng) for channel in image])
+    return np.moveaxis(neighbour_fill(np.moveaxis(image, -1, 1), np.moveaxis(mask, -1, 0), white_matter, rng), 1, -1)
 
 
 def _measure(

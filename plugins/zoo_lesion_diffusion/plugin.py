@@ -25,7 +25,14 @@ _PAPER: dict[str, Any] = {
         "groups": 32,
     },
     "neighbours": 0,
-    "diffusion": {"prediction": "noise", "residual_scale": 0, "pure_noise_share": 0, "timestep_per": "slice", "loss_region": "image", "keep_known": False},
+    "diffusion": {
+        "prediction": "noise",
+        "residual_scale": 0,
+        "pure_noise_share": 0,
+        "timestep_per": "slice",
+        "loss_region": "image",
+        "keep_known": False,
+    },
     "optimiser": {"learning_rate": 1e-4, "warmup_steps": 500, "average_half_life_images": 0},
     "lesions": {"min_voxels": 100, "in_context": False},
     "augmentation": {"brightness": 1.0, "brightness_probability": 0.5, "mirror": False},
@@ -59,9 +66,18 @@ _TINY: dict[str, Any] = {
 }
 
 
+_CLASSIC: dict[str, Any] = {
+    "licence": "Apache-2.0",
+    "needs": ("T1w",),
+    "also": ("lesion-mask", "white-matter"),
+    "config": "zoo_lesion_diffusion.config:ClassicConfig",
+    "evaluators": ("inpainting",),
+}
+
+
 @hookimpl
 def zoo_methods() -> list[Method]:
-    """Return ``lesion-filling``."""
+    """Return ``lesion-filling`` and the classic fillers."""
     masks = ("circles", "lesions", "mixture")
     presets: dict[str, dict[str, Any]] = {"small": {}, "tiny": _TINY}
     presets |= {f"paper-2d-{name}": {**_PAPER_2D, "masks": name} for name in masks}
@@ -101,7 +117,33 @@ def zoo_methods() -> list[Method]:
                     ("3D conditional mixture", 0.96, 39, 8e-4, 2e-4),
                 )
             ),
-        )
+        ),
+        Method(
+            name="biharmonic-filling",
+            summary="Fill lesions by the smoothest surface through their rims; no training.",
+            version=1,
+            citation=Citation(
+                authors="Chui and Mhaskar",
+                title="MRA contextual-recovery extension of smooth functions on manifolds",
+                venue="Applied and Computational Harmonic Analysis 28",
+                year=2010,
+            ),
+            tasks={"fill": Task(run="zoo_lesion_diffusion.baselines:biharmonic", options="zoo.tasks:FillOptions")},
+            **_CLASSIC,
+        ),
+        Method(
+            name="neighbour-filling",
+            summary="Fill lesions with random numbers like the slice's own white matter; no training.",
+            version=1,
+            citation=Citation(
+                authors="Valverde, Oliver and Lladó",
+                title="A white matter lesion-filling approach to improve brain tissue volume measurements",
+                venue="NeuroImage: Clinical 6",
+                year=2014,
+            ),
+            tasks={"fill": Task(run="zoo_lesion_diffusion.baselines:neighbours", options="zoo.tasks:FillOptions")},
+            **_CLASSIC,
+        ),
     ]
 
 

@@ -32,8 +32,10 @@ def fill(
     lesion_mask: Tensor,
     options: FillingOptions,
     progress: Progress | None = None,
+    *,
+    white_matter: Tensor | None = None,
 ) -> Tensor:
-    """Fill the lesions of a volume; see `zoo.tasks.FillTask`.
+    """Fill the lesions of a volume; see `zoo.tasks.FillTask`. White matter is not looked at.
 
     Only windows that hold lesions are seen by the network, in batches. A slice's noise depends on the seed and on
     the slice alone, so windows that overlap agree, and neither the batch size nor another lesion changes the result.

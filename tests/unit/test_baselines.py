@@ -26,6 +26,15 @@ def _biharmonic(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.moveaxis(biharmonic_fill(np.moveaxis(image, 2, 0)[None], np.moveaxis(mask, 2, 0))[0], 0, 2)
 
 
+def _neighbour(image: np.ndarray, mask: np.ndarray, white: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return `neighbour_fill` of one channel ``[i, j, k]``."""
+    tissue = None if white is None else np.moveaxis(white, 2, 0)
+    filled = neighbour_fill(
+        np.moveaxis(image, 2, 0)[None], np.moveaxis(mask, 2, 0), tissue, np.random.default_rng(seed)
+    )
+    return np.moveaxis(filled[0], 0, 2)
+
+
 def test_biharmonic_is_scikit_images() -> None:
     image, mask = _image()
     mask[0:3, 0:2, 1] = True  # a corner
@@ -58,7 +67,7 @@ def test_slices_without_white_matter_take_the_volumes() -> None:
     mask[5:8, 5:8] = True
     white = np.ones(image.shape, bool)
     white[..., 1] = False
-    filled = neighbour_fill(image, mask, white, np.random.default_rng(0))
+    filled = _neighbour(image, mask, white, 0)
     assert filled[..., 1][mask[..., 1]].mean() == pytest.approx(700, abs=10)
 
 
@@ -77,13 +86,13 @@ def test_neighbours_have_the_slices_mean_and_half_its_spread() -> None:
     white = np.ones(image.shape, bool)
     mask = np.zeros(image.shape, bool)
     mask[10:50, 10:50] = True
-    filled = neighbour_fill(image, mask, white, np.random.default_rng(2))
+    filled = _neighbour(image, mask, white, 2)
     for index, mean in ((0, 500), (1, 600)):
         values = filled[10:50, 10:50, index]
         assert values.mean() == pytest.approx(mean, abs=5)
         assert values.std() == pytest.approx(20, abs=2)
     assert np.array_equal(filled[~mask], image[~mask])
-    assert np.array_equal(filled, neighbour_fill(image, mask, white, np.random.default_rng(2)))
+    assert np.array_equal(filled, _neighbour(image, mask, white, 2))
 
 
 def test_neighbours_without_a_segmentation_take_the_bright_ring() -> None:
@@ -91,11 +100,11 @@ def test_neighbours_without_a_segmentation_take_the_bright_ring() -> None:
     image[:, :14] = 300
     mask = np.zeros(image.shape, bool)
     mask[14:17, 14:17, 1] = True
-    filled = neighbour_fill(image, mask, None, np.random.default_rng(0))
+    filled = _neighbour(image, mask, None, 0)
     assert np.allclose(filled[mask], 800)
 
 
 def test_no_white_matter_to_fill_from() -> None:
     image, mask = _image()
     with pytest.raises(DataError, match="no white matter besides the lesions"):
-        neighbour_fill(image, mask, mask, np.random.default_rng(0))
+        _neighbour(image, mask, mask, 0)

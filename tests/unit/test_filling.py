@@ -13,6 +13,7 @@ import torch
 import zoo
 from zoo.config import resolve_config
 from zoo.errors import DataError
+from zoo.filling import sample_seeds
 from zoo.imaging.cohort import read_cohort
 from zoo.registry import registry
 from zoo_lesion_diffusion.config import FillingOptions
@@ -90,6 +91,83 @@ def test_every_solver_fills(zoo_command, trained, patient, tmp_path: Path, solve
     )
     assert code == 0, notes
     assert np.isfinite(nibabel.load(out).get_fdata()).all()
+
+
+def _two_lesions(patient: dict, tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """Return a mask of a large and a small lesion in white matter, and each of them."""
+    tissue = np.asarray(nibabel.load(patient["tissue"]).dataobj)
+    places = np.argwhere(tissue == 3)
+    large, small = (np.zeros(tissue.shape, bool) for _ in range(2))
+    large[tuple(slice(index - 1, index + 2) for index in places[len(places) // 4])] = True
+    small[tuple(places[3 * len(places) // 4])] = True
+    return _like(patient["image"], tmp_path / "two.nii.gz", (large | small).astype(np.uint8)), large, small
+
+
+def test_lesions_are_listed_selected_and_kept(zoo_command, trained, patient, tmp_path: Path) -> None:
+    lesions, large, small = _two_lesions(patient, tmp_path)
+    code, said, _ = zoo_command("fill", "--list", "--lesions", lesions, "--json")
+    assert code == 0
+    listed = json.loads(said)
+    assert [(row["number"], row["voxels"], row["volume_mm3"]) for row in listed] == [(1, 27, 27 * 64), (2, 1, 64)]
+    affine = nibabel.load(lesions).affine
+    assert listed[1]["centre_mm"] == pytest.approx(list(affine[:3, :3] @ np.argwhere(small)[0] + affine[:3, 3]))
+    for number, (option, numbers, filled) in enumerate([("--select", "2", small), ("--keep", "2", large)]):
+        out = tmp_path / f"out{number}.nii.gz"
+        code, _, notes = _fill(
+            zoo_command, trained, patient["image"], lesions, out, option, numbers, "--dilate", number
+        )
+        assert code == 0, notes
+        old, new = (np.asarray(nibabel.load(path).dataobj) for path in (patient["image"], out))
+        assert (old != new)[filled].any()
+        assert not (old != new)[(large | small) & ~filled].any()
+    out = tmp_path / "never.nii.gz"
+    for options, message in (
+        (("--select", "3"), "no lesion 3; the mask has 2"),
+        (("--select", "1", "--keep", "2"), "not both"),
+    ):
+        code, _, err = _fill(zoo_command, trained, patient["image"], lesions, out, *options)
+        assert (code, message in err) == (1, True), err
+    assert zoo_command("fill", "--lesions", lesions)[0] == 2
+    assert zoo_command("fill", trained, "--lesions", lesions, "--select", "x")[0] == 2
+    assert not out.exists()
+
+
+def test_samples_are_averaged_and_their_spread_is_written(zoo_command, trained, patient, tmp_path: Path) -> None:
+    mask = np.asarray(nibabel.load(patient["lesions"]).dataobj) > 0
+    image = _like(patient["image"], tmp_path / "image.nii", nibabel.load(patient["image"]).get_fdata(dtype=np.float32))
+    values = []
+    for seed in sample_seeds(5, 3):
+        out = tmp_path / f"{seed}.nii.gz"
+        more = ("--seed", seed, "--dilate", 0, "--set", "steps=3")
+        assert _fill(zoo_command, trained, image, patient["lesions"], out, *more)[0] == 0
+        values.append(nibabel.load(out).get_fdata()[mask])
+    out = tmp_path / "mean.nii.gz"
+    more = ("--seed", 5, "--dilate", 0, "--set", "steps=3", "--samples", 3)
+    assert _fill(zoo_command, trained, image, patient["lesions"], out, *more)[0] == 0
+    mean, deviation = (nibabel.load(path).get_fdata() for path in (out, tmp_path / "mean-sd.nii.gz"))
+    assert np.allclose(mean[mask], np.mean(values, axis=0), atol=1e-2)
+    assert np.allclose(deviation[mask], np.std(values, axis=0, ddof=1), atol=1e-2)
+    assert (deviation[mask] > 0).mean() > 0.9
+    assert not deviation[~mask].any()
+    assert json.loads((tmp_path / "mean.json").read_text())["Samples"] == 3
+
+
+@pytest.mark.parametrize("method", ["biharmonic-filling", "neighbour-filling"])
+def test_classic_fillers_need_no_training(zoo_command, patient, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "out.nii.gz"
+    code, said, notes = zoo_command(
+        "fill", method, "--image", patient["image"], "--lesions", patient["lesions"], "--out", out
+    )
+    assert code == 0, notes
+    assert ", 0 outside." in said
+    assert json.loads((tmp_path / "out.json").read_text())["ModelSHA256"] is None
+    flair = _like(patient["image"], tmp_path / "sub-1_FLAIR.nii.gz", np.asarray(nibabel.load(patient["image"]).dataobj))
+    code, _, err = zoo_command("fill", method, "--image", flair, "--lesions", patient["lesions"], "--out", out)
+    assert code == 1
+    assert "not from FLAIR" in err
+    code, _, err = zoo_command("train", method)
+    assert code == 1
+    assert "needs no training" in err
 
 
 def test_empty_mask_returns_the_image(zoo_command, trained, patient, tmp_path: Path) -> None:

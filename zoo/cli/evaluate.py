@@ -51,4 +51,4 @@ def command(
             title = f"\nReported in the paper ({artifact.method.reported_on})"
             table(title, list(reported[0]), [[str(value) for value in row.values()] for row in reported])
         click.echo(f"\n{explain(result)}")
-    note(f"Kept in {artifact.path.parent / 'evaluations'}")
+    note(f"Kept in {artifact.folder / 'evaluations'}")

@@ -50,7 +50,7 @@ def _method(name: str) -> dict[str, Any]:
         "tasks": list(method.tasks),
         "evaluators": list(method.evaluators),
         "presets": list(method.presets),
-        "settings": _settings(resolve(method.config)),
+        "settings": _settings(resolve(method.config)) if method.trainable else [],
         "reported": {"on": method.reported_on, "rows": [dict(row) for row in method.reported]},
     }
 
@@ -101,7 +101,7 @@ def _model(path: Path) -> dict[str, Any]:
 
     artifact = Artifact.open(path)
     about = {"file": str(artifact.path), "sha256": artifact.sha256, **artifact.manifest}
-    record = artifact.path.parent / "run.json"
+    record = artifact.folder / "run.json"
     if record.is_file():
         from zoo.run import Run
 

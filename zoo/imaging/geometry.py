@@ -39,7 +39,7 @@ class Grid:
         return float(i), float(j), float(k)
 
 
-def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float) -> Grid:
+def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float | None) -> Grid:
     """Return the grid on which a model sees an image: the image's own axes in RAS order, isotropic.
 
     Oblique axes stay oblique, so going there and back never mixes axes. Where the spacing is the image's own
@@ -48,7 +48,7 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
     Args:
         shape: The image's voxels.
         affine: Its voxel-to-world matrix, mm.
-        spacing_mm: Wanted voxel size.
+        spacing_mm: Wanted voxel size; ``None`` keeps the image's own, which need not be isotropic.
 
     Source: Uhr 2024, section 3.3 "Preprocessing" (nibabel's conform). Departure: the field of view is kept instead
     of being padded to 256 voxels.
@@ -59,7 +59,7 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
     turned_shape = np.empty(3, int)
     turned_shape[turn[:, 0].astype(int)] = shape
     sizes = voxel_sizes(turned_affine)
-    if np.all(np.abs(sizes - spacing_mm) < _SAME_SPACING_MM):
+    if spacing_mm is None or np.all(np.abs(sizes - spacing_mm) < _SAME_SPACING_MM):
         return Grid(_triple(turned_shape), turned_affine)
     wanted = np.maximum(np.round(turned_shape * sizes / spacing_mm), 1).astype(int)
     spacing = (spacing_mm, spacing_mm, spacing_mm)

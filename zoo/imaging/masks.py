@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from zoo.errors import DataError
@@ -48,6 +50,62 @@ def estimate_white_matter(t1w: np.ndarray, lesion_mask: np.ndarray) -> np.ndarra
     brightest = threshold_multiotsu(head, classes=3)[-1]
     bright = (t1w > brightest) | lesion_mask
     return ndimage.binary_closing(bright, np.ones((3, 3, 3), bool), iterations=2) | bright
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected lesion of a mask.
+
+    Attributes:
+        number: From 1, the largest first.
+        voxels: How many.
+        volume_mm3: Their volume.
+        centre_mm: Its centre in world coordinates (x, y, z).
+    """
+
+    number: int
+    voxels: int
+    volume_mm3: float
+    centre_mm: tuple[float, float, float]
+
+
+def number_lesions(lesion_mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, list[Lesion]]:
+    """Number the connected lesions of a mask, the largest first; voxels that touch at a corner are connected.
+
+    Args:
+        lesion_mask: bool ``[i, j, k]``.
+        affine: Voxel to world, mm.
+
+    Returns:
+        The number of the lesion in each voxel, int32 ``[i, j, k]``, 0 where there is none; and the lesions in order.
+    """
+    pieces, count = ndimage.label(lesion_mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-sizes, kind="stable")
+    renumber = np.zeros(count + 1, np.int32)
+    renumber[order + 1] = np.arange(1, count + 1)
+    centres = apply_affine(affine, np.reshape(ndimage.center_of_mass(lesion_mask, pieces, order + 1), (-1, 3)))
+    voxel_mm3 = float(np.prod(voxel_sizes(affine)))
+    lesions = [
+        Lesion(number, int(sizes[piece]), float(sizes[piece] * voxel_mm3), (float(x), float(y), float(z)))
+        for number, (piece, (x, y, z)) in enumerate(zip(order, centres, strict=True), start=1)
+    ]
+    return renumber[pieces], lesions
+
+
+def choose_lesions(numbered: np.ndarray, lesions: Sequence[Lesion], chosen: Sequence[int]) -> np.ndarray:
+    """Return the mask of the lesions numbered ``chosen``, bool ``[i, j, k]``.
+
+    Raises:
+        DataError: There is no lesion of one of the numbers.
+    """
+    unknown = [number for number in chosen if not 1 <= number <= len(lesions)]
+    if unknown:
+        raise DataError(
+            f"There is no lesion {unknown[0]}; the mask has {len(lesions)}, numbered from 1, the largest first. "
+            "zoo fill --list --lesions MASK shows them."
+        )
+    return np.isin(numbered, chosen)
 
 
 def circle(shape: tuple[int, int], centre: tuple[float, float], radius: float) -> np.ndarray:

@@ -260,6 +260,18 @@ def write_filled(path: Path, volume: Volume, values: np.ndarray, mask: np.ndarra
             _write(plain, header, stored)
 
 
+def write_map(path: Path, volume: Volume, values: np.ndarray) -> None:
+    """Write ``values`` ``[C, i, j, k]`` as float32 on the grid of ``volume``, with nothing else of its header.
+
+    Raises:
+        ArtifactError: The disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    data = values[0] if len(values) == 1 else np.moveaxis(values, 0, 3)
+    image = nibabel.Nifti1Image(data.astype(np.float32), volume.affine)
+    with replacing(path) as temporary:
+        nibabel.save(image, temporary)
+
+
 def _to_stored(values: np.ndarray, volume: Volume) -> np.ndarray:
     exact = (values.astype(np.float64) - volume.intercept) / volume.slope
     if volume.stored.dtype.kind == "f":
