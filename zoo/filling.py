@@ -20,7 +20,7 @@ from zoo.artifact import Artifact
 from zoo.config import MethodConfig, validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
-from zoo.files import replacing, write_text
+from zoo.files import replacing, sha256, write_text
 from zoo.imaging.geometry import model_grid, to_grid, to_native
 from zoo.imaging.masks import choose_lesions, dilate_within, estimate_white_matter, number_lesions
 from zoo.imaging.preprocessing import fit_intensity
@@ -140,6 +140,7 @@ def fill_files(
         "Description": "Lesions filled with generated healthy tissue. Research use only, not for diagnosis.",
         "Method": artifact.method.name,
         "ModelSHA256": artifact.sha256,
+        "InputSHA256": {path.name: sha256(path) for path in (*images, lesions, white_matter) if path},
         "Seed": checked.seed,
         "Samples": samples,
         "LesionsSelected": list(select),
@@ -154,14 +155,13 @@ def fill_files(
         "VoxelsChangedOutsideMask": outside,
         "Warnings": warnings,
     }
-    stems = [output.with_name(output.name.removesuffix(".gz").removesuffix(".nii")) for output in outputs]
-    for volume, values, stem in zip(volumes, filled, stems, strict=True):
-        write_text(Path(f"{stem}.json"), json.dumps(sidecar, indent=2) + "\n")
-        if drawn:
-            _draw(Path(f"{stem}.png"), volume, values, mask)
     if samples > 1:
-        for volume, deviation, stem in zip(volumes, spread, stems, strict=True):
-            write_map(Path(f"{stem}-sd.nii.gz"), volume, deviation)
+        for volume, deviation, output in zip(volumes, spread, outputs, strict=True):
+            write_map(_beside(output, "-sd.nii.gz"), volume, deviation)
+    for volume, values, output in zip(volumes, filled, outputs, strict=True):
+        if drawn:
+            _draw(_beside(output, ".png"), volume, values, mask)
+        write_text(sidecar_of(output), json.dumps(sidecar, indent=2) + "\n")
     return FillReport(tuple(outputs), int(mask.sum()), inside, outside, tuple(warnings), sidecar)
 
 
@@ -187,6 +187,15 @@ def _chosen(lesion_mask: np.ndarray, affine: np.ndarray, select: Sequence[int], 
     if keep:
         return lesion_mask & ~choose_lesions(numbered, lesions, keep)
     return choose_lesions(numbered, lesions, select)
+
+
+def sidecar_of(output: Path) -> Path:
+    """Return the JSON file beside a filled image; it is written last."""
+    return _beside(output, ".json")
+
+
+def _beside(output: Path, ending: str) -> Path:
+    return output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ending)
 
 
 def _check_output(output: Path, inputs: Sequence[Path]) -> None:

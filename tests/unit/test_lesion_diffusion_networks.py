@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
+from zoo_lesion_diffusion.diffusers_weights import diffusers_options, diffusers_state_dict
 from zoo_lesion_diffusion.networks import DenoisingUNet, timestep_embedding
 
 PAPER: dict[str, Any] = {
@@ -56,61 +57,8 @@ def norm_epsilons(network: nn.Module) -> set[float]:
 
 def diffusers_unet(config: dict[str, Any]) -> Any:
     diffusers = pytest.importorskip("diffusers")
-    levels = len(config["channels"])
-    attends = [level in config["attention_levels"] for level in range(levels)]
-    return diffusers.UNet2DModel(
-        in_channels=config["in_channels"],
-        out_channels=config["out_channels"],
-        block_out_channels=config["channels"],
-        layers_per_block=config["blocks_per_level"],
-        down_block_types=["AttnDownBlock2D" if here else "DownBlock2D" for here in attends],
-        up_block_types=["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attends)],
-        attention_head_dim=config["head_dim"],
-        norm_num_groups=config["groups"],
-    ).eval()
-
-
-def copy_block(ours: Any, resnet: Any, attention: Any) -> None:
-    pairs = [
-        (ours.norm1, resnet.norm1),
-        (ours.conv1.plane, resnet.conv1),
-        (ours.time, resnet.time_emb_proj),
-        (ours.norm2, resnet.norm2),
-        (ours.conv2.plane, resnet.conv2),
-    ]
-    if resnet.conv_shortcut is not None:
-        pairs.append((ours.shortcut, resnet.conv_shortcut))
-    if attention is not None:
-        pairs += [(ours.attention.norm, attention.group_norm), (ours.attention.out, attention.to_out[0])]
-        qkv = (attention.to_q, attention.to_k, attention.to_v)
-        ours.attention.qkv.weight.copy_(torch.cat([layer.weight for layer in qkv]))
-        ours.attention.qkv.bias.copy_(torch.cat([layer.bias for layer in qkv]))
-    for mine, theirs in pairs:
-        mine.load_state_dict(theirs.state_dict())
-
-
-@torch.no_grad()
-def copy_weights(ours: Any, theirs: Any) -> None:
-    """Load the weights of a diffusers UNet2DModel; its resamplers end a level where ours begin the next."""
-    for mine, other in [
-        (ours.time[0], theirs.time_embedding.linear_1),
-        (ours.time[2], theirs.time_embedding.linear_2),
-        (ours.conv_in, theirs.conv_in),
-        (ours.norm_out, theirs.conv_norm_out),
-        (ours.conv_out, theirs.conv_out),
-    ]:
-        mine.load_state_dict(other.state_dict())
-    levels = zip([*ours.down, *ours.up], [*theirs.down_blocks, *theirs.up_blocks], strict=True)
-    for level, other in levels:
-        attentions = getattr(other, "attentions", [None] * len(other.resnets))
-        for block, resnet, attention in zip(level.blocks, other.resnets, attentions, strict=True):
-            copy_block(block, resnet, attention)
-    for level, other in zip(ours.down[1:], theirs.down_blocks[:-1], strict=True):
-        level.downsample.load_state_dict(other.downsamplers[0].conv.state_dict())
-    for level, other in zip(ours.up[1:], theirs.up_blocks[:-1], strict=True):
-        level.upsample[1].load_state_dict(other.upsamplers[0].conv.state_dict())
-    copy_block(ours.middle[0], theirs.mid_block.resnets[0], theirs.mid_block.attentions[0])
-    copy_block(ours.middle[1], theirs.mid_block.resnets[1], None)
+    channels = {name: config[name] for name in ("in_channels", "out_channels")}
+    return diffusers.UNet2DModel(**channels, **diffusers_options(config)).eval()
 
 
 def test_paper_networks_have_the_papers_parameter_counts():
@@ -132,11 +80,10 @@ def test_2d_network_agrees_with_the_thesis_library(attention_levels):
         "blocks_per_level": 2,
         "attention_levels": attention_levels,
     }
-    theirs = diffusers_unet(config)
-    scramble(theirs)
     ours = DenoisingUNet(**config, pseudo_3d=False).eval()
-    scramble(ours, seed=3)  # a weight that the mapping forgot must not agree by default values
-    copy_weights(ours, theirs)
+    scramble(ours)  # off the initial values, where a wrong name could go unnoticed
+    theirs = diffusers_unet(config)
+    theirs.load_state_dict(diffusers_state_dict(ours))
     x, timestep = image(2, 3, 16, 24), torch.tensor([7, 981])
     with torch.inference_mode():
         torch.testing.assert_close(ours(x, timestep), theirs(x, timestep).sample, atol=1e-5, rtol=1e-5)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.config import merge, parse_assignment
+
+if TYPE_CHECKING:
+    from zoo.artifact import Artifact
 
 
 def numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
@@ -19,8 +26,6 @@ def numbers(context: click.Context, option: click.Parameter, text: str | None) -
 
 
 def _list_lesions(path: Path, as_json: bool) -> None:
-    from dataclasses import asdict
-
     from zoo.imaging.masks import number_lesions
     from zoo.imaging.volume import read_volume
 
@@ -45,9 +50,11 @@ def _list_lesions(path: Path, as_json: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--image", "images", type=click.Path(path_type=Path), multiple=True,
               help="NIfTI; repeat for a model of several contrasts, in its order.")  # fmt: skip
-@click.option("--lesions", type=click.Path(path_type=Path), required=True, help="Lesion mask on the image's grid.")
+@click.option("--lesions", type=click.Path(path_type=Path), help="Lesion mask on the image's grid.")
+@click.option("--data", type=click.Path(path_type=Path),
+              help="BIDS folder or .tsv manifest: fill all of it, instead of one --image.")  # fmt: skip
 @click.option("--out", "outputs", type=click.Path(path_type=Path), multiple=True,
-              help="Filled image; repeat as often as --image.")  # fmt: skip
+              help="Filled image, as often as --image; with --data the folder of results.")  # fmt: skip
 @click.option("--wm", "white_matter", type=click.Path(path_type=Path), help="White-matter mask for the dilation.")
 @click.option("--dilate", type=click.IntRange(0, 10), default=1, show_default=True,
               help="Voxels the mask grows into white matter.")  # fmt: skip
@@ -62,13 +69,16 @@ def _list_lesions(path: Path, as_json: bool) -> None:
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another option of the method.")
 @click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
 @click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
+              help="Processes that share the scans of --data; they take the GPUs in turn.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
 def command(
     words: list[str],
     run: Path | None,
     images: tuple[Path, ...],
-    lesions: Path,
+    lesions: Path | None,
+    data: Path | None,
     outputs: tuple[Path, ...],
     white_matter: Path | None,
     dilate: int,
@@ -82,37 +92,54 @@ def command(
     assignments: tuple[str, ...],
     backend: str,
     device: str | None,
+    workers: int,
     as_json: bool,
 ) -> None:
     """Replace lesions by healthy tissue, on the image's own grid; outside the mask not one voxel changes.
 
     \b
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz
-    zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --wm wm.nii.gz --out filled.nii.gz
-    zoo fill --list --lesions mask.nii.gz
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --select 1,3 --samples 8
+    zoo fill --list --lesions mask.nii.gz
+    zoo fill RUN --data my-bids-folder --out my-bids-folder/derivatives/filled --workers 2
     """
     if list_lesions:
-        _list_lesions(lesions, as_json)
+        _list_lesions(_given(lesions, "--lesions"), as_json)
         return
-    if run is None or not images or not outputs:
-        missing = "RUN" if run is None else "--out" if images else "--image"
-        raise click.UsageError(f"{missing} is missing; to list lesions give --list.")
+    model = _given(run, "RUN")
+    if not outputs:
+        raise click.UsageError("--out is missing.")
 
     import torch
 
     import zoo
-    from zoo.filling import fill_files
 
+    artifact = zoo.load(model)
     options = merge(
         {"seed": seed, **({"steps": steps} if steps else {}), **({"solver": solver} if solver else {})},
         *(parse_assignment(text) for text in assignments),
     )
+    gpus = torch.cuda.device_count()
+    if data is not None:
+        if images or lesions or white_matter or select or keep or len(outputs) != 1:
+            raise click.UsageError(
+                "--data brings its own images and masks: beside it give one --out and no other file."
+            )
+        devices = [device] if device else [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
+        _fill_cohort(
+            artifact, data, outputs[0], as_json, options=options, dilate=dilate, samples=samples, backend=backend,
+            devices=devices, workers=workers, command=["zoo", *words],
+        )  # fmt: skip
+        return
+    if not images:
+        raise click.UsageError("--image is missing; for a whole cohort give --data.")
+    from zoo.filling import fill_files
+
     with progress_bar("Filling") as progress:
         report = fill_files(
-            zoo.load(run),
+            artifact,
             images,
-            lesions,
+            _given(lesions, "--lesions"),
             outputs,
             options=options,
             dilate=dilate,
@@ -121,7 +148,7 @@ def command(
             keep=keep,
             samples=samples,
             backend=backend,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=device or ("cuda" if gpus else "cpu"),
             command=["zoo", *words],
             progress=progress,
         )
@@ -136,3 +163,43 @@ def command(
         f"{report.changed_inside} voxels changed inside the mask of {report.mask_voxels}, {report.changed_outside} "
         "outside."
     )
+
+
+def _given(path: Path | None, name: str) -> Path:
+    if path is None:
+        raise click.UsageError(f"{name} is missing.")
+    return path
+
+
+def _fill_cohort(artifact: Artifact, data: Path, folder: Path, as_json: bool, **settings: Any) -> None:
+    from zoo.derivatives import fill_cohort
+    from zoo.imaging.cohort import read_cohort
+    from zoo.report.quality import COLUMNS, FilledImage, write_quality_page
+
+    cohort = read_cohort(data)
+    with progress_bar("Filling") as progress:
+        scans = fill_cohort(artifact, cohort, folder, progress=progress, **settings)
+    pages = [
+        FilledImage(scan.scan if len(scan.images) == 1 else f"{scan.scan} {contrast}", before, after, scan.lesions)
+        for scan in scans
+        if scan.status != "failed"
+        for contrast, before, after in zip(artifact.config.data.contrasts, scan.images, scan.outputs, strict=True)
+    ]
+    title = f"{data.name}, filled by {artifact.method.name}"
+    with progress_bar("Judging") as progress:
+        quality = write_quality_page(folder / "quality.html", title, pages, progress)
+    if as_json:
+        show_json({"scans": [scan.to_json() for scan in scans], "quality": [asdict(row) for row in quality]})
+    else:
+        table("", list(COLUMNS), [row.cells() for row in quality])
+        counts = Counter(scan.status for scan in scans)
+        click.echo(
+            ", ".join(f"{count} {status}" for status, count in counts.items()) + f".\nLook at {folder}/quality.html"
+        )
+    for line in cohort.notes:
+        note(f"data: {line}")
+    failed = [scan for scan in scans if scan.status == "failed"]
+    for scan in failed:
+        note(f"failed: {scan.scan}: {scan.note}")
+    if failed:
+        sys.exit(1)

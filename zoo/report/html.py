@@ -36,13 +36,14 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         ArtifactError: The disk is full or the folder cannot be written.
     """
     environment = Environment(loader=PackageLoader("zoo.report", ""), autoescape=True, trim_blocks=True)
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["data_uri"] = data_uri
     environment.tests["figure"] = _is_figure
     shown = [section for section in sections if section.text or section.table or section.figures]
     write_text(path, environment.get_template("report.html.jinja").render(title=title, sections=shown))
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Return a picture as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
