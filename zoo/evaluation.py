@@ -41,13 +41,14 @@ class Evaluation:
     pictures: Sequence[tuple[bytes, str]] = field(default=(), repr=False)
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row a condition and filler, with a column a metric."""
+        """Return one row a condition and filler, with a column a metric, empty where it does not apply."""
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for key, score in self.scores.items():
             condition, who, metric = key.split("/")
             row = rows.setdefault((condition, who), {"masks": condition, "filled by": who, "n": score.n})
             row[metric] = _cell(score)
-        return list(rows.values())
+        columns = dict.fromkeys(column for row in rows.values() for column in row)
+        return [{column: row.get(column, "") for column in columns} for row in rows.values()]
 
     def verdicts(self) -> list[str]:
         """Return a sentence for each baseline and condition in which it beats the model inside the masks."""

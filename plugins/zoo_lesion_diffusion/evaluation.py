@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,17 @@ from zoo.evaluation import MODEL, Evaluation
 from zoo.imaging.cache import PackedScan, pack_cohort
 from zoo.imaging.cohort import Cohort, read_cohort
 from zoo.imaging.masks import LaidLesions, circle
+from zoo.metrics.filling import (
+    GREY,
+    SIZE_BINS_MM3,
+    grey_matter_leak,
+    lesions_by_size,
+    mean_cortical_thickness,
+    seam_score,
+    stripe_score,
+    tissue_classes,
+    tissue_volumes,
+)
 from zoo.metrics.image import inpainting_metrics
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import mean_interval
@@ -34,7 +45,22 @@ _UNITS: dict[str, tuple[str, Literal["higher", "lower"]]] = {
     "psnr": ("dB", "higher"),
     "mse": ("", "lower"),
     "lpips": ("", "lower"),
+    "seam": ("", "lower"),
+    "stripes": ("", "lower"),
+    "grey": ("", "lower"),
+    "volume": ("%", "lower"),
+    "thickness": ("%", "lower"),
 }
+"""Unit and direction, by the first word of the metric."""
+
+_NOTES = {
+    "seam": "1 is ideal: as in the truth",
+    "stripes": "1 is ideal: as in the truth",
+    "grey_leak": "a classifier by intensity finds some in healthy white matter, too",
+}
+_CONDITIONS = ("lesions", *(f"lesions {label}" for label in SIZE_BINS_MM3), "circles", "twin")
+"""In the order of the table."""
+
 _SLAB = 16
 """Slices of a slab of circles, as the thesis' pseudo-3D networks see them."""
 
@@ -47,10 +73,16 @@ def inpainting(
 ) -> Evaluation:
     """Fill holes in healthy tissue whose content is known, and patients whose lesion-free twin is known.
 
-    Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, slabs of one disc a slice
-    round a common centre inside the head; ``twin``, a patient's own lesions against the twin without them (phantom).
-    SSIM, PSNR and MSE inside, outside and over the image, a slice at a time on [-1, 1]; slices are averaged within a
-    subject, then subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
+    Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, slabs of one disc a
+    slice round a common centre inside the head; ``twin``, a patient's own lesions against the twin without them
+    (phantom only). SSIM, PSNR and MSE inside, outside and over the image, a slice at a time on [-1, 1]; slices are
+    averaged within a subject, then subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
+
+    The conditions ``lesions <20 mm3`` and so on are the lesions of one size in the same filled images. ``seam`` and
+    ``stripes`` are the scores of the filled volume by those of the truth, so that 1 is ideal; ``grey_leak`` is the
+    share of filled white matter that looks like something else. In ``twin`` the ``volume_error`` (mean over fluid,
+    grey and white matter) and the ``thickness_error`` tell how far the filled T1w leads an analysis astray, and
+    ``unfilled`` how far the lesions do.
 
     Args:
         artifact: A model with the task ``fill``.
@@ -79,11 +111,18 @@ def inpainting(
     for number, (scan, lesions) in enumerate(zip(packed.scans, packed.lesions, strict=True)):
         for condition, image, truth, mask in _cases(scan, lesions, artifact, options, number):
             shown: dict[str, np.ndarray] = {}
+            sizes = lesions_by_size(mask, scan.grid.spacing_mm) if condition == "lesions" else {}
             for who, filler in fillers.items():
                 filled = np.where(mask, filler(image, mask, scan, options.seed + number), image)
-                for metric, value in _measure(filled, truth, mask, perceptual).items():
-                    values[condition, who, metric][scan.subject].append(value)
+                for name, value in _measure(filled, truth, mask, sizes, perceptual).items():
+                    metric, _, place = name.partition("_")
+                    key = (f"lesions {place}", who, f"{metric}_in") if place in sizes else (condition, who, name)
+                    values[key][scan.subject].append(value)
                 shown[who] = filled
+            contrasts = artifact.config.data.contrasts
+            for who, metric, value in _inspect(shown, condition, image, truth, mask, scan, contrasts):
+                if not np.isnan(value):  # a hole of one slice has no stripes
+                    values[condition, who, metric][scan.subject].append(value)
             if number == 0 and condition not in {caption.split(":")[0] for _, caption in pictures}:
                 pictures.append((_picture(image, truth, mask, shown), f"{condition}: {', '.join(_panels(shown))}"))
         progress(number + 1, len(packed.scans))
@@ -176,19 +215,66 @@ def _neighbours(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int
 
 
 def _measure(
-    filled: np.ndarray, truth: np.ndarray, mask: np.ndarray, perceptual: Callable[[Tensor, Tensor], Tensor] | None
+    filled: np.ndarray,
+    truth: np.ndarray,
+    mask: np.ndarray,
+    sizes: Mapping[str, np.ndarray],
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> dict[str, float]:
-    """Return each metric's mean over the slices with a mask."""
+    """Return each metric's mean over the slices with a mask, and inside the lesions of each size over theirs."""
     slices = np.flatnonzero(mask.any(axis=(0, 1)))
-    predicted, known, hole = (
+    predicted, known, hole, *parts = (
         torch.from_numpy(np.ascontiguousarray(np.moveaxis(array[..., slices], -1, 0)))
-        for array in (filled.astype(np.float32), truth, mask[None])
+        for array in (filled.astype(np.float32), truth, mask[None], *(lesions[None] for lesions in sizes.values()))
     )
-    measured = inpainting_metrics(predicted, known, hole)
+    measured = inpainting_metrics(predicted, known, hole, dict(zip(sizes, parts, strict=True)))
+    for label, part in zip(sizes, parts, strict=True):
+        held = part.flatten(1).any(dim=1)
+        measured |= {f"{metric}_{label}": measured[f"{metric}_{label}"][held] for metric in ("ssim", "psnr", "mse")}
     if perceptual is not None and min(predicted.shape[2:]) >= 64:
         # LPIPS knows one image at a time: channels are compared one by one.
         measured["lpips"] = perceptual(predicted.flatten(0, 1)[:, None], known.flatten(0, 1)[:, None])
     return {name: float(values.mean()) for name, values in measured.items()}
+
+
+def _inspect(
+    fills: Mapping[str, np.ndarray],
+    condition: str,
+    image: np.ndarray,
+    truth: np.ndarray,
+    mask: np.ndarray,
+    scan: PackedScan,
+    contrasts: Sequence[str],
+) -> Iterator[tuple[str, str, float]]:
+    """Yield filler, metric and value of what is judged by whole volumes; nan where there is nothing to judge."""
+    white_matter, tissue = np.moveaxis(scan.white_matter, 0, 2), np.moveaxis(scan.tissue, 0, 2)
+    for metric, score in (("seam", seam_score), ("stripes", stripe_score)):
+        ideal = np.array([score(channel, mask) for channel in truth])
+        for who, filled in fills.items():
+            found = np.array([score(channel, mask) for channel in filled])
+            yield who, metric, float(np.mean(found / np.where(ideal > 0, ideal, np.nan)))
+    if condition == "circles" or "T1w" not in contrasts:
+        return
+    t1w = contrasts.index("T1w")
+    for who, filled in fills.items():
+        labels = tissue if tissue.any() else None
+        yield who, "grey_leak", grey_matter_leak(filled[t1w], white_matter, mask, labels)
+    if condition == "twin" and tissue.any():
+        known = _anatomy(truth[t1w], tissue > 0, mask, scan.grid.spacing_mm)
+        for who, filled in {**fills, "unfilled": image}.items():
+            errors = 100 * np.abs(_anatomy(filled[t1w], tissue > 0, mask, scan.grid.spacing_mm) / known - 1)
+            yield who, "volume_error", float(errors[:-1].mean())
+            yield who, "thickness_error", float(errors[-1])
+
+
+def _anatomy(
+    t1w: np.ndarray, brain: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> np.ndarray:
+    """Return the volumes of fluid, grey and white matter in ml, and the cortical thickness in mm."""
+    known = brain & ~mask
+    volumes = tissue_volumes(t1w, brain, float(np.prod(spacing_mm)), known)
+    thickness = mean_cortical_thickness(tissue_classes(t1w, brain, known) == GREY, spacing_mm)
+    return np.array([*volumes.values(), thickness])
 
 
 def _summarise(
@@ -202,19 +288,19 @@ def _summarise(
 ) -> Evaluation:
     scores: dict[str, Score] = {}
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for (condition, who, metric), by_subject in values.items():
+    for (condition, who, metric), by_subject in sorted(values.items(), key=lambda item: _CONDITIONS.index(item[0][0])):
         means = {subject: float(np.mean(several)) for subject, several in by_subject.items()}
         interval = mean_interval(list(means.values()))
         unit, better = _UNITS[metric.split("_")[0]]
         bounds = None if interval.low is None or interval.high is None else (interval.low, interval.high)
         scores[f"{condition}/{who}/{metric}"] = Score(
-            value=interval.mean, unit=unit, better=better, n=interval.n, ci=bounds
+            value=interval.mean, unit=unit, better=better, n=interval.n, ci=bounds, note=_NOTES.get(metric, "")
         )
         for subject, mean in means.items():
             row = rows.setdefault((subject, condition, who), {"subject": subject, "masks": condition, "filled by": who})
             row[metric] = mean
-    for condition, who in dict.fromkeys(key[:2] for key in values):
-        if f"{condition}/{who}/lpips" not in scores:
+    for condition, who, metric in values:
+        if metric == "ssim_full" and f"{condition}/{who}/lpips" not in scores:
             note = why_not or "the slices are smaller than the 64 pixels that AlexNet needs"
             scores[f"{condition}/{who}/lpips"] = Score(value=None, unit="", better="lower", n=0, note=note)
     about = {

@@ -155,6 +155,20 @@ def test_evaluation_uses_unseen_subjects_beside_baselines(zoo_command, trained: 
     found = json.loads(zoo_command(*arguments, "--json")[1])["inpainting"]
     tested = set(Run.open(trained).record["split"]["test"])
     assert {row["subject"] for row in found["by_subject"]} == tested
+    keys = set(found["scores"])
+    for who in ("model", "biharmonic", "neighbours"):
+        assert {f"circles/{who}/seam", f"circles/{who}/stripes", f"twin/{who}/grey_leak"} <= keys
+        assert {f"lesions/{who}/grey_leak", f"twin/{who}/volume_error", f"twin/{who}/thickness_error"} <= keys
+        assert f"circles/{who}/grey_leak" not in keys
+    assert {key for key in keys if "/unfilled/" in key} == {
+        "twin/unfilled/volume_error",
+        "twin/unfilled/thickness_error",
+    }
+    # At 4 mm a voxel has 64 mm³: no lesion is smaller than that.
+    by_size = {key.split("/")[0] for key in keys if key.startswith("lesions ")}
+    assert by_size
+    assert by_size <= {"lesions 20-100 mm3", "lesions 100-500 mm3", "lesions >500 mm3"}
+    assert {key.split("/")[2] for key in keys if key.split("/")[0] in by_size} == {"ssim_in", "psnr_in", "mse_in"}
     again = json.loads(zoo_command(*arguments, "--json")[1])["inpainting"]
     assert again == found  # seeded
     assert len(list((trained / "evaluations").glob("*.html"))) >= 1

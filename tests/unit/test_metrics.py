@@ -42,6 +42,20 @@ def test_inpainting_metrics_by_hand() -> None:
     assert masked_mean(filled[:1], mask[:1]).item() == pytest.approx(0.2)
 
 
+def test_parts_of_the_mask_are_measured_alone() -> None:
+    truth = torch.zeros(2, 1, 10, 10)
+    filled = truth.clone()
+    mask, part = torch.zeros(2, 2, 1, 10, 10, dtype=torch.bool)
+    mask[:, :, 2:4, 2:4] = True
+    part[0, :, 2, 2] = True
+    filled[0, 0, 2, 2] = 0.2
+    measured = inpainting_metrics(filled, truth, mask, {"small": part})
+    assert measured["mse_in"].tolist() == pytest.approx([0.01, 0])
+    assert measured["mse_small"].tolist() == pytest.approx([0.04, float("nan")], nan_ok=True)
+    assert measured["psnr_small"][0] == pytest.approx(20)
+    assert measured["ssim_small"].isnan().tolist() == [False, True]
+
+
 def test_masks_with_nothing_to_compare_are_refused() -> None:
     image = torch.zeros(1, 1, 10, 10)
     for mask in (torch.zeros_like(image).bool(), torch.ones_like(image).bool()):

@@ -75,8 +75,8 @@ def command(out: Path) -> None:
     note(f"3/4 Filled {patient}, whom training never saw: {filled}")
 
     evaluation = evaluate(artifact, cohort, evaluators=(), options={}, bar=progress_bar)["inpainting"]
-    rows = evaluation.table()
     columns = ["masks", "filled by", "n", "ssim_in", "psnr_in", "mse_in"]
+    rows = [row for row in evaluation.table() if row["ssim_in"]]
     table("\n4/4 Measured inside the masks", columns, [[str(row[name]) for name in columns] for row in rows])
     click.echo(f"\n{explain(evaluation)}\n")
     _write_page(out, patient, report, evaluation)

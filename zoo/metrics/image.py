@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,15 +66,19 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values.flatten(1) * weight).sum(1) / weight.sum(1)
 
 
-def inpainting_metrics(prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def inpainting_metrics(
+    prediction: Tensor, truth: Tensor, mask: Tensor, parts: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Compare filled slices with the truth.
 
     Args:
         prediction, truth: ``[B, C, H, W]`` in [-1, 1].
         mask: bool ``[B, 1, H, W]``, what was filled.
+        parts: Parts of the mask by name, each like the mask, to be measured alone as well.
 
     Returns:
-        ``ssim``, ``psnr`` (dB, at most `MAX_PSNR`) and ``mse`` with ``_in``, ``_out`` and ``_full``, each ``[B]``.
+        ``ssim``, ``psnr`` (dB, at most `MAX_PSNR`) and ``mse`` with ``_in``, ``_out``, ``_full`` and the names of the
+        parts, each ``[B]``; nan for slices without the part.
 
     Raises:
         DataError: A mask that is empty or covers its slice.
@@ -86,9 +92,9 @@ def inpainting_metrics(prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[
         raise DataError("A slice's mask is empty or covers the slice; there is nothing to compare inside or outside.")
     similarity = ssim_map(prediction, truth)
     error = (prediction.double() - truth.double()).square()
-    everywhere = torch.ones_like(mask)
+    places = {"in": mask, "out": ~mask, "full": torch.ones_like(mask), **(parts or {})}
     measured: dict[str, Tensor] = {}
-    for place, where in (("in", mask), ("out", ~mask), ("full", everywhere)):
+    for place, where in places.items():
         mse = masked_mean(error, where)
         measured[f"ssim_{place}"] = masked_mean(similarity, where)
         measured[f"psnr_{place}"] = (10 * torch.log10(4 / mse.clamp(min=1e-30))).clamp(max=MAX_PSNR)
