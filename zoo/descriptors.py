@@ -184,7 +184,7 @@ class Score:
     Attributes:
         value: Mean over subjects, or ``None`` where it could not be measured (``note`` says why).
         unit: ``"dB"``, ``"%"``, ``""`` …
-        better: Whether ``"higher"`` or ``"lower"`` is better.
+        better: Whether ``"higher"``, ``"lower"`` or ``"nearer 1"`` is better.
         n: Number of subjects.
         ci: 95 % interval of the mean over subjects, ``None`` for n < 2.
         note: Why a value is missing, or what limits it.
@@ -192,7 +192,7 @@ class Score:
 
     value: float | None
     unit: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "nearer 1"]
     n: int
     ci: tuple[float, float] | None = None
     note: str = ""

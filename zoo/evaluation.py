@@ -59,7 +59,7 @@ class Evaluation:
             elsewhere = metric.endswith(("_out", "_full"))  # follows from the inside, where known voxels are put back
             if who == MODEL or elsewhere or own is None or own.value is None or score.value is None:
                 continue
-            if score.value > own.value if score.better == "higher" else score.value < own.value:
+            if _error(score.value, score.better) < _error(own.value, score.better):
                 wins.setdefault((condition, who), []).append(f"{metric} {score.value:.4g} against {own.value:.4g}")
         return [f"{who} beats the model on {condition} ({', '.join(by)})" for (condition, who), by in wins.items()]
 
@@ -76,6 +76,11 @@ class Evaluation:
             "verdicts": self.verdicts(),
             "by_subject": [dict(row) for row in self.by_subject],
         }
+
+
+def _error(value: float, better: str) -> float:
+    """Return a number that is smaller the better the value is."""
+    return {"higher": -value, "lower": value, "nearer 1": abs(value - 1)}[better]
 
 
 def _cell(score: Score) -> str:

@@ -3,9 +3,9 @@
     python benchmarks/peers/thesis_filling.py RUN T1W LESIONS [--out benchmarks/results/thesis-filling.jsonl]
 
 The thesis' way is diffusers' UNet2DModel and DDIMScheduler, 50 steps, over every slice with a lesion, whole, padded to
-256 × 256 (Uhr 2024, section 3.2). Both ways get the same context and the same noise schedule. Two holes are filled: the
-patient's own lesions, whose seconds count, and the lesions mirrored to the other side and cut to white matter, where the
-image is healthy and the truth is known, whose SSIM inside the mask counts.
+256 × 256 (Uhr 2024, section 3.2). Both ways get the same context and the same noise schedule. Two holes are filled:
+the patient's own lesions, whose seconds count, and the lesions mirrored to the other side and cut to white matter,
+where the image is healthy and the truth is known, whose SSIM inside the mask counts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -81,8 +82,8 @@ def thesis_fill(network: diffusers.UNet2DModel, config: FillingConfig, image: Te
         for timestep in scheduler.timesteps:
             predicted = network(torch.cat([x, conditions], 1), timestep).sample
             x = scheduler.step(predicted, timestep, x).prev_sample
-        x = x.numpy()[:, :, -corner[0] :, -corner[1] :][:, :, : holes.shape[1], : holes.shape[2]]
-        for index, result in zip(chosen, x, strict=True):
+        inside = x.numpy()[:, :, -corner[0] :, -corner[1] :][:, :, : holes.shape[1], : holes.shape[2]]
+        for index, result in zip(chosen, inside, strict=True):
             result = known[:, index] + schedule.residual_scale * result if schedule.residual_scale else result
             filled[:, index] = np.where(holes[index], result.clip(-1, 1), filled[:, index])
     return torch.from_numpy(filled).permute(0, 2, 3, 1)
@@ -91,8 +92,8 @@ def thesis_fill(network: diffusers.UNet2DModel, config: FillingConfig, image: Te
 def ssim_inside(filled: Tensor, truth: Tensor, mask: Tensor) -> float:
     """Return SSIM inside the mask, the mean over slices."""
     slices = mask.any(dim=0).any(dim=0).nonzero()[:, 0]
-    stacks = [volume[..., slices].permute(3, 0, 1, 2) for volume in (filled, truth, mask[None])]
-    return float(inpainting_metrics(*stacks)["ssim_in"].mean())
+    predicted, known, hole = (volume[..., slices].permute(3, 0, 1, 2) for volume in (filled, truth, mask[None]))
+    return float(inpainting_metrics(predicted, known, hole)["ssim_in"].mean())
 
 
 def main() -> None:
@@ -120,7 +121,7 @@ def main() -> None:
     def thesis(mask: Tensor) -> Tensor:
         return thesis_fill(network, config, image, mask)
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     ours(own)  # warm-up
     for name, way, rounds in (("mri-zoo", ours, ROUNDS), ("thesis' way, diffusers", thesis, 1)):
         seconds = []
@@ -139,7 +140,8 @@ def main() -> None:
         }
         rows.append(row)
         print(json.dumps(row), flush=True)
-    print(f"{rows[1]['seconds'] / rows[0]['seconds']:.1f} times as fast, SSIM {rows[0]['ssim_in'] - rows[1]['ssim_in']:+.4f}")
+    mine, theirs = rows
+    print(f"{theirs['seconds'] / mine['seconds']:.1f} times as fast, SSIM {mine['ssim_in'] - theirs['ssim_in']:+.4f}")
     if arguments.out:
         arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -60,14 +60,15 @@ def diffusers_state_dict(unet: DenoisingUNet) -> dict[str, Tensor]:
     put("conv_in", unet.conv_in)
     put("conv_norm_out", unet.norm_out)
     put("conv_out", unet.conv_out)
-    for side, levels in (("down", unet.down), ("up", unet.up)):
-        for index, level in enumerate(levels):
-            for number, block in enumerate(level.blocks):
-                put_block(f"{side}_blocks.{index}", number, block)
-    for index, level in enumerate(list(unet.down)[1:]):
+    down: list[Any] = list(unet.down)
+    up: list[Any] = list(unet.up)
+    blocks = [(f"down_blocks.{index}", list(level.blocks)) for index, level in enumerate(down)]
+    blocks += [(f"up_blocks.{index}", list(level.blocks)) for index, level in enumerate(up)]
+    for place, several in [*blocks, ("mid_block", list(unet.middle))]:
+        for number, block in enumerate(several):
+            put_block(place, number, block)
+    for index, level in enumerate(down[1:]):
         put(f"down_blocks.{index}.downsamplers.0.conv", level.downsample)
-    for index, level in enumerate(list(unet.up)[1:]):
+    for index, level in enumerate(up[1:]):
         put(f"up_blocks.{index}.upsamplers.0.conv", level.upsample[1])
-    for number, block in enumerate(unet.middle):
-        put_block("mid_block", number, block)
     return state

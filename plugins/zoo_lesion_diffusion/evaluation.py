@@ -40,13 +40,13 @@ from zoo_lesion_diffusion.config import InpaintingOptions
 Filler = Callable[[np.ndarray, np.ndarray, PackedScan, int], np.ndarray]
 """``(image [C, i, j, k], mask [i, j, k], scan, seed) -> image``, intensities in [-1, 1]."""
 
-_UNITS: dict[str, tuple[str, Literal["higher", "lower"]]] = {
+_UNITS: dict[str, tuple[str, Literal["higher", "lower", "nearer 1"]]] = {
     "ssim": ("", "higher"),
     "psnr": ("dB", "higher"),
     "mse": ("", "lower"),
     "lpips": ("", "lower"),
-    "seam": ("", "lower"),
-    "stripes": ("", "lower"),
+    "seam": ("", "nearer 1"),
+    "stripes": ("", "nearer 1"),
     "grey": ("", "lower"),
     "volume": ("%", "lower"),
     "thickness": ("%", "lower"),

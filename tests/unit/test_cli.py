@@ -64,7 +64,7 @@ def test_dry_run_shows_settings_size_memory_and_data(zoo_command, phantom: Path,
     code, out, _ = zoo_command(*arguments)
     assert code == 0
     assert re.search(r"data.spacing_mm +4.0", out)
-    assert re.search(r"parameters +164,273", out)
+    assert re.search(r"parameters +164,849", out)
     assert re.search(r"training memory about 0\.\d\d GiB", out)
     assert re.search(r"test +1 subjects: sub-00", out)
     assert not (tmp_path / "run").exists()

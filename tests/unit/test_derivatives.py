@@ -96,7 +96,7 @@ def test_the_page_puts_what_can_be_seen_first(tmp_path: Path) -> None:
     same = FilledImage("untouched", tmp_path / "0-before.nii", tmp_path / "0-before.nii", tmp_path / "empty.nii")
     nibabel.save(nibabel.Nifti1Image(np.zeros((30, 30, 20), np.uint8), np.diag([1.0, 1, 2, 1])), same.lesions)
     quality = write_quality_page(tmp_path / "page.html", "a page", [*images, same])
-    assert [row.name for row in quality][0] == "image 3"
+    assert quality[0].name == "image 3"
     assert quality[0].seam > 2 > max(row.seam for row in quality[1:])
     assert len(quality) == 6
     assert {(row.lesions, row.filled_mm3) for row in quality} == {(2, 2 * (64 + 8))}
