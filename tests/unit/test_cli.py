@@ -69,7 +69,7 @@ def test_dry_run_shows_settings_size_memory_and_data(zoo_command, phantom: Path,
     assert re.search(r"test +1 subjects: sub-00", out)
     assert not (tmp_path / "run").exists()
     about = json.loads(zoo_command(*arguments, "--json")[1])
-    assert about["parameters"] == 164273
+    assert about["parameters"] == 164849
     assert sum(len(part) for part in about["data"]["split"].values()) == 5
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zoo.filling import FillReport
 
 SUBJECTS = 8
-IMAGES = 24_000
+IMAGES = 16_000
 """Longer than the preset, which is made for tests; about a minute on two cores."""
 
 
