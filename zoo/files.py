@@ -15,7 +15,6 @@ import platformdirs
 
 from zoo.errors import ArtifactError
 
-
 _IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 

@@ -48,9 +48,9 @@ def inpainting(
     """Fill holes in healthy tissue whose content is known, and patients whose lesion-free twin is known.
 
     Conditions: ``lesions``, real lesion masks laid on healthy white matter; ``circles``, slabs of one disc a
-    slice round a common centre inside the head; ``twin``, a patient's own lesions against the twin without them (phantom only). SSIM, PSNR and MSE
-    inside, outside and over the image, a slice at a time on [-1, 1]; slices are averaged within a subject, then
-    subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
+    slice round a common centre inside the head; ``twin``, a patient's own lesions against the twin without them
+    (phantom only). SSIM, PSNR and MSE inside, outside and over the image, a slice at a time on [-1, 1]; slices are
+    averaged within a subject, then subjects. LPIPS over the whole slice. Known voxels are put back before measuring.
 
     Args:
         artifact: A model with the task ``fill``.

@@ -379,7 +379,9 @@ def parts(config: FillingConfig) -> dict[str, Part]:
         "denoiser": Part(
             module="",
             inputs=(
-                TensorSpec(name="noisy", dtype="float32", shape=image, range=None, meaning=f"{diffused} and noise, x_t"),
+                TensorSpec(
+                    name="noisy", dtype="float32", shape=image, range=None, meaning=f"{diffused} and noise, x_t"
+                ),
                 TensorSpec(
                     name="context",
                     dtype="float32",

@@ -63,7 +63,9 @@ def test_circles_are_drawn_as_in_the_thesis(packed: PackedCohort) -> None:
 
 
 def test_slab_has_one_centre_and_a_radius_a_slice(packed: PackedCohort) -> None:
-    examples = FillingExamples(_config("masks=circles", "network=pseudo-3d", "slab=4", "neighbours=0", "size=[64, 64]"), packed)
+    examples = FillingExamples(
+        _config("masks=circles", "network=pseudo-3d", "slab=4", "neighbours=0", "size=[64, 64]"), packed
+    )
     mask = examples._circles(np.random.default_rng(3))
     assert mask.shape == (4, 64, 64)
     assert len({int(plane.sum()) for plane in mask}) == 4

@@ -150,7 +150,9 @@ def test_unwritable_run_folder(phantom: Path, tmp_path: Path) -> None:
 
 def test_a_refused_start_leaves_no_run(phantom: Path, tmp_path: Path, zoo_command) -> None:
     settings = ("--set", "network=pseudo-3d", "--set", "slab=400", "--set", "neighbours=0")
-    code, _, err = zoo_command("train", "lesion-filling", "--data", phantom, "--out", tmp_path / "run", *TINY, *settings)
+    code, _, err = zoo_command(
+        "train", "lesion-filling", "--data", phantom, "--out", tmp_path / "run", *TINY, *settings
+    )
     assert code == 1
     assert "fewer than slab=400" in err
     assert not list(tmp_path.iterdir())

@@ -58,8 +58,8 @@ def command(out: Path) -> None:
         )  # fmt: skip
     if outcome.status != "finished":
         raise ZooError(
-            f"The training stopped after {outcome.images_seen} of {IMAGES} images ({outcome.reason}); all is saved, and "
-            f"the same command goes on: zoo demo {out}"
+            f"The training stopped after {outcome.images_seen} of {IMAGES} images ({outcome.reason}); all is saved, "
+            f"and the same command goes on: zoo demo {out}"
         )
     note(f"2/4 Trained lesion-filling, preset tiny: {run_folder}/report.html")
 
