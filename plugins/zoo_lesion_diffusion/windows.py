@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -81,12 +82,13 @@ def _slab_starts(slices: np.ndarray, depth: int, slab: int) -> list[int]:
 def crop(volume: np.ndarray, window: Window, size: tuple[int, int], slab: int, outside: float) -> np.ndarray:
     """Cut a window of ``slab`` slices out of ``[..., K, I, J]``; what lies beyond the volume is ``outside``."""
     result = np.full((*volume.shape[:-3], slab, *size), outside, volume.dtype)
-    source, target = [], []
+    source: list[Any] = [...]
+    target: list[Any] = [...]
     for start, length, extent in zip(window.origin, (slab, *size), volume.shape[-3:], strict=True):
         low, high = max(start, 0), min(start + length, extent)
         source.append(slice(low, high))
         target.append(slice(low - start, high - start))
-    result[(..., *target)] = volume[(..., *source)]
+    result[tuple(target)] = volume[tuple(source)]
     return result
 
 

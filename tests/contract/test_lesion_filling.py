@@ -1,4 +1,4 @@
-"""Lesion filling keeps the contract, in 2D and pseudo-3D, and with the paper's way of training."""
+"""Lesion filling and its prior keep the contract, in 2D and pseudo-3D, and with the paper's way of training."""
 
 from __future__ import annotations
 
@@ -32,4 +32,23 @@ class TestPapersWay(MethodContract):
         "data.test=0.4",
         "masks=circles",
         "sampling.solver=ddim",
+    )
+
+
+class TestLesionPrior(MethodContract):
+    method = "lesion-prior"
+
+
+class TestPriorPseudo3D(MethodContract):
+    method = "lesion-prior"
+    settings = (
+        "network=pseudo-3d",
+        "slab=4",
+        "diffusion.prediction=noise",
+        "diffusion.timestep_per=slice",
+        "patients=false",
+        "data.validation=0.0",
+        "data.test=0.4",
+        "sampling.steps=6",
+        "sampling.resamples=3",
     )
