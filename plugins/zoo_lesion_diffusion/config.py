@@ -1,4 +1,4 @@
-"""Settings of lesion filling; the defaults are the preset ``small``."""
+"""Settings of the lesion-diffusion methods; the defaults are their presets ``small``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class UNetConfig(Config):
     groups: int = Field(8, ge=1, description="Groups of the group norms (thesis: 32)")
 
 
-class DiffusionConfig(Config):
-    """Noise schedule and loss (thesis section 3.1; Hang et al. 2023, min-SNR; Salimans and Ho 2022, velocity)."""
+class NoiseConfig(Config):
+    """Noise schedule and its loss (thesis section 3.1; Hang et al. 2023, min-SNR; Salimans and Ho 2022, velocity)."""
 
     steps: int = Field(1000, ge=2, description="T, training noise levels")
     beta_start: float = Field(1e-4, gt=0, lt=1, description="beta_1 of the linear schedule")
@@ -31,11 +31,16 @@ class DiffusionConfig(Config):
     prediction: Literal["noise", "velocity"] = Field(
         "velocity", description="What the network predicts: epsilon, or v, which is the image where all is noise"
     )
+    timestep_per: Literal["slab", "slice"] = Field("slab", description="What shares one noise level in training")
+    min_snr_gamma: float | None = Field(None, gt=0, description="Clamp of the min-SNR loss weight; 5 is usual")
+
+
+class DiffusionConfig(NoiseConfig):
+    """What conditional filling adds: what is diffused, and where it is scored."""
+
     pure_noise_share: float = Field(
         0.5, ge=0, le=1, description="Share of examples at the last timestep, where a fill begins"
     )
-    timestep_per: Literal["slab", "slice"] = Field("slab", description="What shares one noise level in training")
-    min_snr_gamma: float | None = Field(None, gt=0, description="Clamp of the min-SNR loss weight; 5 is usual")
     loss_region: Literal["mask", "image"] = Field("mask", description="Where the noise prediction is scored")
     residual_scale: float = Field(
         0.25, ge=0, description="Diffuse the difference to a biharmonic fill, in units of this; 0: the image itself"
@@ -82,35 +87,46 @@ class SamplingConfig(Config):
     steps: int = Field(2, ge=1, le=1000, description="Network evaluations a window")
 
 
-class FillingConfig(MethodConfig):
-    """Settings of ``lesion-filling``."""
+class RepaintConfig(Config):
+    """How a trained prior fills when nothing else is said (Lugmayr et al. 2022; thesis table 3.1).
 
-    network: Literal["2d", "pseudo-3d"] = Field("2d", description="Slices alone, or slabs of neighbouring slices")
-    masks: Literal["circles", "lesions", "mixture"] = Field("mixture", description="What is cut out in training")
-    size: tuple[int, int] = Field((64, 64), description="Window the network sees, pixels (left-right, back-front)")
-    slab: int = Field(1, ge=1, description="Slices the network fills together; 1 for network=2d")
-    neighbours: int = Field(1, ge=0, description="Slices on either side that network=2d sees but does not fill")
-    unet: UNetConfig = Field(default_factory=UNetConfig)
-    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
-    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
-    circles: CircleConfig = Field(default_factory=CircleConfig)
-    lesions: LesionMaskConfig = Field(default_factory=LesionMaskConfig)
-    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    The network is called ``steps + jumps · (resamples - 1) · jump_length`` times a window, with a jump from each of the
+    levels 0, jump_length, 2 · jump_length … below ``steps - jump_length``: 98 times by default, 482 in the thesis
+    (50, 8, 10), 2410 in the RePaint paper (250, 10, 10). The default jumps over the same share of the levels as the
+    paper's; on a normal distribution that follows what is known more closely than the thesis' longer jumps.
+    """
 
-    @property
-    def seen_slices(self) -> int:
-        """Slices the network sees together: those it fills and their neighbours."""
-        return self.slab + 2 * self.neighbours
+    steps: int = Field(50, ge=1, le=1000, description="Noise levels on the way down")
+    jump_length: int = Field(2, ge=1, description="j, levels that are noised again together")
+    resamples: int = Field(2, ge=1, description="r, times each stretch of j levels is gone down; 1: never again")
 
     @model_validator(mode="after")
-    def _fits(self) -> FillingConfig:
+    def _jumps_fit(self) -> RepaintConfig:
+        if self.resamples > 1 and self.jump_length >= self.steps:
+            raise ValueError(
+                f"jump_length {self.jump_length} does not fit into steps {self.steps}; use a shorter jump, more steps, "
+                "or resamples=1"
+            )
+        return self
+
+
+class DenoiserConfig(MethodConfig):
+    """What every denoiser has: the window it sees, its network and how that is trained."""
+
+    network: Literal["2d", "pseudo-3d"] = Field("2d", description="Slices alone, or slabs of neighbouring slices")
+    size: tuple[int, int] = Field((64, 64), description="Window the network sees, pixels (left-right, back-front)")
+    slab: int = Field(1, ge=1, description="Slices the network fills together; 1 for network=2d")
+    unet: UNetConfig = Field(default_factory=UNetConfig)
+    diffusion: NoiseConfig = Field(default_factory=NoiseConfig)
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+
+    @model_validator(mode="after")
+    def _fits(self) -> DenoiserConfig:
         if (self.slab == 1) != (self.network == "2d"):
             raise ValueError(
                 f"network {self.network!r} and slab {self.slab} do not fit; slab is 1 for 2d, more for pseudo-3d"
             )
-        if self.neighbours and self.network == "pseudo-3d":
-            raise ValueError(f"neighbours {self.neighbours} and network 'pseudo-3d' do not fit; use 0, or network 2d")
         step = 2 ** (len(self.unet.channels) - 1)
         if any(side % step for side in self.size):
             raise ValueError(
@@ -130,12 +146,63 @@ class FillingConfig(MethodConfig):
         return self
 
 
-class FillingOptions(FillOptions):
-    """Options of ``zoo fill`` for diffusion models."""
+class FillingConfig(DenoiserConfig):
+    """Settings of ``lesion-filling``."""
+
+    masks: Literal["circles", "lesions", "mixture"] = Field("mixture", description="What is cut out in training")
+    neighbours: int = Field(1, ge=0, description="Slices on either side that network=2d sees but does not fill")
+    diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
+    circles: CircleConfig = Field(default_factory=CircleConfig)
+    lesions: LesionMaskConfig = Field(default_factory=LesionMaskConfig)
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+
+    @property
+    def seen_slices(self) -> int:
+        """Slices the network sees together: those it fills and their neighbours."""
+        return self.slab + 2 * self.neighbours
+
+    @model_validator(mode="after")
+    def _neighbours_fit(self) -> FillingConfig:
+        if self.neighbours and self.network == "pseudo-3d":
+            raise ValueError(f"neighbours {self.neighbours} and network 'pseudo-3d' do not fit; use 0, or network 2d")
+        return self
+
+
+class PriorConfig(DenoiserConfig):
+    """Settings of ``lesion-prior``."""
+
+    patients: bool = Field(True, description="Also train on patients, on their slices without lesions")
+    sampling: RepaintConfig = Field(default_factory=RepaintConfig)
+
+    @model_validator(mode="after")
+    def _levels_suffice(self) -> PriorConfig:
+        if self.sampling.steps > self.diffusion.steps:
+            raise ValueError(
+                f"sampling.steps {self.sampling.steps} are more than the noise levels of training, diffusion.steps "
+                f"{self.diffusion.steps}; use fewer"
+            )
+        return self
+
+
+class WindowOptions(FillOptions):
+    """Options of every filler that works in windows."""
+
+    batch_size: int = Field(16, ge=1, description="Windows a network call")
+
+
+class FillingOptions(WindowOptions):
+    """Options of ``zoo fill`` for conditional models."""
 
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
-    batch_size: int = Field(16, ge=1, description="Windows a network call")
+
+
+class PriorOptions(WindowOptions):
+    """Options of ``zoo fill`` for unconditional models."""
+
+    steps: int | None = Field(None, ge=1, le=1000, description="Noise levels on the way down; default: the model's")
+    jump_length: int | None = Field(None, ge=1, description="Levels noised again together; default: the model's")
+    resamples: int | None = Field(None, ge=1, description="Times each stretch is gone down; default: the model's")
 
 
 class ClassicConfig(MethodConfig):

@@ -1,4 +1,4 @@
-"""Training examples: windows of healthy tissue and the masks cut out of them."""
+"""Training examples: windows of healthy tissue, and the masks cut out of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from zoo.errors import DataError
 from zoo.imaging.cache import PackedCohort, PackedScan
 from zoo.imaging.masks import LaidLesions, circle
-from zoo_lesion_diffusion.config import FillingConfig
+from zoo_lesion_diffusion.config import AugmentationConfig, DenoiserConfig, FillingConfig, PriorConfig
 from zoo_lesion_diffusion.windows import Window, context, crop, slices_to_channels
 
 
@@ -42,17 +42,9 @@ class FillingExamples:
             )
         self.scans = [scan for scan, _ in pairs]
         self.lesions = [lesions for _, lesions in pairs]
-        self.starts = [(number, int(first)) for number, scan in enumerate(self.scans) for first in self._usable(scan)]
-
-    def _usable(self, scan: PackedScan) -> np.ndarray:
-        """Return the first slices of the slabs that hold white matter, or any tissue where that is not known."""
-        slices, slab = scan.shape[0], self.config.slab
-        if slices < slab:
-            raise DataError(f"{scan.id} has {slices} slices, fewer than slab={slab}; use a smaller slab or network=2d.")
-        held = np.asarray(scan.white_matter.any(axis=(1, 2)))
-        if not held.any():
-            held = (scan.images[:, 0] > -0.9).mean(axis=(1, 2)) > 0.05
-        return np.flatnonzero(held[: slices - slab + 1])
+        self.starts = [
+            (number, int(first)) for number, scan in enumerate(self.scans) for first in _usable(scan, config)
+        ]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -63,7 +55,7 @@ class FillingExamples:
         number, first = self.starts[index]
         scan = self.scans[number]
         lesions = self._some_lesions(number, first, rng) if self._wants_lesions(rng) else None
-        window = self._window(scan, first, lesions, rng)
+        window = _window(scan, first, config, rng, lesions)
         seen = window.from_slice(first - config.neighbours)
         mask = self._circles(rng)
         if lesions is not None:
@@ -72,7 +64,9 @@ class FillingExamples:
             mask = cut if cut[config.neighbours :][: config.slab].any() else mask
         image = crop(np.moveaxis(scan.images, 1, 0), seen, config.size, config.seen_slices, -1).astype(np.float32)
         own = crop(scan.lesion_mask, seen, config.size, config.seen_slices, False)
-        image, mask = self._augment(image, mask & ~own, rng)
+        image, mask = _brighten(image, config.augmentation, rng), mask & ~own
+        if config.augmentation.mirror and rng.random() < 0.5:
+            image, mask = image[..., ::-1, :].copy(), mask[..., ::-1, :].copy()
         known, holes = context(image, mask, config), mask.astype(np.float32)
         if config.network == "2d":
             return {
@@ -101,23 +95,6 @@ class FillingExamples:
                 return seen.only(rng.permutation(large)[:count])
         return None
 
-    def _window(self, scan: PackedScan, first: int, lesions: LaidLesions | None, rng: np.random.Generator) -> Window:
-        """Centre the window on a lesion, else on white matter, unless it holds the whole slice anyway."""
-        _, rows, columns = scan.shape
-        height, width = self.config.size
-        if rows <= height and columns <= width:
-            return Window((first, (rows - height) // 2, (columns - width) // 2), (0, rows, 0, columns))
-        if lesions is not None:
-            filled = lesions.between(first, first + self.config.slab).voxels
-            _, row, column = filled[rng.integers(len(filled))]
-        else:
-            tissue = scan.white_matter[first]
-            places = np.argwhere(tissue if tissue.any() else scan.images[first, 0] > -0.9)
-            row, column = places[rng.integers(len(places))]
-        jitter = rng.integers((-height // 8, -width // 8), (height // 8 + 1, width // 8 + 1))
-        origin = (first, int(row - height // 2 + jitter[0]), int(column - width // 2 + jitter[1]))
-        return Window(origin, (0, rows, 0, columns))
-
     def _circles(self, rng: np.random.Generator) -> np.ndarray:
         """Draw one disc a slice: a common centre, a radius of its own (thesis: 30 px, 3 to 50 px of 256)."""
         size, side = self.config.size, max(self.config.size)
@@ -125,11 +102,86 @@ class FillingExamples:
         radii = rng.uniform(*self.config.circles.radius, self.config.seen_slices) * side
         return np.stack([circle(size, (centre[0], centre[1]), radius) for radius in radii])
 
-    def _augment(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        augmentation = self.config.augmentation
-        if rng.random() < augmentation.brightness_probability:
-            factor = rng.uniform(1 - augmentation.brightness, 1 + augmentation.brightness)
-            image = np.clip((image + 1) * factor - 1, -1, 1, dtype=np.float32)
-        if augmentation.mirror and rng.random() < 0.5:
-            image, mask = image[..., ::-1, :].copy(), mask[..., ::-1, :].copy()
-        return image, mask
+
+class PriorExamples:
+    """Slices (or slabs) that hold white matter and no lesion.
+
+    An example is ``image`` float32 ``[C, H, W]`` in [-1, 1], with slabs ``[C, D, H, W]``.
+
+    Args:
+        config: Settings.
+        cohort: Packed scans. Lesions are known by the cohort's lesion masks alone.
+
+    Raises:
+        DataError: A scan has fewer slices than a slab.
+
+    Source: Uhr 2024, section 3.2 "Unconditional Lesion Filling". Departures, all settings: windows, brightness and
+    mirroring as in `FillingExamples`; patients may be trained on, where their slices hold no lesion.
+    """
+
+    def __init__(self, config: PriorConfig, cohort: PackedCohort) -> None:
+        self.config = config
+        self.scans = [scan for scan in cohort.scans if config.patients or not scan.lesion_mask.any()]
+        self.starts = [
+            (number, int(first))
+            for number, scan in enumerate(self.scans)
+            for first in _usable(scan, config)
+            if not scan.lesion_mask[first : first + config.slab].any()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return example ``index``."""
+        config = self.config
+        number, first = self.starts[index]
+        scan = self.scans[number]
+        window = _window(scan, first, config, rng)
+        image = crop(np.moveaxis(scan.images, 1, 0), window, config.size, config.slab, -1).astype(np.float32)
+        image = _brighten(image, config.augmentation, rng)
+        if config.augmentation.mirror and rng.random() < 0.5:
+            image = image[..., ::-1, :].copy()
+        return {"image": image[:, 0] if config.network == "2d" else image}
+
+
+def _usable(scan: PackedScan, config: DenoiserConfig) -> np.ndarray:
+    """Return the first slices of the slabs that hold white matter, or any tissue where that is not known."""
+    slices, slab = scan.shape[0], config.slab
+    if slices < slab:
+        raise DataError(f"{scan.id} has {slices} slices, fewer than slab={slab}; use a smaller slab or network=2d.")
+    held = np.asarray(scan.white_matter.any(axis=(1, 2)))
+    if not held.any():
+        held = (scan.images[:, 0] > -0.9).mean(axis=(1, 2)) > 0.05
+    return np.flatnonzero(held[: slices - slab + 1])
+
+
+def _window(
+    scan: PackedScan,
+    first: int,
+    config: DenoiserConfig,
+    rng: np.random.Generator,
+    lesions: LaidLesions | None = None,
+) -> Window:
+    """Centre the window on a lesion, else on white matter, unless it holds the whole slice anyway."""
+    _, rows, columns = scan.shape
+    height, width = config.size
+    if rows <= height and columns <= width:
+        return Window((first, (rows - height) // 2, (columns - width) // 2), (0, rows, 0, columns))
+    if lesions is not None:
+        filled = lesions.between(first, first + config.slab).voxels
+        _, row, column = filled[rng.integers(len(filled))]
+    else:
+        tissue = scan.white_matter[first]
+        places = np.argwhere(tissue if tissue.any() else scan.images[first, 0] > -0.9)
+        row, column = places[rng.integers(len(places))]
+    jitter = rng.integers((-height // 8, -width // 8), (height // 8 + 1, width // 8 + 1))
+    origin = (first, int(row - height // 2 + jitter[0]), int(column - width // 2 + jitter[1]))
+    return Window(origin, (0, rows, 0, columns))
+
+
+def _brighten(image: np.ndarray, augmentation: AugmentationConfig, rng: np.random.Generator) -> np.ndarray:
+    if rng.random() < augmentation.brightness_probability:
+        factor = rng.uniform(1 - augmentation.brightness, 1 + augmentation.brightness)
+        image = np.clip((image + 1) * factor - 1, -1, 1, dtype=np.float32)
+    return image

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.descriptors import Part, TensorSpec
 from zoo.errors import ConfigError, DataError
-from zoo_lesion_diffusion.config import FillingConfig
+from zoo_lesion_diffusion.config import DenoiserConfig, FillingConfig, PriorConfig
 
 NORM_EPS = 1e-5
 MAX_PERIOD = 10_000
@@ -367,51 +367,73 @@ def build(config: FillingConfig) -> LesionFiller:
     return LesionFiller(config)
 
 
+def build_prior(config: PriorConfig) -> DenoisingUNet:
+    """Return the untrained model of the settings: the U-Net without conditions (thesis section 3.1)."""
+    contrasts = len(config.data.contrasts)
+    return DenoisingUNet(
+        in_channels=contrasts,
+        out_channels=contrasts,
+        pseudo_3d=config.network == "pseudo-3d",
+        **config.unet.model_dump(),
+    )
+
+
 def parts(config: FillingConfig) -> dict[str, Part]:
     """Return the one part: ``denoiser``."""
-    space = config.size if config.network == "2d" else (config.slab, *config.size)
     contrasts, slices = len(config.data.contrasts), 1 + 2 * config.neighbours
-    image = ("batch", contrasts, *space)
     residual = config.diffusion.residual_scale
     coarse, diffused = ("biharmonic fill", f"(image - context) / {residual:g}") if residual else ("0", "image")
     beside = "" if slices == 1 else f", of {slices} neighbouring slices"
-    return {
-        "denoiser": Part(
-            module="",
-            inputs=(
-                TensorSpec(
-                    name="noisy", dtype="float32", shape=image, range=None, meaning=f"{diffused} and noise, x_t"
-                ),
-                TensorSpec(
-                    name="context",
-                    dtype="float32",
-                    shape=("batch", slices * contrasts, *space),
-                    range=(-1, 1),
-                    meaning=f"image, {coarse} in the mask{beside}",
-                ),
-                TensorSpec(
-                    name="lesion_mask",
-                    dtype="float32",
-                    shape=("batch", slices, *space),
-                    range=(0, 1),
-                    meaning=f"1 is filled{beside}",
-                ),
-                TensorSpec(
-                    name="timestep",
-                    dtype="int64",
-                    shape=("batch",),
-                    range=(0, config.diffusion.steps - 1),
-                    meaning="noise level t",
-                ),
+    context = TensorSpec(
+        name="context",
+        dtype="float32",
+        shape=_shape(config, slices * contrasts),
+        range=(-1, 1),
+        meaning=f"image, {coarse} in the mask{beside}",
+    )
+    lesion_mask = TensorSpec(
+        name="lesion_mask",
+        dtype="float32",
+        shape=_shape(config, slices),
+        range=(0, 1),
+        meaning=f"1 is filled{beside}",
+    )
+    return {"denoiser": _denoiser(config, diffused, context, lesion_mask)}
+
+
+def prior_parts(config: PriorConfig) -> dict[str, Part]:
+    """Return the one part: ``denoiser``."""
+    return {"denoiser": _denoiser(config, "image")}
+
+
+def _denoiser(config: DenoiserConfig, diffused: str, *conditions: TensorSpec) -> Part:
+    """Return the part that takes what is ``diffused`` and its conditions to the noise in it, or its velocity."""
+    image = _shape(config, len(config.data.contrasts))
+    return Part(
+        module="",
+        inputs=(
+            TensorSpec(name="noisy", dtype="float32", shape=image, range=None, meaning=f"{diffused} and noise, x_t"),
+            *conditions,
+            TensorSpec(
+                name="timestep",
+                dtype="int64",
+                shape=("batch",),
+                range=(0, config.diffusion.steps - 1),
+                meaning="noise level t",
             ),
-            outputs=(
-                TensorSpec(
-                    name=config.diffusion.prediction,
-                    dtype="float32",
-                    shape=image,
-                    range=None,
-                    meaning="predicted epsilon" if config.diffusion.prediction == "noise" else "predicted v",
-                ),
+        ),
+        outputs=(
+            TensorSpec(
+                name=config.diffusion.prediction,
+                dtype="float32",
+                shape=image,
+                range=None,
+                meaning="predicted epsilon" if config.diffusion.prediction == "noise" else "predicted v",
             ),
-        )
-    }
+        ),
+    )
+
+
+def _shape(config: DenoiserConfig, channels: int) -> tuple[int | str, ...]:
+    slab = () if config.network == "2d" else (config.slab,)
+    return ("batch", channels, *slab, *config.size)

@@ -1,4 +1,4 @@
-"""Registers lesion filling and its evaluation."""
+"""Registers lesion filling by conditional diffusion and by RePaint, and their evaluation."""
 
 from __future__ import annotations
 
@@ -24,30 +24,43 @@ _PAPER: dict[str, Any] = {
         "head_dim": 8,
         "groups": 32,
     },
-    "neighbours": 0,
-    "diffusion": {
-        "prediction": "noise",
-        "residual_scale": 0,
-        "pure_noise_share": 0,
-        "timestep_per": "slice",
-        "loss_region": "image",
-        "keep_known": False,
-    },
+    "diffusion": {"prediction": "noise", "timestep_per": "slice"},
     "optimiser": {"learning_rate": 1e-4, "warmup_steps": 500, "average_half_life_images": 0},
-    "lesions": {"min_voxels": 100, "in_context": False},
     "augmentation": {"brightness": 1.0, "brightness_probability": 0.5, "mirror": False},
-    "sampling": {"solver": "ddim", "steps": 50},
 }
-_PAPER_2D: dict[str, Any] = {
-    **_PAPER,
+_2D: dict[str, Any] = {
     "training": {"images": 119_000 * 16, "batch_size": 16, "checkpoint_images": 80_000, "sample_images": 80_000},
 }
-_PAPER_3D: dict[str, Any] = {
-    **_PAPER,
+_3D: dict[str, Any] = {
     "network": "pseudo-3d",
     "slab": 16,
     # Sixteen slices a step, as one slab: an image is a slab here.
     "training": {"images": 119_000, "batch_size": 1, "checkpoint_images": 5_000, "sample_images": 5_000},
+}
+_PAPER_FILLING: dict[str, Any] = {
+    **_PAPER,
+    "neighbours": 0,
+    "diffusion": {
+        **_PAPER["diffusion"],
+        "residual_scale": 0,
+        "pure_noise_share": 0,
+        "loss_region": "image",
+        "keep_known": False,
+    },
+    "lesions": {"min_voxels": 100, "in_context": False},
+    "sampling": {"solver": "ddim", "steps": 50},
+}
+_PAPER_PRIOR: dict[str, Any] = {
+    **_PAPER,
+    "patients": False,
+    "sampling": {"steps": 50, "jump_length": 8, "resamples": 10},
+}
+# Section 4.1: in 3D best after 6,000 steps, and trained without brightness. On 2D the thesis is silent.
+_PAPER_PRIOR_3D: dict[str, Any] = {
+    **_PAPER_PRIOR,
+    **_3D,
+    "training": {**_3D["training"], "images": 6_000, "checkpoint_images": 1_000, "sample_images": 1_000},
+    "augmentation": {**_PAPER["augmentation"], "brightness_probability": 0.0},
 }
 
 _TINY: dict[str, Any] = {
@@ -62,8 +75,25 @@ _TINY: dict[str, Any] = {
         "log_images": 160,
     },
     "optimiser": {"learning_rate": 1e-3, "warmup_steps": 20, "average_half_life_images": 500},
-    "lesions": {"min_voxels": 1},
 }
+_TINY_FILLING: dict[str, Any] = {**_TINY, "lesions": {"min_voxels": 1}}
+_TINY_PRIOR: dict[str, Any] = {**_TINY, "sampling": {"steps": 10, "jump_length": 2, "resamples": 2}}
+
+_REPORTED_ON = "Uhr 2024, tables 4.1 and 4.2: 4 healthy OASIS subjects, other data than ours"
+_REPORTED: tuple[dict[str, Any], ...] = tuple(
+    {"model": model, "ssim_in": ssim, "psnr_in": psnr, "mse_in": mse, "lpips": lpips}
+    for model, ssim, psnr, mse, lpips in (
+        ("2D unconditional RePaint", 0.83, 28, 8.2e-3, 2.0e-3),
+        ("2D unconditional RePaint, min-SNR", 0.83, 29, 7.3e-3, 2.8e-3),
+        ("2D conditional circles", 0.90, 32, 4e-3, 2e-3),
+        ("2D conditional lesions", 0.85, 28, 0.01, 5e-3),
+        ("2D conditional mixture", 0.90, 33, 4e-3, 1e-3),
+        ("3D unconditional RePaint", 0.90, 32, 3e-3, 9e-4),
+        ("3D conditional circles", 0.95, 38, 1e-3, 3e-4),
+        ("3D conditional lesions", 0.93, 34, 3e-3, 4e-4),
+        ("3D conditional mixture", 0.96, 39, 8e-4, 2e-4),
+    )
+)
 
 
 _CLASSIC: dict[str, Any] = {
@@ -77,11 +107,11 @@ _CLASSIC: dict[str, Any] = {
 
 @hookimpl
 def zoo_methods() -> list[Method]:
-    """Return ``lesion-filling`` and the classic fillers."""
+    """Return ``lesion-filling``, ``lesion-prior`` and the classic fillers."""
     masks = ("circles", "lesions", "mixture")
-    presets: dict[str, dict[str, Any]] = {"small": {}, "tiny": _TINY}
-    presets |= {f"paper-2d-{name}": {**_PAPER_2D, "masks": name} for name in masks}
-    presets |= {f"paper-3d-{name}": {**_PAPER_3D, "masks": name} for name in masks}
+    presets: dict[str, dict[str, Any]] = {"small": {}, "tiny": _TINY_FILLING}
+    presets |= {f"paper-2d-{name}": {**_PAPER_FILLING, **_2D, "masks": name} for name in masks}
+    presets |= {f"paper-3d-{name}": {**_PAPER_FILLING, **_3D, "masks": name} for name in masks}
     return [
         Method(
             name="lesion-filling",
@@ -103,20 +133,37 @@ def zoo_methods() -> list[Method]:
                 )
             },
             evaluators=("inpainting",),
-            reported_on="Uhr 2024, table 4.1: 4 healthy OASIS subjects, other data than ours",
-            reported=tuple(
-                {"model": model, "ssim_in": ssim, "psnr_in": psnr, "mse_in": mse, "lpips": lpips}
-                for model, ssim, psnr, mse, lpips in (
-                    ("2D unconditional RePaint", 0.83, 28, 8.2e-3, 2.0e-3),
-                    ("2D conditional circles", 0.90, 32, 4e-3, 2e-3),
-                    ("2D conditional lesions", 0.85, 28, 0.01, 5e-3),
-                    ("2D conditional mixture", 0.90, 33, 4e-3, 1e-3),
-                    ("3D unconditional RePaint", 0.90, 32, 3e-3, 9e-4),
-                    ("3D conditional circles", 0.95, 38, 1e-3, 3e-4),
-                    ("3D conditional lesions", 0.93, 34, 3e-3, 4e-4),
-                    ("3D conditional mixture", 0.96, 39, 8e-4, 2e-4),
+            reported_on=_REPORTED_ON,
+            reported=_REPORTED,
+        ),
+        Method(
+            name="lesion-prior",
+            summary="Learn healthy tissue by unconditional diffusion, and fill lesions with it by RePaint.",
+            version=1,
+            citation=_THESIS,
+            licence="Apache-2.0",
+            needs=("T1w",),
+            also=("lesion-mask", "tissue", "white-matter", "lesion-free"),
+            config="zoo_lesion_diffusion.config:PriorConfig",
+            presets={
+                "small": {},
+                "tiny": _TINY_PRIOR,
+                "paper-2d": {**_PAPER_PRIOR, **_2D},
+                "paper-3d": _PAPER_PRIOR_3D,
+            },
+            build="zoo_lesion_diffusion.networks:build_prior",
+            parts="zoo_lesion_diffusion.networks:prior_parts",
+            trainer="zoo_lesion_diffusion.training:PriorTrainer",
+            examples="zoo_lesion_diffusion.examples:PriorExamples",
+            tasks={
+                "fill": Task(
+                    run="zoo_lesion_diffusion.tasks:fill_with_prior",
+                    options="zoo_lesion_diffusion.config:PriorOptions",
                 )
-            ),
+            },
+            evaluators=("inpainting",),
+            reported_on=_REPORTED_ON,
+            reported=_REPORTED,
         ),
         Method(
             name="biharmonic-filling",

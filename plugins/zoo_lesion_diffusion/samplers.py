@@ -74,14 +74,10 @@ def ddpm(
     Source: Ho et al. 2020, algorithm 2 with equations 6 and 7; thesis equation 3.4. On a subset of the steps,
     alpha_t is the ratio of the neighbouring alpha_bar (Nichol & Dhariwal 2021, section 4).
     """
-    for step, (t, alpha_bar, alpha_bar_next) in enumerate(_levels(schedule, timesteps), start=1):
-        _, x0 = _predict(denoise, x, t, alpha_bar, clip)
-        alpha = alpha_bar / alpha_bar_next
-        x0_weight = math.sqrt(alpha_bar_next) * (1 - alpha) / (1 - alpha_bar)
-        x_weight = math.sqrt(alpha) * (1 - alpha_bar_next) / (1 - alpha_bar)
-        x = x0_weight * x0 + x_weight * x
+    for step, (t, alpha_bar, alpha_bar_next) in enumerate(levels(schedule, timesteps), start=1):
+        x, std = posterior(denoise, x, t, alpha_bar, alpha_bar_next, clip)
         if alpha_bar_next < 1:
-            x = x + _posterior_std(alpha_bar, alpha_bar_next) * noise(x.shape).to(x)
+            x = x + std * noise(x.shape).to(x)
         if progress is not None:
             progress(step, len(timesteps))
     return x
@@ -113,7 +109,7 @@ def ddim(
         raise ConfigError(f"eta must be in [0, 1], got {eta}.")
     if eta > 0 and noise is None:
         raise ConfigError(f"DDIM with eta = {eta} is random and needs noise; give noise, or eta = 0.")
-    for step, (t, alpha_bar, alpha_bar_next) in enumerate(_levels(schedule, timesteps), start=1):
+    for step, (t, alpha_bar, alpha_bar_next) in enumerate(levels(schedule, timesteps), start=1):
         epsilon, x0 = _predict(denoise, x, t, alpha_bar, clip)
         std = eta * _posterior_std(alpha_bar, alpha_bar_next)
         x = math.sqrt(alpha_bar_next) * x0 + math.sqrt(1 - alpha_bar_next - std**2) * epsilon
@@ -142,7 +138,7 @@ def dpm_solver_pp_2m(
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2, midpoint form, on the discrete steps of the schedule.
     """
     previous: tuple[Tensor, float] | None = None  # the step before: its image and the length it had in log-SNR
-    for step, (t, alpha_bar, alpha_bar_next) in enumerate(_levels(schedule, timesteps), start=1):
+    for step, (t, alpha_bar, alpha_bar_next) in enumerate(levels(schedule, timesteps), start=1):
         _, x0 = _predict(denoise, x, t, alpha_bar, clip)
         length = _half_log_snr(alpha_bar_next) - _half_log_snr(alpha_bar)
         target = x0
@@ -160,14 +156,32 @@ def dpm_solver_pp_2m(
 SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm-solver++": dpm_solver_pp_2m}
 
 
-def _levels(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[tuple[int, float, float]]:
-    """Yield each timestep with its alpha_bar and that of the next, which after the last is 1: no noise."""
+def levels(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[tuple[int, float, float]]:
+    """Yield each timestep with its alpha_bar and that of the next, which after the last is 1: no noise.
+
+    Raises:
+        ConfigError: Timesteps that are none, out of range or not falling.
+    """
     if not timesteps or any(now <= then for now, then in pairwise(timesteps)):
         raise ConfigError(f"Timesteps must be at least one and strictly falling, got {list(timesteps)}.")
     if timesteps[0] >= schedule.steps or timesteps[-1] < 0:
         raise ConfigError(f"Timesteps must lie in 0 … {schedule.steps - 1}, got {list(timesteps)}.")
     alpha_bars = [float(schedule.alpha_bar[t]) for t in timesteps]
     return zip(timesteps, alpha_bars, [*alpha_bars[1:], 1.0], strict=True)
+
+
+def posterior(
+    denoise: Denoise, x: Tensor, t: int, alpha_bar: float, alpha_bar_next: float, clip: bool
+) -> tuple[Tensor, float]:
+    """Return mean and standard deviation of the next image, given ``x`` at timestep ``t`` and the predicted image.
+
+    Source: Ho et al. 2020, equations 6 and 7.
+    """
+    _, x0 = _predict(denoise, x, t, alpha_bar, clip)
+    alpha = alpha_bar / alpha_bar_next
+    x0_weight = math.sqrt(alpha_bar_next) * (1 - alpha) / (1 - alpha_bar)
+    x_weight = math.sqrt(alpha) * (1 - alpha_bar_next) / (1 - alpha_bar)
+    return x0_weight * x0 + x_weight * x, _posterior_std(alpha_bar, alpha_bar_next)
 
 
 def _predict(denoise: Denoise, x: Tensor, t: int, alpha_bar: float, clip: bool) -> tuple[Tensor, Tensor]:

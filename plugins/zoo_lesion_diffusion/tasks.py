@@ -9,18 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.config import validate
 from zoo.errors import DataError
 from zoo.sampling import Randomness, seed_for
 from zoo.tasks import Parts, Progress
-from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
+from zoo_lesion_diffusion.config import (
+    DenoiserConfig,
+    FillingConfig,
+    FillingOptions,
+    NoiseConfig,
+    PriorConfig,
+    PriorOptions,
+    RepaintConfig,
+    WindowOptions,
+)
+from zoo_lesion_diffusion.repaint import repaint
 from zoo_lesion_diffusion.samplers import SAMPLERS
 from zoo_lesion_diffusion.schedule import NoiseSchedule
-from zoo_lesion_diffusion.windows import context, cover, crop, slices_to_channels
+from zoo_lesion_diffusion.windows import Window, context, cover, crop, slices_to_channels
 
 _SLICE, _WINDOW = range(2)
 
+Sample = Callable[[list[Window], Tensor, Randomness, Progress], Tensor]
+"""Fills a batch of windows: ``(windows, noise, random, progress) -> images``, the shapes of `sample_windows`."""
 
-def noise_schedule(config: FillingConfig) -> NoiseSchedule:
+
+def noise_schedule(config: DenoiserConfig) -> NoiseSchedule:
     """Return the noise schedule of the settings."""
     return NoiseSchedule(config.diffusion.steps, config.diffusion.beta_start, config.diffusion.beta_end)
 
@@ -46,37 +60,86 @@ def fill(
     Source: Uhr 2024, section 3.2 "Conditional Lesion Filling". Departures: windows instead of whole slices where
     the network was trained on windows; slabs overlap and are blended, and share the noise of a slice.
     """
-    volume = np.ascontiguousarray(image.permute(0, 3, 1, 2).numpy())  # [C, K, I, J]
-    mask = lesion_mask.permute(2, 0, 1).numpy()
-    channels, slices = volume.shape[:2]
+    volume, mask = _slices_first(image, lesion_mask, config)
+    solver, steps = options.solver or config.sampling.solver, options.steps or config.sampling.steps
+    known = context(volume, mask, config)
+
+    def sample(windows: list[Window], noise: Tensor, random: Randomness, report: Progress) -> Tensor:
+        wider = [window.from_slice(window.origin[0] - config.neighbours) for window in windows]
+        beside = _crops(known, wider, config, config.seen_slices, -1)
+        holes = _crops(mask[None], wider, config, config.seen_slices, False)
+        return sample_windows(parts["denoiser"], config, beside, holes, noise, solver, steps, random, report)
+
+    return _fill_windows(sample, volume, mask, config, options, progress)
+
+
+def fill_with_prior(
+    parts: Parts,
+    config: PriorConfig,
+    image: Tensor,
+    lesion_mask: Tensor,
+    options: PriorOptions,
+    progress: Progress | None = None,
+    *,
+    white_matter: Tensor | None = None,
+) -> Tensor:
+    """Fill the lesions of a volume by RePaint; windows, batches and seeds as for `fill`, white matter is not looked at.
+
+    Raises:
+        ConfigError: The jumps do not fit into the steps.
+        DataError: The volume has fewer slices than the network's slab.
+
+    Source: Lugmayr et al. 2022; Uhr 2024, section 3.2 "Unconditional Lesion Filling". Departures: windows, and slabs
+    that overlap and are blended; only the noise of the start is shared where they overlap.
+    """
+    asked = options.model_dump(include={"steps", "jump_length", "resamples"}, exclude_none=True)
+    sampling = validate(RepaintConfig, {**config.sampling.model_dump(), **asked}, what="a fill with lesion-prior")
+    volume, mask = _slices_first(image, lesion_mask, config)
+
+    def sample(windows: list[Window], noise: Tensor, random: Randomness, report: Progress) -> Tensor:
+        known = _crops(volume, windows, config, config.slab, -1)
+        hole = _crops(mask[None], windows, config, config.slab, False).bool()
+        return repaint_windows(parts["denoiser"], config, known, hole, noise, sampling, random, report)
+
+    return _fill_windows(sample, volume, mask, config, options, progress)
+
+
+def _slices_first(image: Tensor, lesion_mask: Tensor, config: DenoiserConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image as ``[C, K, I, J]`` and the mask as ``[K, I, J]``, if there are slices enough."""
+    volume = np.ascontiguousarray(image.permute(0, 3, 1, 2).numpy())
+    slices = volume.shape[1]
     if slices < config.slab:
         raise DataError(f"The image has {slices} slices; this model sees {config.slab} together and needs as many.")
+    return volume, lesion_mask.permute(2, 0, 1).numpy()
+
+
+def _fill_windows(
+    sample: Sample,
+    volume: np.ndarray,
+    mask: np.ndarray,
+    config: DenoiserConfig,
+    options: WindowOptions,
+    progress: Progress | None,
+) -> Tensor:
+    """Cover the mask by windows, fill them in batches and put them together: ``[C, i, j, k]``."""
     windows = cover(mask, config.size, config.slab)
-    solver, steps = options.solver or config.sampling.solver, options.steps or config.sampling.steps
-    noise = _SliceNoise(options.seed, (channels, *volume.shape[2:]), config.size)
-    known = context(volume, mask, config)
+    noise = _SliceNoise(options.seed, (len(volume), *volume.shape[2:]), config.size)
     total = np.zeros_like(volume)
     weight = np.zeros(mask.shape, np.float32)
     # Where slabs overlap, the one whose middle is nearer counts more.
     ramp = 1 - np.abs(np.linspace(-1, 1, config.slab + 2)[1:-1])[:, None, None].astype(np.float32)
     batches = math.ceil(len(windows) / options.batch_size)
-    flat = config.network == "2d"
     for number in range(batches):
         chosen = windows[number * options.batch_size : (number + 1) * options.batch_size]
-        wider = [window.from_slice(window.origin[0] - config.neighbours) for window in chosen]
-        seen = np.stack([crop(known, window, config.size, config.seen_slices, -1) for window in wider])
-        holes = np.stack([crop(mask[None], window, config.size, config.seen_slices, False) for window in wider])
         start = np.stack([noise.window(window.origin, config.slab) for window in chosen])
-        arrays = [slices_to_channels(array) for array in (seen, holes, start)] if flat else [seen, holes, start]
-        beside, hole, initial = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
         random = Randomness([seed_for(options.seed, _WINDOW, *_unsigned(window.origin)) for window in chosen])
 
         def report(done: int, of: int, before: int = number) -> None:
             if progress:
                 progress(before * of + done, batches * of)
 
-        filled = sample_windows(parts["denoiser"], config, beside, hole, initial, solver, steps, random, report)
-        filled = filled[:, :, None] if flat else filled
+        filled = sample(chosen, _as_input(start, config), random, report)
+        filled = filled[:, :, None] if config.network == "2d" else filled
         for window, result in zip(chosen, filled.cpu().numpy(), strict=True):
             first, row, column = window.origin
             top, bottom, left, right = window.core
@@ -85,6 +148,16 @@ def fill(
             weight[here] += ramp
     blended = total / np.maximum(weight, 1e-12)
     return torch.from_numpy(np.where(mask, blended, volume)).permute(0, 2, 3, 1)
+
+
+def _crops(volume: np.ndarray, windows: list[Window], config: DenoiserConfig, slices: int, outside: float) -> Tensor:
+    """Cut windows of ``slices`` slices out of ``[C, K, I, J]``, as the network takes them."""
+    return _as_input(np.stack([crop(volume, window, config.size, slices, outside) for window in windows]), config)
+
+
+def _as_input(stack: np.ndarray, config: DenoiserConfig) -> Tensor:
+    """Return ``[B, C, S, H, W]`` as float32, for a 2D network ``[B, S·C, H, W]``."""
+    return torch.from_numpy((slices_to_channels(stack) if config.network == "2d" else stack).astype(np.float32))
 
 
 def _unsigned(origin: tuple[int, int, int]) -> tuple[int, ...]:
@@ -167,9 +240,7 @@ def sample_windows(
     timesteps = schedule.log_snr_timesteps(steps) if solver == "dpm-solver++" else schedule.timesteps(steps)
 
     def denoise(x: Tensor, timestep: Tensor) -> Tensor:
-        epsilon = denoiser(x, known, mask, timestep).float()
-        if config.diffusion.prediction == "velocity":
-            epsilon = schedule.epsilon_from_velocity(x, epsilon, timestep)
+        epsilon = epsilon_of(denoiser(x, known, mask, timestep), x, timestep, config.diffusion, schedule)
         if not config.diffusion.keep_known:
             return epsilon
         alpha_bar = float(schedule.alpha_bar[int(timestep[0])])
@@ -190,3 +261,53 @@ def sample_windows(
         progress=progress,
     )
     return (base + scale * x).clamp(-1, 1) if scale else x
+
+
+def repaint_windows(
+    denoiser: Callable[..., Tensor],
+    config: PriorConfig,
+    known: Tensor,
+    hole: Tensor,
+    noise: Tensor,
+    sampling: RepaintConfig,
+    random: Randomness,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Fill the holes of a batch of windows with an unconditional denoiser.
+
+    Args:
+        denoiser: The part: ``(noisy, timestep) -> epsilon`` or velocity.
+        config: Settings of the model.
+        known: The image, float32 ``[B, C, (D,) H, W]`` in [-1, 1]; what it holds in the hole is not used.
+        hole: bool ``[B, 1, (D,) H, W]``.
+        noise: Standard normal, of the shape of ``known``.
+        sampling: Steps and jumps.
+        random: Noise of the moves.
+        progress: Called with (evaluations done, evaluations in all).
+
+    Returns:
+        float32 of the shape of ``known``, and outside the hole equal to it.
+    """
+    schedule = noise_schedule(config)
+    return repaint(
+        lambda x, timestep: epsilon_of(denoiser(x, timestep), x, timestep, config.diffusion, schedule),
+        noise,
+        known,
+        hole,
+        schedule,
+        schedule.timesteps(sampling.steps),
+        jump_length=sampling.jump_length,
+        resamples=sampling.resamples,
+        noise=lambda shape: random.normal(shape[1:]),
+        progress=progress,
+    )
+
+
+def epsilon_of(
+    predicted: Tensor, x: Tensor, timestep: Tensor, diffusion: NoiseConfig, schedule: NoiseSchedule
+) -> Tensor:
+    """Return the noise in ``x`` that a network's output means, on the device and in the precision of ``x``."""
+    predicted = predicted.to(x)
+    if diffusion.prediction == "velocity":
+        return schedule.epsilon_from_velocity(x, predicted, timestep)
+    return predicted

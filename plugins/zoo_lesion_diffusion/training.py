@@ -1,29 +1,32 @@
-"""Training of lesion filling: predict the noise, given what is known of the image and the mask."""
+"""Training of the denoisers: predict the noise, for filling given what is known of the image and the mask."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from zoo.imaging.masks import circle
 from zoo.nn.average import MovingAverage
 from zoo.sampling import Randomness
 from zoo.training import Batch
-from zoo_lesion_diffusion.config import FillingConfig
-from zoo_lesion_diffusion.tasks import middle, noise_schedule, sample_windows
+from zoo_lesion_diffusion.config import DenoiserConfig, FillingConfig, PriorConfig
+from zoo_lesion_diffusion.samplers import ddim
+from zoo_lesion_diffusion.tasks import epsilon_of, middle, noise_schedule, repaint_windows, sample_windows
 
 
-class FillingTrainer:
-    """One step of conditional noise prediction.
+class DenoisingTrainer:
+    """What training is the same for every denoiser; a child says what its loss and its pictures are.
 
-    Source: Uhr 2024, equation 3.6, figure 3.9 and table 3.1. Departures, all settings: one noise level a slab, an
-    averaged model, a loss that looks inside the mask only, min-SNR weights (Hang et al. 2023; tried in section 3.4).
+    Source: Uhr 2024, section 3.1 and table 3.1. Departures, all settings: one noise level a slab, an averaged model,
+    min-SNR weights (Hang et al. 2023; tried in section 3.4).
     """
 
-    def __init__(self, config: FillingConfig, model: nn.Module, fabric: Fabric) -> None:
+    def __init__(self, config: DenoiserConfig, model: nn.Module, fabric: Fabric) -> None:
         self.config = config
         self.fabric = fabric
         self.schedule = noise_schedule(config)
@@ -66,44 +69,42 @@ class FillingTrainer:
 
     def _loss(self, denoise: nn.Module, batch: Batch, random: Randomness) -> Tensor:
         """Return the loss of each image, ``[B]``."""
-        known, holes, diffusion = batch["context"], batch["lesion_mask"], self.config.diffusion
-        image, mask = batch["image"], middle(holes, self.config)
-        if diffusion.residual_scale:
-            image = (image - middle(known, self.config)) / diffusion.residual_scale
+        raise NotImplementedError
+
+    def _error(
+        self,
+        denoise: Callable[[Tensor, Tensor], Tensor],
+        image: Tensor,
+        random: Randomness,
+        pure_noise_share: float = 0.0,
+    ) -> Tensor:
+        """Return the weighted squared error of the predicted noise or velocity, the shape of ``image``.
+
+        Args:
+            denoise: Callable ``(noisy, timestep) -> noise or velocity``.
+            image: What is diffused, ``[B, C, (D,) H, W]``.
+            random: Decides timesteps and noise.
+            pure_noise_share: Share of examples at the last timestep.
+        """
+        diffusion = self.config.diffusion
         slices = image.shape[2:3] if diffusion.timestep_per == "slice" and image.dim() == 5 else ()
         timestep = random.integers(diffusion.steps, slices)
         noise = random.normal(image.shape[1:])
-        begins = random.uniform(slices) < diffusion.pure_noise_share
+        begins = random.uniform(slices) < pure_noise_share
         timestep = torch.where(begins, diffusion.steps - 1, timestep)
-        noisy = self.schedule.add_noise(image, noise, timestep)
-        predicted = denoise(noisy, known, holes, timestep)
+        predicted = denoise(self.schedule.add_noise(image, noise, timestep), timestep)
         velocity = diffusion.prediction == "velocity"
         target = self.schedule.velocity(image, noise, timestep) if velocity else noise
         error = (predicted.float() - target).square()
         if diffusion.min_snr_gamma is not None:
             weight = self.schedule.min_snr_weight(timestep, diffusion.min_snr_gamma, diffusion.prediction)  # [B(, D)]
             error = error * weight.reshape(len(weight), 1, *weight.shape[1:], *[1] * (error.dim() - 1 - weight.dim()))
-        if diffusion.loss_region == "image":
-            return error.flatten(1).mean(1)
-        inside = (error * mask).flatten(1).sum(1) / error.shape[1]
-        return inside / mask.flatten(1).sum(1).clamp(min=1)
+        return error
 
     def validate(self, batch: Batch, random: Randomness) -> Tensor:
         """Return the noise-prediction loss of the averaged model, ``[B]``."""
         self.average.eval()
         return self._loss(self.average, batch, random)
-
-    def preview(self, batch: Batch, random: Randomness) -> Tensor:
-        """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
-        self.average.eval()
-        known, holes, sampling = batch["context"], batch["lesion_mask"], self.config.sampling
-        image, mask = batch["image"], middle(holes, self.config)
-        noise = random.normal(image.shape[1:])
-        filled = sample_windows(self.average, self.config, known, holes, noise, sampling.solver, sampling.steps, random)
-        filled = image * (1 - mask) + filled * mask
-        shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
-        shown = shown if shown.dim() == 4 else shown[:, :, shown.shape[2] // 2]
-        return shown.transpose(2, 3).flip(2)  # front on top
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, their average, the optimiser's state and the images seen."""
@@ -120,3 +121,76 @@ class FillingTrainer:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.images_seen = state["images_seen"]
+
+
+class FillingTrainer(DenoisingTrainer):
+    """One step of conditional noise prediction.
+
+    Source: Uhr 2024, equation 3.6, figure 3.9 and table 3.1. Departures, all settings: those of `DenoisingTrainer`;
+    a loss that looks inside the mask only.
+    """
+
+    config: FillingConfig
+
+    def _loss(self, denoise: nn.Module, batch: Batch, random: Randomness) -> Tensor:
+        known, holes, diffusion = batch["context"], batch["lesion_mask"], self.config.diffusion
+        image, mask = batch["image"], middle(holes, self.config)
+        if diffusion.residual_scale:
+            image = (image - middle(known, self.config)) / diffusion.residual_scale
+        error = self._error(
+            lambda noisy, timestep: denoise(noisy, known, holes, timestep), image, random, diffusion.pure_noise_share
+        )
+        if diffusion.loss_region == "image":
+            return error.flatten(1).mean(1)
+        inside = (error * mask).flatten(1).sum(1) / error.shape[1]
+        return inside / mask.flatten(1).sum(1).clamp(min=1)
+
+    def preview(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
+        self.average.eval()
+        known, holes, sampling = batch["context"], batch["lesion_mask"], self.config.sampling
+        image, mask = batch["image"], middle(holes, self.config)
+        noise = random.normal(image.shape[1:])
+        filled = sample_windows(self.average, self.config, known, holes, noise, sampling.solver, sampling.steps, random)
+        filled = image * (1 - mask) + filled * mask
+        shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
+        return _pictures(shown)
+
+
+class PriorTrainer(DenoisingTrainer):
+    """One step of unconditional noise prediction, over the whole window.
+
+    Source: Uhr 2024, sections 3.1 and 3.2 "Unconditional Lesion Filling", after Ho et al. 2020, algorithm 1.
+    Departures: those of `DenoisingTrainer`.
+    """
+
+    config: PriorConfig
+
+    def _loss(self, denoise: nn.Module, batch: Batch, random: Randomness) -> Tensor:
+        return self._error(denoise, batch["image"], random).flatten(1).mean(1)
+
+    def preview(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return rows of true, voided, filled and freely sampled image, ``[B, 4, H, W]``, as for `FillingTrainer`.
+
+        The hole is a disc in the middle of the window. The sample is DDIM's, in as many steps as RePaint's.
+        """
+        self.average.eval()
+        image, config = batch["image"], self.config
+        height, width = config.size
+        disc = torch.from_numpy(circle(config.size, (height / 2, width / 2), min(config.size) / 6))
+        hole = disc.to(image.device).expand(len(image), 1, *image.shape[2:])
+        noise = random.normal(image.shape[1:])
+        filled = repaint_windows(self.average, config, image, hole, noise, config.sampling, random)
+        sampled = ddim(
+            lambda x, t: epsilon_of(self.average(x, t), x, t, config.diffusion, self.schedule),
+            noise,
+            self.schedule,
+            self.schedule.timesteps(config.sampling.steps),
+        )
+        return _pictures(torch.stack([image, torch.where(hole, -1, image), filled, sampled], dim=1)[:, :, 0])
+
+
+def _pictures(images: Tensor) -> Tensor:
+    """Return ``[B, N, (D,) H, W]`` as ``[B, N, H, W]`` for a sheet: the middle slice, front on top."""
+    shown = images if images.dim() == 4 else images[:, :, images.shape[2] // 2]
+    return shown.transpose(2, 3).flip(2)

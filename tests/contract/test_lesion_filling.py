@@ -1,8 +1,8 @@
-"""Lesion filling keeps the contract, in 2D and pseudo-3D, and with the paper's way of training."""
+"""Lesion filling and its prior keep the contract, in 2D and pseudo-3D, and with the paper's way of training."""
 
 from __future__ import annotations
 
-from zoo.testing import MethodContract
+from zoo.testing import ClassicContract, MethodContract
 
 
 class TestLesionFilling(MethodContract):
@@ -33,3 +33,30 @@ class TestPapersWay(MethodContract):
         "masks=circles",
         "sampling.solver=ddim",
     )
+
+
+class TestLesionPrior(MethodContract):
+    method = "lesion-prior"
+
+
+class TestPriorPseudo3D(MethodContract):
+    method = "lesion-prior"
+    settings = (
+        "network=pseudo-3d",
+        "slab=4",
+        "diffusion.prediction=noise",
+        "diffusion.timestep_per=slice",
+        "patients=false",
+        "data.validation=0.0",
+        "data.test=0.4",
+        "sampling.steps=6",
+        "sampling.resamples=3",
+    )
+
+
+class TestBiharmonicFilling(ClassicContract):
+    method = "biharmonic-filling"
+
+
+class TestNeighbourFilling(ClassicContract):
+    method = "neighbour-filling"

@@ -18,7 +18,7 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
     assert all(name in out for name in ("lesion-filling", "inpainting", "torch", "phantom", "mri-zoo"))
     code, out, _ = zoo_command("list", "--json")
     listing = json.loads(out)
-    assert [item["name"] for item in listing["methods"]] == ["lesion-filling"]
+    assert [item["name"] for item in listing["methods"]] == ["lesion-filling", "lesion-prior"]
     assert zoo_command("list", "--broken")[1].strip() == "No plugin failed to load."
 
 

@@ -6,6 +6,6 @@ class TestMyMethod(MethodContract):
     method = "my-method"
 """
 
-from zoo.testing.contract import MethodContract
+from zoo.testing.contract import ClassicContract, MethodContract
 
-__all__ = ["MethodContract"]
+__all__ = ["ClassicContract", "MethodContract"]

@@ -22,6 +22,7 @@ from zoo.descriptors import Method, resolve
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.evaluation import evaluate
 from zoo.experiment import estimate_cost, launch, plan_training, train_method
+from zoo.files import sha256
 from zoo.imaging.phantom import write_phantom
 from zoo.registry import registry
 from zoo.run import Run
@@ -31,38 +32,16 @@ from zoo.training import GOLDEN, Outcome
 TINY_PARAMETERS = 2_000_000
 
 
-class MethodContract:
-    """Run by naming a method in a child class; see `zoo.testing`.
-
-    Attributes:
-        method: Name of the method.
-        images: Images of a whole test training; a multiple of the batch.
-        settings: Assignments over the preset ``tiny``, as for ``--set``.
-    """
+class _Contract:
+    """What methods with and without training must do alike; `artifact` is what is used."""
 
     method: ClassVar[str]
-    images: ClassVar[int] = 64
-    settings: ClassVar[tuple[str, ...]] = ()
-
-    def tolerance(self) -> float:
-        """Return how far two runs of one part may differ, relative to the output's largest value."""
-        return 1e-5
-
-    # --- What the tests share. ---
 
     @pytest.fixture(scope="class")
     @classmethod
     def registered(cls) -> Method:
         """The method."""
         return registry().methods[cls.method]
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def config(cls, registered: Method) -> MethodConfig:
-        """Its preset ``tiny``, trained for a moment."""
-        short = (f"training.images={cls.images}", "training.batch_size=8", "training.checkpoint_images=32")
-        fast = ("training.sample_images=64", "training.log_images=8", "data.spacing_mm=4.0")
-        return resolve_config(registered, preset="tiny", assignments=(*short, *fast, *cls.settings))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -77,6 +56,87 @@ class MethodContract:
             patch.setenv("ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
             yield
 
+    def test_code_it_names_exists(self, registered: Method) -> None:
+        for target in (registered.build, registered.parts, registered.trainer, registered.examples):
+            assert not target or callable(resolve(target))
+        for task in registered.tasks.values():
+            assert callable(resolve(task.run))
+            resolve(task.options)()
+        for name in registered.evaluators:
+            assert callable(resolve(registry().evaluators[name].evaluate))
+
+    def test_plugin_and_settings_import_no_torch(self, registered: Method) -> None:
+        plugin = next(
+            point.value for point in _entry_points() if point.name == registry().methods.origins[self.method].plugin
+        )
+        settings = registered.config.partition(":")[0]
+        code = f"import sys, {plugin}, {settings}; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_tasks_keep_their_promise(
+        self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path
+    ) -> None:
+        checks = {"fill": _check_fill}
+        for verb in registered.tasks:
+            assert verb in checks, f"the contract kit has no check for the task {verb!r}"
+            checks[verb](artifact, cohort, tmp_path)
+
+    def test_evaluators_measure_unseen_subjects(
+        self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if not registered.evaluators:
+            pytest.skip("the method names no evaluator")
+        monkeypatch.chdir(tmp_path)  # where a method without a run keeps its figures
+        seen = set(artifact.manifest["trained_on"])
+        results = evaluate(artifact, cohort, evaluators=(), options={}, bar=_no_bar)
+        for result in results.values():
+            assert result.scores
+            measured = {row["subject"] for row in result.by_subject}
+            assert measured
+            assert not any(sha256(cohort / name / "anat" / f"{name}_T1w.nii.gz") in seen for name in measured)
+            assert all(score.value is not None or score.note for score in result.scores.values())
+
+
+class ClassicContract(_Contract):
+    """The contract of a method without training: run by naming it in a child class."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def artifact(cls) -> Artifact:
+        """The method as it is used."""
+        return Artifact.open(cls.method)
+
+    def test_it_cannot_be_trained(self, registered: Method) -> None:
+        with pytest.raises(ConfigError, match="needs no training"):
+            resolve_config(registered)
+
+
+class MethodContract(_Contract):
+    """Run by naming a method in a child class; see `zoo.testing`.
+
+    Attributes:
+        method: Name of the method.
+        images: Images of a whole test training; a multiple of the batch.
+        settings: Assignments over the preset ``tiny``, as for ``--set``.
+    """
+
+    images: ClassVar[int] = 64
+    settings: ClassVar[tuple[str, ...]] = ()
+
+    def tolerance(self) -> float:
+        """Return how far two runs of one part may differ, relative to the output's largest value."""
+        return 1e-5
+
+    # --- What the tests share. ---
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def config(cls, registered: Method) -> MethodConfig:
+        """Its preset ``tiny``, trained for a moment."""
+        short = (f"training.images={cls.images}", "training.batch_size=8", "training.checkpoint_images=32")
+        fast = ("training.sample_images=64", "training.log_images=8", "data.spacing_mm=4.0")
+        return resolve_config(registered, preset="tiny", assignments=(*short, *fast, *cls.settings))
+
     @pytest.fixture(scope="class")
     @classmethod
     def trained(
@@ -87,16 +147,13 @@ class MethodContract:
         assert outcome.status == "finished"
         return run
 
-    # --- The descriptor. ---
+    @pytest.fixture(scope="class")
+    @classmethod
+    def artifact(cls, trained: Run) -> Artifact:
+        """The model of the finished run."""
+        return Artifact.open(trained.folder)
 
-    def test_code_it_names_exists(self, registered: Method) -> None:
-        for target in (registered.build, registered.parts, registered.trainer, registered.examples):
-            assert callable(resolve(target))
-        for task in registered.tasks.values():
-            assert callable(resolve(task.run))
-            resolve(task.options)()
-        for name in registered.evaluators:
-            assert callable(resolve(registry().evaluators[name].evaluate))
+    # --- The descriptor. ---
 
     def test_every_preset_is_valid_and_builds(self, registered: Method) -> None:
         for preset in registered.presets:
@@ -106,14 +163,6 @@ class MethodContract:
 
     def test_tiny_is_tiny(self, registered: Method, config: MethodConfig) -> None:
         assert estimate_cost(registered, config).parameters < TINY_PARAMETERS
-
-    def test_plugin_and_settings_import_no_torch(self, registered: Method) -> None:
-        plugin = next(
-            point.value for point in _entry_points() if point.name == registry().methods.origins[self.method].plugin
-        )
-        settings = registered.config.partition(":")[0]
-        code = f"import sys, {plugin}, {settings}; sys.exit('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
     def test_unknown_setting_is_refused(self, registered: Method) -> None:
         with pytest.raises(ConfigError, match="no setting 'no_such_setting'"):
@@ -224,24 +273,6 @@ class MethodContract:
             assert all(torch.equal(golden[f"{name}/input/{key}"], tensor) for key, tensor in inputs.items())
             for spec, output in zip(part.outputs, _as_tuple(parts[name](*inputs.values())), strict=True):
                 assert _distance(golden[f"{name}/output/{spec.name}"], output.float()) < self.tolerance()
-
-    # --- Tasks and evaluators. ---
-
-    def test_tasks_keep_their_promise(self, registered: Method, trained: Run, cohort: Path, tmp_path: Path) -> None:
-        checks = {"fill": _check_fill}
-        for verb in registered.tasks:
-            assert verb in checks, f"the contract kit has no check for the task {verb!r}"
-            checks[verb](Artifact.open(trained.folder), cohort, tmp_path)
-
-    def test_evaluators_measure_unseen_subjects(self, registered: Method, trained: Run, cohort: Path) -> None:
-        if not registered.evaluators:
-            pytest.skip("the method names no evaluator")
-        results = evaluate(Artifact.open(trained.folder), cohort, evaluators=(), options={}, bar=_no_bar)
-        tested = set(trained.record["split"]["test"])
-        for result in results.values():
-            assert result.scores
-            assert {row["subject"] for row in result.by_subject} <= tested
-            assert all(score.value is not None or score.note for score in result.scores.values())
 
 
 def _check_fill(artifact: Artifact, cohort: Path, folder: Path) -> None:

@@ -116,7 +116,7 @@ class RegressionTrainer:
         self.optimiser.load_state_dict(state["optimiser"])
 
 
-def fill(parts, config, image, lesion_mask, options, progress=None):
+def fill(parts, config, image, lesion_mask, options, progress=None, *, white_matter=None):
     """Fill [C, i, j, k] slice by slice; the host pastes only what lies inside the mask."""
     filled = image.clone()
     for index in lesion_mask.any(dim=0).any(dim=0).nonzero().flatten().tolist():
