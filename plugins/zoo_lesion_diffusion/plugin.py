@@ -79,7 +79,7 @@ _TINY: dict[str, Any] = {
 _TINY_FILLING: dict[str, Any] = {**_TINY, "lesions": {"min_voxels": 1}}
 _TINY_PRIOR: dict[str, Any] = {**_TINY, "sampling": {"steps": 10, "jump_length": 2, "resamples": 2}}
 
-_REPORTED_ON = "Uhr 2024, tables 4.1 and 4.2: 4 healthy OASIS subjects, other data than ours"
+_REPORTED_ON = "Uhr 2024, table 4.1 (min-SNR: 4.2): 4 healthy OASIS subjects, other data than ours"
 _REPORTED: tuple[dict[str, Any], ...] = tuple(
     {"model": model, "ssim_in": ssim, "psnr_in": psnr, "mse_in": mse, "lpips": lpips}
     for model, ssim, psnr, mse, lpips in (

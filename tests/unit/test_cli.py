@@ -18,7 +18,12 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
     assert all(name in out for name in ("lesion-filling", "inpainting", "torch", "phantom", "mri-zoo"))
     code, out, _ = zoo_command("list", "--json")
     listing = json.loads(out)
-    assert [item["name"] for item in listing["methods"]] == ["lesion-filling", "lesion-prior"]
+    assert [item["name"] for item in listing["methods"]] == [
+        "biharmonic-filling",
+        "lesion-filling",
+        "lesion-prior",
+        "neighbour-filling",
+    ]
     assert zoo_command("list", "--broken")[1].strip() == "No plugin failed to load."
 
 
@@ -44,7 +49,7 @@ def test_usage_errors_exit_2_and_explain(zoo_command) -> None:
         (["trian"], "There is no command 'trian'. Did you mean 'train'"),
         (["train"], "Missing argument 'NAME'"),
         (["train", "lesion-filling", "--devices", "none"], "'none' is not a valid integer"),
-        (["fill", "run"], "Missing option"),
+        (["fill"], "RUN is missing"),
     ):
         code, _, err = zoo_command(*arguments)
         assert code == 2, arguments

@@ -180,7 +180,9 @@ def test_two_processes_train_like_one(phantom: Path, tmp_path: Path) -> None:
     assert _run(_command(phantom, one)).returncode == 0
     ran = _run(_command(phantom, two, "--devices", "2"))
     assert ran.returncode == 0, ran.stderr
-    losses = [[line["loss/denoise"] for line in Run.open(run).metrics() if "loss/noise" in line] for run in (one, two)]
+    losses = [
+        [line["loss/denoise"] for line in Run.open(run).metrics() if "loss/denoise" in line] for run in (one, two)
+    ]
     assert len(losses[0]) == len(losses[1]) == 8
     assert np.allclose(*losses, rtol=0, atol=1e-4)
 
