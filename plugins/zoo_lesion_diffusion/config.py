@@ -85,6 +85,9 @@ class SamplingConfig(Config):
 
     solver: Literal["ddpm", "ddim", "dpm-solver++"] = Field("dpm-solver++", description="Sampler")
     steps: int = Field(2, ge=1, le=1000, description="Network evaluations a window")
+    start: float = Field(
+        1.0, gt=0, le=1, description="Where a fill begins, share of T; below 1 at the noised biharmonic fill"
+    )
 
 
 class RepaintConfig(Config):
@@ -195,6 +198,7 @@ class FillingOptions(WindowOptions):
 
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
+    start: float | None = Field(None, gt=0, le=1, description="Where to begin, share of T; default: the model's")
 
 
 class PriorOptions(WindowOptions):
@@ -223,3 +227,5 @@ class InpaintingOptions(Config):
     seed: int = Field(0, ge=0, description="Decides masks and noise")
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations; default: the model's")
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
+    start: float | None = Field(None, gt=0, le=1, description="Where to begin, share of T; default: the model's")
+    samples: int = Field(1, ge=1, le=256, description="Draws that are averaged")

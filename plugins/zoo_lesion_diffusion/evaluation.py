@@ -17,6 +17,7 @@ from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
 from zoo.evaluation import MODEL, Evaluation
+from zoo.filling import sample_seeds
 from zoo.imaging.cache import PackedScan, pack_cohort
 from zoo.imaging.cohort import Cohort, read_cohort
 from zoo.imaging.masks import LaidLesions, circle
@@ -190,16 +191,19 @@ def _circles(scan: PackedScan, artifact: Artifact, options: InpaintingOptions, r
 def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
     task = artifact.method.task("fill")
     run, kind = resolve(task.run), resolve(task.options)
-    asked = {"steps": options.steps, "solver": options.solver}
+    asked = options.model_dump(include={"steps", "solver", "start"}, exclude_none=True)
+    checked = validate(kind, asked, what=f"fill of {artifact.method.name}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = artifact.parts("torch", device)
 
     def fill(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
-        given = {"seed": seed, **{key: value for key, value in asked.items() if value is not None}}
-        checked = validate(kind, given, what=f"fill of {artifact.method.name}")
         white_matter = torch.from_numpy(np.moveaxis(scan.white_matter, 0, 2)) if scan.white_matter.any() else None
-        tensors = (torch.from_numpy(array) for array in (image, mask))
-        return run(parts, artifact.config, *tensors, checked, white_matter=white_matter).numpy()
+        tensors = [torch.from_numpy(array) for array in (image, mask)]
+        drawn = [
+            run(parts, artifact.config, *tensors, checked.model_copy(update={"seed": one}), white_matter=white_matter)
+            for one in sample_seeds(seed, options.samples)
+        ]
+        return torch.stack(drawn).mean(dim=0).numpy()
 
     return fill
 

@@ -48,42 +48,45 @@ class NoiseSchedule:
         alpha_bar.setflags(write=False)
         return alpha_bar
 
-    def timesteps(self, count: int) -> list[int]:
-        """Return ``count`` evenly spaced timesteps to sample at, noisiest first, ending at 0.
+    def timesteps(self, count: int, start: float = 1.0) -> list[int]:
+        """Return ``count`` evenly spaced timesteps below ``start · T`` to sample at, noisiest first, ending at 0.
 
         50 of 1000 are 980, 960 … 0: the "leading" spacing without offset, which the thesis used. The first is
         (count - 1) · (T // count), so a handful of steps starts below pure noise, and a single one at 0.
 
         Raises:
-            ConfigError: ``count`` is not in 1 … ``steps``.
+            ConfigError: ``count`` is not in 1 … ``start · T``.
         """
-        self._check_count(count)
-        stride = self.steps // count
+        first = self._check_count(count, start)
+        stride = (first + 1) // count
         return [index * stride for index in reversed(range(count))]
 
-    def log_snr_timesteps(self, count: int) -> list[int]:
-        """Return ``count`` timesteps spaced evenly in log-SNR, noisiest first, from T - 1 to 0.
+    def log_snr_timesteps(self, count: int, start: float = 1.0) -> list[int]:
+        """Return ``count`` timesteps spaced evenly in log-SNR, noisiest first, from ``start · T`` - 1 to 0.
 
         The spacing for DPM-Solver++, whose error grows with the longest step in log-SNR; on even timesteps that is
         the one to step 0, and most of the gain over DDIM is lost. 10 of 1000 are 999, 886, 757 … 5, 0.
 
         Raises:
-            ConfigError: ``count`` is not in 1 … ``steps``.
+            ConfigError: ``count`` is not in 1 … ``start · T``.
 
         Source: Lu et al. 2022 (DPM-Solver), uniform steps of lambda. Departure: rounded to whole timesteps; where
         two would fall on one, the noisier moves up to the next.
         """
-        self._check_count(count)
+        first = self._check_count(count, start)
         log_snr = np.log(self.alpha_bar / (1 - self.alpha_bar))
-        wanted = np.linspace(log_snr[-1], log_snr[0], count)
+        wanted = np.linspace(log_snr[first], log_snr[0], count)
         nearest = np.abs(log_snr - wanted[:, None]).argmin(axis=1)  # [count], falling but for repeats
         rank = np.arange(count)
         distinct = np.maximum.accumulate((nearest + rank)[::-1])[::-1] - rank
-        return np.minimum(distinct, self.steps - 1 - rank).tolist()
+        return np.minimum(distinct, first - rank).tolist()
 
-    def _check_count(self, count: int) -> None:
-        if not 1 <= count <= self.steps:
-            raise ConfigError(f"Sampling takes 1 to {self.steps} steps on this noise schedule, got {count}.")
+    def _check_count(self, count: int, start: float) -> int:
+        """Return the last timestep of the first ``start · T``, if there are enough for ``count``."""
+        first = round(start * self.steps) - 1
+        if not 1 <= count <= first + 1:
+            raise ConfigError(f"Sampling takes 1 to {first + 1} steps on this noise schedule, got {count}.")
+        return first
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return ``x_t``, the image ``x0`` as it looks at timestep ``t``.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.config import validate
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 from zoo.sampling import Randomness, seed_for
 from zoo.tasks import Parts, Progress
 from zoo_lesion_diffusion.config import (
@@ -21,6 +21,7 @@ from zoo_lesion_diffusion.config import (
     PriorConfig,
     PriorOptions,
     RepaintConfig,
+    SamplingConfig,
     WindowOptions,
 )
 from zoo_lesion_diffusion.repaint import repaint
@@ -60,15 +61,21 @@ def fill(
     Source: Uhr 2024, section 3.2 "Conditional Lesion Filling". Departures: windows instead of whole slices where
     the network was trained on windows; slabs overlap and are blended, and share the noise of a slice.
     """
+    asked = options.model_dump(include={"solver", "steps", "start"}, exclude_none=True)
+    sampling = validate(SamplingConfig, {**config.sampling.model_dump(), **asked}, what="a fill with lesion-filling")
+    if sampling.start < 1 and not config.diffusion.residual_scale:
+        raise ConfigError(
+            f"A fill begins at start {sampling.start:g} only with a model that diffuses the difference to a biharmonic "
+            "fill (diffusion.residual_scale); this one does not. Leave start at 1."
+        )
     volume, mask = _slices_first(image, lesion_mask, config)
-    solver, steps = options.solver or config.sampling.solver, options.steps or config.sampling.steps
     known = context(volume, mask, config)
 
     def sample(windows: list[Window], noise: Tensor, random: Randomness, report: Progress) -> Tensor:
         wider = [window.from_slice(window.origin[0] - config.neighbours) for window in windows]
         beside = _crops(known, wider, config, config.seen_slices, -1)
         holes = _crops(mask[None], wider, config, config.seen_slices, False)
-        return sample_windows(parts["denoiser"], config, beside, holes, noise, solver, steps, random, report)
+        return sample_windows(parts["denoiser"], config, beside, holes, noise, sampling, random, report)
 
     return _fill_windows(sample, volume, mask, config, options, progress)
 
@@ -206,8 +213,7 @@ def sample_windows(
     known: Tensor,
     mask: Tensor,
     noise: Tensor,
-    solver: str,
-    steps: int,
+    sampling: SamplingConfig,
     random: Randomness,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -219,8 +225,7 @@ def sample_windows(
         known: The context, float32 ``[B, S·C, H, W]`` or ``[B, C, D, H, W]`` in [-1, 1], as in `FillingExamples`.
         mask: float32 ``[B, S, H, W]`` or ``[B, 1, D, H, W]`` of zeros and ones.
         noise: Standard normal, ``[B, C, (D,) H, W]``.
-        solver: Key of `SAMPLERS`.
-        steps: Network evaluations.
+        sampling: Solver, steps, and where they begin.
         random: Noise of solvers that add some in every step.
         progress: Called with (steps done, steps in all).
 
@@ -237,7 +242,8 @@ def sample_windows(
     outside = torch.zeros_like(base) if scale else base
     hole = middle(mask, config).bool()
     # The solver's steps are even in log-SNR, where its error is; the others keep the thesis' spacing.
-    timesteps = schedule.log_snr_timesteps(steps) if solver == "dpm-solver++" else schedule.timesteps(steps)
+    spacing = schedule.log_snr_timesteps if sampling.solver == "dpm-solver++" else schedule.timesteps
+    timesteps = spacing(sampling.steps, sampling.start)
 
     def denoise(x: Tensor, timestep: Tensor) -> Tensor:
         epsilon = epsilon_of(denoiser(x, known, mask, timestep), x, timestep, config.diffusion, schedule)
@@ -249,9 +255,10 @@ def sample_windows(
     x = noise
     if config.diffusion.keep_known:
         first = torch.full((len(known),), timesteps[0], device=known.device)
-        x = torch.where(hole, noise, schedule.add_noise(outside, noise, first))
+        noisy = schedule.add_noise(outside, noise, first)
+        x = noisy if scale else torch.where(hole, noise, noisy)  # no difference is where to begin, if not at all noise
     # A difference may be larger than its scale; the image is clipped instead.
-    x = SAMPLERS[solver](
+    x = SAMPLERS[sampling.solver](
         denoise,
         x,
         schedule,

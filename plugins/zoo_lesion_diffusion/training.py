@@ -148,10 +148,10 @@ class FillingTrainer(DenoisingTrainer):
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
         """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
         self.average.eval()
-        known, holes, sampling = batch["context"], batch["lesion_mask"], self.config.sampling
+        known, holes = batch["context"], batch["lesion_mask"]
         image, mask = batch["image"], middle(holes, self.config)
         noise = random.normal(image.shape[1:])
-        filled = sample_windows(self.average, self.config, known, holes, noise, sampling.solver, sampling.steps, random)
+        filled = sample_windows(self.average, self.config, known, holes, noise, self.config.sampling, random)
         filled = image * (1 - mask) + filled * mask
         shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
         return _pictures(shown)

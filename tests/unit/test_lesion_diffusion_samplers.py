@@ -260,6 +260,15 @@ def test_ddim_refuses_randomness_that_it_cannot_have(settings, message):
 # The schedule.
 
 
+def test_timesteps_can_start_below_all_noise():
+    assert SCHEDULE.timesteps(4, start=0.4) == [300, 200, 100, 0]
+    low = SCHEDULE.log_snr_timesteps(5, start=0.4)
+    assert (low[0], low[-1], len(set(low))) == (399, 0, 5)
+    assert SCHEDULE.log_snr_timesteps(1, start=0.4) == [399]
+    with pytest.raises(ConfigError, match="1 to 400 steps"):
+        SCHEDULE.log_snr_timesteps(401, start=0.4)
+
+
 def test_schedule_is_the_papers():
     assert SCHEDULE.alpha_bar.shape == (1000,)
     assert SCHEDULE.alpha_bar[0] == pytest.approx(1 - 1e-4)

@@ -11,15 +11,16 @@ import torch
 
 from zoo.config import DataConfig, MethodConfig, resolve_config
 from zoo.descriptors import resolve
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 from zoo.experiment import launch
 from zoo.imaging.cache import PackedCohort, pack_cohort
 from zoo.imaging.cohort import read_cohort
 from zoo.nn.average import MovingAverage
 from zoo.registry import registry
 from zoo.sampling import Randomness, seed_for
+from zoo_lesion_diffusion.config import FillingOptions, SamplingConfig
 from zoo_lesion_diffusion.examples import FillingExamples
-from zoo_lesion_diffusion.tasks import noise_schedule, sample_windows
+from zoo_lesion_diffusion.tasks import fill, noise_schedule, sample_windows
 from zoo_lesion_diffusion.training import FillingTrainer
 
 
@@ -220,7 +221,8 @@ def test_average_forgets_half_in_its_half_life() -> None:
 
 def _sample(config: MethodConfig, denoiser, known: torch.Tensor, mask: torch.Tensor, solver: str) -> torch.Tensor:
     noise = Randomness([1, 2, 3]).normal((1, 32, 32))
-    return sample_windows(denoiser, config, known, mask, noise, solver, 6, Randomness([1, 2, 3]))  # type: ignore[arg-type]
+    sampling = SamplingConfig(solver=solver, steps=6)  # type: ignore[arg-type]
+    return sample_windows(denoiser, config, known, mask, noise, sampling, Randomness([1, 2, 3]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
@@ -249,6 +251,28 @@ def test_a_network_that_knows_the_image_returns_it(solver: str, settings: tuple[
     known, mask = (torch.cat([stack] * slices, dim=1) for stack in (coarse if scale else image * (1 - hole), hole))
     filled = _sample(config, knowing, known, mask, solver)
     assert torch.allclose(filled, image, atol=1e-3)
+
+
+def test_a_fill_can_begin_at_the_coarse_fill() -> None:
+    config = _config()
+    known, mask = (torch.cat([_batch()[name]] * 3, dim=1) for name in ("context", "lesion_mask"))
+    given: list[int] = []
+
+    def no_change(noisy, known, mask, timestep):
+        given.append(int(timestep[0]))
+        alpha_bar = float(noise_schedule(config).alpha_bar[given[-1]])  # type: ignore[arg-type]
+        return noisy * math.sqrt(alpha_bar) / math.sqrt(1 - alpha_bar)  # the velocity of noise on no difference
+
+    noise = Randomness([1, 2, 3]).normal((1, 32, 32))
+    sampling = SamplingConfig(steps=3, start=0.4)
+    filled = sample_windows(no_change, config, known, mask, noise, sampling, Randomness([1, 2, 3]))  # type: ignore[arg-type]
+    assert given[0] == 399
+    assert len(given) == 3
+    assert torch.allclose(filled, known[:, 1:2].clamp(-1, 1), atol=1e-3)
+    plain = _config(*THESIS)
+    volume, hole = torch.zeros(1, 32, 32, 4), torch.ones(32, 32, 4, dtype=torch.bool)
+    with pytest.raises(ConfigError, match="only with a model that diffuses the difference"):
+        fill({}, plain, volume, hole, FillingOptions(start=0.5))  # type: ignore[arg-type]
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:

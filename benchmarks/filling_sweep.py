@@ -1,0 +1,142 @@
+"""Quality against seconds of the ways to fill in a suite, for one trained model.
+
+    python benchmarks/filling_sweep.py RUN COHORT T1W LESIONS [--suite benchmarks/suites/filling.toml]
+        [--out benchmarks/results/filling-sweep.jsonl] [--plot docs/images/filling-sweep.png]
+
+Quality is what the evaluator `inpainting` finds on the cohort's subjects that the model has not seen; seconds are those
+of filling all lesions of one patient, the image being on the model's grid. `--plot` draws from the JSONL alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import zoo
+from zoo.descriptors import resolve
+from zoo.evaluation import unseen
+from zoo.filling import sample_seeds
+from zoo.imaging.cohort import read_cohort
+from zoo.imaging.geometry import model_grid, to_grid
+from zoo.imaging.masks import dilate_within, estimate_white_matter
+from zoo.imaging.preprocessing import fit_intensity
+from zoo.imaging.volume import read_mask, read_volume
+from zoo_lesion_diffusion.config import FillingOptions, InpaintingOptions
+from zoo_lesion_diffusion.tasks import fill
+
+ROUNDS = 3
+METRICS = ("ssim_in", "psnr_in", "seam", "stripes")
+CONDITIONS = ("lesions", "lesions <20 mm3", "lesions 20-100 mm3", "lesions 100-500 mm3", "lesions >500 mm3", "circles")
+
+
+def patient(config: Any, image: Path, lesions: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the image ``[C, i, j, k]`` in [-1, 1] and its dilated lesion mask on the model's grid."""
+    volume = read_volume(image)
+    mask = read_mask(lesions, like=volume)
+    mask = dilate_within(mask, estimate_white_matter(volume.data[0], mask), 1)
+    grid = model_grid(volume.shape, volume.affine, config.data.spacing_mm)
+    values = to_grid(volume.data[0], volume.affine, grid)
+    hole = to_grid(mask.astype(np.float32), volume.affine, grid, order=0) > 0.5
+    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
+    return torch.from_numpy(scale.encode(values))[None], torch.from_numpy(hole)
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure every way of the suite."""
+    artifact = zoo.load(arguments.run)
+    size, parts = artifact.config.size, artifact.parts()  # type: ignore[attr-defined]
+    trained = artifact.config
+    cohort = unseen(artifact, read_cohort(arguments.cohort).with_all(trained.data.contrasts))
+    image, hole = patient(trained, arguments.image, arguments.lesions)
+    evaluate = resolve("zoo_lesion_diffusion.evaluation:inpainting")
+    rows = []
+    for way in tomllib.loads(arguments.suite.read_text(encoding="utf-8"))["way"]:
+        chosen = dict(way)
+        side = chosen.pop("window", size[0])
+        artifact.config = trained.model_copy(update={"size": (side, side)})
+        samples = chosen.pop("samples", 1)
+        seconds = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            for seed in sample_seeds(0, samples):
+                fill(parts, artifact.config, image, hole, FillingOptions(seed=seed, **chosen))  # type: ignore[arg-type]
+            seconds.append(time.perf_counter() - began)
+        options = InpaintingOptions(samples=samples, **chosen)
+        scores = evaluate(artifact, cohort, options, lambda done, total: None).scores
+        row = {
+            "window": side,
+            "samples": samples,
+            "start": 1.0,
+            **chosen,
+            "seconds": round(statistics.median(seconds), 3),
+        }
+        for who in ("model", "biharmonic"):
+            row[who] = {
+                f"{condition}/{metric}": round(score.value, 4)
+                for condition in CONDITIONS
+                for metric in METRICS
+                if (score := scores.get(f"{condition}/{who}/{metric}")) and score.value is not None
+            }
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def name(row: dict[str, Any]) -> str:
+    """Return a way in a few words."""
+    extra = [f"from {row['start']:g} T"] if row["start"] < 1 else []
+    extra += [f"mean of {row['samples']}"] if row["samples"] > 1 else []
+    extra += [f"window {row['window']}"] if row["window"] != 64 else []
+    return ", ".join([f"{row['solver']} {row['steps']}", *extra])
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw PSNR inside lesions and circles against seconds."""
+    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, condition in zip(figure.subplots(1, 2), ("lesions", "circles"), strict=True):
+        classic = rows[0]["biharmonic"][f"{condition}/psnr_in"]
+        axes.axhline(classic, color="#b04a3a", linestyle="--", linewidth=1)
+        axes.text(0.99, classic, "biharmonic", color="#b04a3a", ha="right", va="bottom", fontsize=8,
+                  transform=axes.get_yaxis_transform())  # fmt: skip
+        for number, row in enumerate(rows):
+            point = row["seconds"], row["model"][f"{condition}/psnr_in"]
+            axes.plot(*point, "o", color="#1f4e79" if number else "#e08a00", markersize=6)
+            axes.annotate(name(row), point, xytext=(5, 4), textcoords="offset points", fontsize=7)
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds for all lesions of one patient")
+        axes.set_ylabel("PSNR inside, dB")
+        axes.set_title(condition)
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.25, y=0.1)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    parser = argparse.ArgumentParser()
+    for argument in ("run", "cohort", "image", "lesions"):
+        parser.add_argument(argument, type=Path)
+    parser.add_argument("--suite", type=Path, default=Path(__file__).parent / "suites" / "filling.toml")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    rows = measure(arguments)
+    if arguments.out:
+        arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
