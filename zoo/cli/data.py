@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,12 +13,12 @@ from zoo.cli.output import progress_bar, show_json, table
 
 @click.group(name="data")
 def command() -> None:
-    """Make the phantom cohort, or check a cohort.
+    """Make the phantom cohort, check a cohort, or lay patients' lesion masks on healthy subjects.
 
     \b
     zoo data phantom phantom --subjects 8
     zoo data check my-bids-folder
-    zoo data check scans.tsv --json
+    zoo data transfer-masks patients healthy masks
     """
 
 
@@ -97,3 +98,38 @@ def check(folder: Path, as_json: bool) -> None:
             click.echo(f"note: {line}")
     if problems:
         raise DataError(f"{len(problems)} of the images in {folder} cannot be used; they are named above.")
+
+
+@command.command(name="transfer-masks")
+@click.argument("patients", type=click.Path(path_type=Path))
+@click.argument("healthy", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--nonlinear", is_flag=True, help="Register each pair with ANTs (extra: registration); minutes a pair.")
+@click.option("--wm-labels", default="3", show_default=True, help="White matter in dseg images (FreeSurfer: 2,41).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def transfer(patients: Path, healthy: Path, out: Path, nonlinear: bool, wm_labels: str, as_json: bool) -> None:
+    """Lay the lesion masks of PATIENTS on HEALTHY subjects, cut to white matter, as masks to train with.
+
+    \b
+    zoo data transfer-masks patients healthy masks
+    zoo data transfer-masks patients healthy masks --nonlinear
+    zoo train lesion-filling --data healthy --set data.lesion_masks=masks
+    """
+    from zoo.imaging.cohort import read_cohort
+    from zoo.imaging.transfer import transfer_masks
+
+    try:
+        labels = [int(label) for label in wm_labels.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{wm_labels!r} is not a list of labels; write it like 2,41.") from None
+    cohorts = read_cohort(patients), read_cohort(healthy)
+    with progress_bar("Laying masks") as progress:
+        done = transfer_masks(*cohorts, out, nonlinear=nonlinear, white_matter_labels=labels, progress=progress)
+    if as_json:
+        show_json([asdict(row) for row in done])
+        return
+    volumes = sorted(row.volume_mm3 for row in done)
+    click.echo(
+        f"{len(done)} masks in {out}, {volumes[0]:.0f} to {volumes[-1]:.0f} mm³ each; train with them: "
+        f"--set data.lesion_masks={out}"
+    )

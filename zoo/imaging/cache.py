@@ -21,6 +21,7 @@ from zoo.imaging.cohort import Cohort, Scan
 from zoo.imaging.geometry import Grid, model_grid, to_grid
 from zoo.imaging.masks import LaidLesions, lay_lesions
 from zoo.imaging.preprocessing import Intensity, fit_intensity
+from zoo.imaging.transfer import LAID_ON
 from zoo.imaging.volume import read_volume
 
 PACKING = 1
@@ -114,7 +115,12 @@ def pack_cohort(
     for number, scan in enumerate(cohort.scans):
         packed = pack_scan(scan, config)
         scans.append(packed)
-        others = [other for other in banked if not (own_bank and other.subject == scan.subject)]
+        others = [
+            other
+            for other in banked
+            if not (own_bank and other.subject == scan.subject)
+            and other.covariates.get(LAID_ON, scan.subject) == scan.subject
+        ]
         lesions.append(_laid(packed, others))
         if progress:
             progress(number + 1, len(cohort.scans))
