@@ -4,7 +4,8 @@
         [--out benchmarks/results/filling-sweep.jsonl] [--plot docs/images/filling-sweep.png]
 
 Quality is what the evaluator `inpainting` finds on the cohort's subjects that the model has not seen; seconds are those
-of filling all lesions of one patient, the image being on the model's grid. `--plot` draws from the JSONL alone.
+of filling all lesions of one patient, the image being on the model's grid. Ways that stand in the JSONL already are not
+measured again; `--plot` draws from the JSONL alone.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from zoo_lesion_diffusion.config import FillingOptions, InpaintingOptions
 from zoo_lesion_diffusion.tasks import fill
 
 ROUNDS = 3
+ENOUGH_S = 30.0
+TICKS_S = (2, 5, 10, 20, 50)
 METRICS = ("ssim_in", "psnr_in", "seam", "stripes")
 CONDITIONS = ("lesions", "lesions <20 mm3", "lesions 20-100 mm3", "lesions 100-500 mm3", "lesions >500 mm3", "circles")
 
@@ -59,27 +62,24 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     cohort = unseen(artifact, read_cohort(arguments.cohort).with_all(trained.data.contrasts))
     image, hole = patient(trained, arguments.image, arguments.lesions)
     evaluate = resolve("zoo_lesion_diffusion.evaluation:inpainting")
-    rows = []
+    rows = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
     for way in tomllib.loads(arguments.suite.read_text(encoding="utf-8"))["way"]:
         chosen = dict(way)
         side = chosen.pop("window", size[0])
         artifact.config = trained.model_copy(update={"size": (side, side)})
         samples = chosen.pop("samples", 1)
-        seconds = []
-        for _ in range(ROUNDS):
+        way_of = {"window": side, "samples": samples, "start": 1.0, **chosen}
+        if any(way_of.items() <= row.items() for row in rows):
+            continue
+        seconds: list[float] = []
+        while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
             began = time.perf_counter()
             for seed in sample_seeds(0, samples):
                 fill(parts, artifact.config, image, hole, FillingOptions(seed=seed, **chosen))  # type: ignore[arg-type]
             seconds.append(time.perf_counter() - began)
         options = InpaintingOptions(samples=samples, **chosen)
         scores = evaluate(artifact, cohort, options, lambda done, total: None).scores
-        row = {
-            "window": side,
-            "samples": samples,
-            "start": 1.0,
-            **chosen,
-            "seconds": round(statistics.median(seconds), 3),
-        }
+        row = {**way_of, "seconds": round(statistics.median(seconds), 3), "rounds": len(seconds)}
         for who in ("model", "biharmonic"):
             row[who] = {
                 f"{condition}/{metric}": round(score.value, 4)
@@ -88,7 +88,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 if (score := scores.get(f"{condition}/{who}/{metric}")) and score.value is not None
             }
         rows.append(row)
-        print(json.dumps(row), flush=True)
+        with arguments.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(name(row), row["seconds"], row["model"]["lesions/psnr_in"], flush=True)
     return rows
 
 
@@ -102,23 +104,33 @@ def name(row: dict[str, Any]) -> str:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw PSNR inside lesions and circles against seconds."""
-    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, condition in zip(figure.subplots(1, 2), ("lesions", "circles"), strict=True):
+    panels = figure.subplots(1, 3, width_ratios=(1, 1, 0.55))
+    for axes, condition in zip(panels, ("lesions", "circles"), strict=False):
         classic = rows[0]["biharmonic"][f"{condition}/psnr_in"]
         axes.axhline(classic, color="#b04a3a", linestyle="--", linewidth=1)
         axes.text(0.99, classic, "biharmonic", color="#b04a3a", ha="right", va="bottom", fontsize=8,
                   transform=axes.get_yaxis_transform())  # fmt: skip
-        for number, row in enumerate(rows):
-            point = row["seconds"], row["model"][f"{condition}/psnr_in"]
-            axes.plot(*point, "o", color="#1f4e79" if number else "#e08a00", markersize=6)
-            axes.annotate(name(row), point, xytext=(5, 4), textcoords="offset points", fontsize=7)
+        for number, row in enumerate(rows, start=1):
+            # The evaluator's circles grow with the window, so only equal windows can be compared on them.
+            if condition == "circles" and row["window"] != rows[0]["window"]:
+                continue
+            axes.plot(row["seconds"], row["model"][f"{condition}/psnr_in"], "o", markersize=13,
+                      color="#e08a00" if number == 1 else "#1f4e79")  # fmt: skip
+            axes.annotate(str(number), (row["seconds"], row["model"][f"{condition}/psnr_in"]), color="white",
+                          fontsize=8, ha="center", va="center")  # fmt: skip
         axes.set_xscale("log")
+        axes.set_xticks(TICKS_S, [f"{tick:g}" for tick in TICKS_S])
+        axes.minorticks_off()
         axes.set_xlabel("seconds for all lesions of one patient")
         axes.set_ylabel("PSNR inside, dB")
         axes.set_title(condition)
         axes.grid(alpha=0.3)
-        axes.margins(x=0.25, y=0.1)
+        axes.margins(0.1)
+    panels[2].set_axis_off()
+    ways = [f"{number}  {name(row)}" for number, row in enumerate(rows, start=1)]
+    panels[2].text(0, 0.95, "\n".join([*ways, "", "1 is the default"]), fontsize=8.5, va="top", linespacing=1.6)
     figure.savefig(path)
 
 
@@ -128,12 +140,10 @@ def main() -> None:
     for argument in ("run", "cohort", "image", "lesions"):
         parser.add_argument(argument, type=Path)
     parser.add_argument("--suite", type=Path, default=Path(__file__).parent / "suites" / "filling.toml")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "filling-sweep.jsonl")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     rows = measure(arguments)
-    if arguments.out:
-        arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if arguments.plot:
         plot(rows, arguments.plot)
 

@@ -84,7 +84,7 @@ class SamplingConfig(Config):
     """How a trained model fills when nothing else is said."""
 
     solver: Literal["ddpm", "ddim", "dpm-solver++"] = Field("dpm-solver++", description="Sampler")
-    steps: int = Field(2, ge=1, le=1000, description="Network evaluations a window")
+    steps: int = Field(1, ge=1, le=1000, description="Network evaluations a window")
     start: float = Field(
         1.0, gt=0, le=1, description="Where a fill begins, share of T; below 1 at the noised biharmonic fill"
     )

@@ -62,7 +62,7 @@ def _list_lesions(path: Path, as_json: bool) -> None:
 @click.option("--select", callback=numbers, metavar="N,N", help="Fill only these lesions (numbers as in --list).")
 @click.option("--keep", callback=numbers, metavar="N,N", help="Fill all lesions but these.")
 @click.option("--samples", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Draws to average; more than one also writes their standard deviation.")  # fmt: skip
+              help="Draws to average; more than one also writes their spread (give --steps 10, too).")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Network evaluations; default: the model's.")
 @click.option("--solver", help="Sampler; default: the model's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
