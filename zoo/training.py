@@ -466,6 +466,6 @@ def write_golden(path: Path, model: nn.Module, parts: Mapping[str, Part], seed: 
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         tensors |= {f"{name}/input/{key}": tensor.clone() for key, tensor in inputs.items()}
         named = zip(part.outputs, outputs, strict=True)
-        tensors |= {f"{name}/output/{spec.name}": value.float().cpu().clone() for spec, value in named}
+        tensors |= {f"{name}/output/{spec.name}": value.float().cpu().contiguous().clone() for spec, value in named}
     with replacing(path) as temporary:
         save_file(tensors, temporary)

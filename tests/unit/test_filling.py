@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import zoo
+from tests.conftest import TINY
 from zoo.config import resolve_config
 from zoo.errors import DataError
 from zoo.filling import sample_seeds
@@ -150,6 +151,38 @@ def test_samples_are_averaged_and_their_spread_is_written(zoo_command, trained, 
     assert (deviation[mask] > 0).mean() > 0.9
     assert not deviation[~mask].any()
     assert json.loads((tmp_path / "mean.json").read_text())["Samples"] == 3
+
+
+def test_contrasts_are_filled_together(zoo_command, phantom: Path, patient, tmp_path: Path) -> None:
+    settings = ("--images", 32, *TINY, "--set", "data.contrasts=T1w,FLAIR")
+    code, _, err = zoo_command("train", "lesion-filling", "--data", phantom, "--out", tmp_path / "run", *settings)
+    assert code == 0, err
+    flair = Path(str(patient["image"]).replace("_T1w", "_FLAIR"))
+    outs = [tmp_path / "T1w-filled.nii.gz", tmp_path / "FLAIR-filled.nii.gz"]
+    code, _, err = zoo_command(
+        "fill", tmp_path / "run", "--image", patient["image"], "--image", flair, "--lesions", patient["lesions"],
+        "--out", outs[0], "--out", outs[1], "--dilate", 0,
+    )  # fmt: skip
+    assert code == 0, err
+    mask = np.asarray(nibabel.load(patient["lesions"]).dataobj) > 0
+    for before, after, brighter in ((patient["image"], outs[0], True), (flair, outs[1], False)):
+        old, new = (nibabel.load(path).get_fdata() for path in (before, after))
+        assert np.array_equal(old[~mask], new[~mask])
+        assert (new[mask].mean() > old[mask].mean()) == brighter  # dark lesions and bright ones
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_specks_everywhere_and_at_the_edges_are_filled(trained: Path, count: int) -> None:
+    artifact = zoo.load(trained)
+    rng = np.random.default_rng(count)
+    image = torch.from_numpy(rng.uniform(-1, 1, (1, 40, 44, 12)).astype(np.float32))
+    mask = torch.zeros(40, 44, 12, dtype=torch.bool)
+    mask[[0, 39, 0, 39], [0, 43, 43, 0], [0, 11, 0, 11]] = True  # corners
+    mask.view(-1)[torch.from_numpy(rng.permutation(mask.numel())[:count])] = True
+    filled = fill(artifact.parts(), artifact.config, image, mask, FillingOptions())  # type: ignore[arg-type]
+    assert torch.isfinite(filled).all()
+    assert torch.equal(filled[:, ~mask], image[:, ~mask])
+    assert (filled[:, mask] != image[:, mask]).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("method", ["biharmonic-filling", "neighbour-filling"])
