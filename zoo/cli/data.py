@@ -104,7 +104,7 @@ def check(folder: Path, as_json: bool) -> None:
 @click.argument("patients", type=click.Path(path_type=Path))
 @click.argument("healthy", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--nonlinear", is_flag=True, help="Register each pair with ANTs (extra: registration); half a minute a pair.")
+@click.option("--nonlinear", is_flag=True, help="Register each pair with ANTs (extra: registration), 30 s a pair.")
 @click.option("--wm-labels", default="3", show_default=True, help="White matter in dseg images (FreeSurfer: 2,41).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def transfer(patients: Path, healthy: Path, out: Path, nonlinear: bool, wm_labels: str, as_json: bool) -> None:
