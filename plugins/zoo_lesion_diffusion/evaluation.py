@@ -35,7 +35,6 @@ from zoo.metrics.filling import (
 from zoo.metrics.image import inpainting_metrics
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import mean_interval
-from zoo_lesion_diffusion.baselines import biharmonic_fill, neighbour_fill
 from zoo_lesion_diffusion.config import InpaintingOptions
 
 Filler = Callable[[np.ndarray, np.ndarray, PackedScan, int], np.ndarray]
@@ -104,8 +103,8 @@ def inpainting(
     perceptual, why_not = _perceptual(options)
     fillers: dict[str, Filler] = {
         MODEL: _model(artifact, options),
-        "biharmonic": _biharmonic,
-        "neighbours": _neighbours,
+        "biharmonic": _model(Artifact.open("biharmonic-filling"), InpaintingOptions()),
+        "neighbours": _model(Artifact.open("neighbour-filling"), InpaintingOptions()),
     }
     values: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     pictures: list[tuple[bytes, str]] = []
@@ -208,16 +207,6 @@ def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
     return fill
 
 
-def _biharmonic(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
-    return np.moveaxis(biharmonic_fill(np.moveaxis(image, -1, 1), np.moveaxis(mask, -1, 0)), 1, -1)
-
-
-def _neighbours(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
-    white_matter = scan.white_matter if scan.white_matter.any() else None
-    rng = np.random.default_rng(seed)
-    return np.moveaxis(neighbour_fill(np.moveaxis(image, -1, 1), np.moveaxis(mask, -1, 0), white_matter, rng), 1, -1)
-
-
 def _measure(
     filled: np.ndarray,
     truth: np.ndarray,
@@ -275,9 +264,9 @@ def _anatomy(
     t1w: np.ndarray, brain: np.ndarray, mask: np.ndarray, spacing_mm: tuple[float, float, float]
 ) -> np.ndarray:
     """Return the volumes of fluid, grey and white matter in ml, and the cortical thickness in mm."""
-    known = brain & ~mask
-    volumes = tissue_volumes(t1w, brain, float(np.prod(spacing_mm)), known)
-    thickness = mean_cortical_thickness(tissue_classes(t1w, brain, known) == GREY, spacing_mm)
+    classes = tissue_classes(t1w, brain, brain & ~mask)
+    volumes = tissue_volumes(classes, float(np.prod(spacing_mm)))
+    thickness = mean_cortical_thickness(classes == GREY, spacing_mm)
     return np.array([*volumes.values(), thickness])
 
 

@@ -106,14 +106,15 @@ def test_tissues_of_a_brain_without_lesions() -> None:
     classes = tissue_classes(t1w, tissue > 0)
     assert (classes == tissue).mean() > 0.999
     assert classes[20, 20, 20] == WHITE
-    volumes = tissue_volumes(t1w, tissue > 0, voxel_mm3=8.0)
+    volumes = tissue_volumes(classes, voxel_mm3=8.0)
     expected = {"fluid": 6, "grey": 8, "white": 12}
     assert volumes == pytest.approx({name: slabs * 900 * 8 / 1000 for name, slabs in expected.items()}, rel=0.01)
     # With the same fit, only what is filled differently can change the volumes.
     hole = np.zeros(tissue.shape, bool)
     hole[20:24, 10:20, 10:20] = True
     lesions = np.where(hole, 0.1, t1w)
-    before, after = (tissue_volumes(image, tissue > 0, 8.0, (tissue > 0) & ~hole) for image in (t1w, lesions))
+    shared = (tissue > 0) & ~hole
+    before, after = (tissue_volumes(tissue_classes(image, tissue > 0, shared), 8.0) for image in (t1w, lesions))
     assert after["white"] == pytest.approx(before["white"] - hole.sum() * 8 / 1000, abs=0.02)
     assert after["grey"] == pytest.approx(before["grey"] + hole.sum() * 8 / 1000, abs=0.02)
     with pytest.raises(DataError, match="fewer than three intensities"):

@@ -196,22 +196,14 @@ def grey_matter_leak(
     return float((classes[judged] != WHITE).mean())
 
 
-def tissue_volumes(
-    t1w: np.ndarray, brain_mask: np.ndarray, voxel_mm3: float, fitted_to: np.ndarray | None = None
-) -> dict[str, float]:
-    """Return the volumes of ``fluid``, ``grey`` and ``white`` matter in ml, by `tissue_classes`.
+def tissue_volumes(classes: np.ndarray, voxel_mm3: float) -> dict[str, float]:
+    """Return the volumes of ``fluid``, ``grey`` and ``white`` matter in ml.
 
     Args:
-        t1w: ``[i, j, k]``, any units, white matter brightest.
-        brain_mask: bool ``[i, j, k]``.
+        classes: `tissue_classes`, ``[i, j, k]``. Images that differ in few voxels are compared with classes fitted to
+            what they share: two fits differ by more than a few millilitres of lesions do.
         voxel_mm3: Volume of a voxel.
-        fitted_to: bool ``[i, j, k]``, what the classes are fitted to; default: the brain. Images that differ in few
-            voxels are compared by what they share: two fits differ by more than a few millilitres of lesions do.
-
-    Raises:
-        DataError: There are fewer than three intensities to fit to.
     """
-    classes = tissue_classes(t1w, brain_mask, fitted_to)
     named = {"fluid": FLUID, "grey": GREY, "white": WHITE}
     return {name: float((classes == label).sum() * voxel_mm3 / 1000) for name, label in named.items()}
 
