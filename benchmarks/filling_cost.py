@@ -71,7 +71,7 @@ def main() -> None:
         row = {
             "lesions": count,
             "voxels": int(mask.sum()),
-            "windows": len(cover(np.moveaxis(mask, 2, 0), config.size, config.slab)),
+            "windows": len(cover(np.moveaxis(mask, 2, 0), config.window, config.slab)),
             "seconds": round(statistics.median(seconds), 3),
             "threads": torch.get_num_threads(),
         }

@@ -32,7 +32,7 @@ from zoo.imaging.geometry import model_grid, to_grid
 from zoo.imaging.masks import dilate_within, estimate_white_matter
 from zoo.imaging.preprocessing import fit_intensity
 from zoo.imaging.volume import read_mask, read_volume
-from zoo_lesion_diffusion.config import FillingOptions, InpaintingOptions
+from zoo_lesion_diffusion.config import FillingConfig, FillingOptions, InpaintingOptions
 from zoo_lesion_diffusion.tasks import fill
 
 ROUNDS = 3
@@ -57,16 +57,18 @@ def patient(config: Any, image: Path, lesions: Path) -> tuple[torch.Tensor, torc
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every way of the suite."""
     artifact = zoo.load(arguments.run)
-    size, parts = artifact.config.size, artifact.parts()  # type: ignore[attr-defined]
-    trained = artifact.config
+    trained, parts = artifact.config, artifact.parts()
+    if not isinstance(trained, FillingConfig):
+        raise SystemExit(f"{arguments.run} is not a run of lesion-filling.")
     cohort = unseen(artifact, read_cohort(arguments.cohort).with_all(trained.data.contrasts))
     image, hole = patient(trained, arguments.image, arguments.lesions)
     evaluate = resolve("zoo_lesion_diffusion.evaluation:inpainting")
     rows = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
     for way in tomllib.loads(arguments.suite.read_text(encoding="utf-8"))["way"]:
         chosen = dict(way)
-        side = chosen.pop("window", size[0])
-        artifact.config = trained.model_copy(update={"size": (side, side)})
+        side = chosen.pop("window", trained.window[0])
+        sampling = trained.sampling.model_copy(update={"window": (side, side)})
+        artifact.config = config = trained.model_copy(update={"sampling": sampling})
         samples = chosen.pop("samples", 1)
         way_of = {"window": side, "samples": samples, "start": 1.0, **chosen}
         if any(way_of.items() <= row.items() for row in rows):
@@ -75,7 +77,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
             began = time.perf_counter()
             for seed in sample_seeds(0, samples):
-                fill(parts, artifact.config, image, hole, FillingOptions(seed=seed, **chosen))  # type: ignore[arg-type]
+                fill(parts, config, image, hole, FillingOptions(seed=seed, **chosen))
             seconds.append(time.perf_counter() - began)
         options = InpaintingOptions(samples=samples, **chosen)
         scores = evaluate(artifact, cohort, options, lambda done, total: None).scores
@@ -113,9 +115,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.text(0.99, classic, "biharmonic", color="#b04a3a", ha="right", va="bottom", fontsize=8,
                   transform=axes.get_yaxis_transform())  # fmt: skip
         for number, row in enumerate(rows, start=1):
-            # The evaluator's circles grow with the window, so only equal windows can be compared on them.
-            if condition == "circles" and row["window"] != rows[0]["window"]:
-                continue
             axes.plot(row["seconds"], row["model"][f"{condition}/psnr_in"], "o", markersize=13,
                       color="#e08a00" if number == 1 else "#1f4e79")  # fmt: skip
             axes.annotate(str(number), (row["seconds"], row["model"][f"{condition}/psnr_in"]), color="white",

@@ -78,6 +78,11 @@ class MethodConfig(Config):
     data: DataConfig = Field(default_factory=DataConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
 
+    @property
+    def while_training(self) -> MethodConfig:
+        """The settings with the shapes that training sees, where a trained model is used with others."""
+        return self
+
 
 Settings = TypeVar("Settings", bound=Config)
 

@@ -242,7 +242,7 @@ def estimate_cost(method: Method, config: MethodConfig) -> Cost:
     with torch.device("meta"):
         model: nn.Module = resolve(method.build)(config)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    parts = resolve(method.parts)(config)
+    parts = resolve(method.parts)(config.while_training)
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         for part in parts.values():
             inputs = example_inputs(part, seed=0, axes={"batch": 1})

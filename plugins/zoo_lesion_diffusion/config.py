@@ -88,6 +88,9 @@ class SamplingConfig(Config):
     start: float = Field(
         1.0, gt=0, le=1, description="Where a fill begins, share of T; below 1 at the noised biharmonic fill"
     )
+    window: tuple[int, int] | None = Field(
+        (48, 48), description="Window when filling, pixels; smaller is faster; none: as in training, size"
+    )
 
 
 class RepaintConfig(Config):
@@ -124,6 +127,11 @@ class DenoiserConfig(MethodConfig):
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Window the network sees when it fills, pixels."""
+        return self.size
+
     @model_validator(mode="after")
     def _fits(self) -> DenoiserConfig:
         if (self.slab == 1) != (self.network == "2d"):
@@ -131,10 +139,11 @@ class DenoiserConfig(MethodConfig):
                 f"network {self.network!r} and slab {self.slab} do not fit; slab is 1 for 2d, more for pseudo-3d"
             )
         step = 2 ** (len(self.unet.channels) - 1)
-        if any(side % step for side in self.size):
-            raise ValueError(
-                f"size {self.size} must be multiples of {step} for {len(self.unet.channels)} unet.channels"
-            )
+        for name, sides in (("size", self.size), ("sampling.window", self.window)):
+            if any(side <= 0 or side % step for side in sides):
+                raise ValueError(
+                    f"{name} {sides} must be multiples of {step} for {len(self.unet.channels)} unet.channels"
+                )
         wrong = [width for width in self.unet.channels if width % self.unet.groups]
         if wrong:
             raise ValueError(f"unet.channels {wrong[0]} cannot be divided into unet.groups {self.unet.groups}")
@@ -163,6 +172,16 @@ class FillingConfig(DenoiserConfig):
     def seen_slices(self) -> int:
         """Slices the network sees together: those it fills and their neighbours."""
         return self.slab + 2 * self.neighbours
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Window the network sees when it fills, pixels."""
+        return self.sampling.window or self.size
+
+    @property
+    def while_training(self) -> FillingConfig:
+        """The settings with the window that training sees."""
+        return self.model_copy(update={"sampling": self.sampling.model_copy(update={"window": None})})
 
     @model_validator(mode="after")
     def _neighbours_fit(self) -> FillingConfig:

@@ -436,4 +436,4 @@ def _denoiser(config: DenoiserConfig, diffused: str, *conditions: TensorSpec) ->
 
 def _shape(config: DenoiserConfig, channels: int) -> tuple[int | str, ...]:
     slab = () if config.network == "2d" else (config.slab,)
-    return ("batch", channels, *slab, *config.size)
+    return ("batch", channels, *slab, *config.window)

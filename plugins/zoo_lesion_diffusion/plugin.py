@@ -48,7 +48,7 @@ _PAPER_FILLING: dict[str, Any] = {
         "keep_known": False,
     },
     "lesions": {"min_voxels": 100, "in_context": False},
-    "sampling": {"solver": "ddim", "steps": 50},
+    "sampling": {"solver": "ddim", "steps": 50, "window": None},
 }
 _PAPER_PRIOR: dict[str, Any] = {
     **_PAPER,
@@ -76,7 +76,7 @@ _TINY: dict[str, Any] = {
     },
     "optimiser": {"learning_rate": 1e-3, "warmup_steps": 20, "average_half_life_images": 500},
 }
-_TINY_FILLING: dict[str, Any] = {**_TINY, "lesions": {"min_voxels": 1}}
+_TINY_FILLING: dict[str, Any] = {**_TINY, "lesions": {"min_voxels": 1}, "sampling": {"window": None}}
 _TINY_PRIOR: dict[str, Any] = {**_TINY, "sampling": {"steps": 10, "jump_length": 2, "resamples": 2}}
 
 _REPORTED_ON = "Uhr 2024, table 4.1 (min-SNR: 4.2): 4 healthy OASIS subjects, other data than ours"

@@ -129,8 +129,8 @@ def _fill_windows(
     progress: Progress | None,
 ) -> Tensor:
     """Cover the mask by windows, fill them in batches and put them together: ``[C, i, j, k]``."""
-    windows = cover(mask, config.size, config.slab)
-    noise = _SliceNoise(options.seed, (len(volume), *volume.shape[2:]), config.size)
+    windows = cover(mask, config.window, config.slab)
+    noise = _SliceNoise(options.seed, (len(volume), *volume.shape[2:]), config.window)
     total = np.zeros_like(volume)
     weight = np.zeros(mask.shape, np.float32)
     # Where slabs overlap, the one whose middle is nearer counts more.
@@ -159,7 +159,7 @@ def _fill_windows(
 
 def _crops(volume: np.ndarray, windows: list[Window], config: DenoiserConfig, slices: int, outside: float) -> Tensor:
     """Cut windows of ``slices`` slices out of ``[C, K, I, J]``, as the network takes them."""
-    return _as_input(np.stack([crop(volume, window, config.size, slices, outside) for window in windows]), config)
+    return _as_input(np.stack([crop(volume, window, config.window, slices, outside) for window in windows]), config)
 
 
 def _as_input(stack: np.ndarray, config: DenoiserConfig) -> Tensor:

@@ -307,3 +307,21 @@ def test_training_learns_the_phantom(packed: PackedCohort) -> None:
         batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
         losses.append(float(trainer.step(batch, Randomness(range(8 * step, 8 * step + 8)))["loss/denoise"]))
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_a_fill_can_see_other_windows_than_training() -> None:
+    config = _config("size=[64, 64]", "sampling.window=[48, 32]")
+    seen = set()
+
+    def denoiser(noisy: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        seen.add(tuple(noisy.shape[-2:]))
+        return torch.zeros_like(noisy)
+
+    hole = torch.zeros(100, 90, 5, dtype=torch.bool)
+    hole[40:44, 50:53, 2] = True
+    fill({"denoiser": denoiser}, config, torch.zeros(1, 100, 90, 5), hole, FillingOptions())  # type: ignore[arg-type]
+    assert seen == {(48, 32)}
+    assert resolve(registry().methods["lesion-filling"].parts)(config)["denoiser"].inputs[0].shape[-2:] == (48, 32)
+    assert config.while_training.window == (64, 64)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"sampling\.window \(51, 48\) must be multiples of 2"):
+        _config("sampling.window=[51, 48]")
