@@ -37,6 +37,9 @@ from zoo.sampling import Randomness, example_inputs, seed_for
 
 Batch = Mapping[str, Tensor]
 
+READING_WORKERS = min(8, os.cpu_count() or 1)
+"""Processes that read for a GPU; a CPU reads for itself."""
+
 ORDER, EXAMPLE, STEP, VALIDATION, PREVIEW, INITIAL, GOLDEN = range(7)
 """What a seed is for; the first key of `seed_for` after the run's seed."""
 
@@ -284,7 +287,7 @@ def train(
     loader = DataLoader(
         positions,
         batch_sampler=steps,
-        num_workers=0 if fabric.device.type == "cpu" else min(8, os.cpu_count() or 1),
+        num_workers=0 if fabric.device.type == "cpu" else READING_WORKERS,
         pin_memory=fabric.device.type != "cpu",
     )
     first = fabric.is_global_zero
