@@ -104,3 +104,15 @@ def test_the_page_puts_what_can_be_seen_first(tmp_path: Path) -> None:
     assert page.index("image 3") < page.index("image 0")
     assert page.count('class="outlier"') == 1
     assert page.count("<figure") == 6 * 3 * 3  # a slice and two lesions each, three panels
+
+
+def test_one_patient_gets_a_page_too(zoo_command, phantom: Path, patients, tmp_path: Path) -> None:
+    name = patients[0]
+    image = phantom / name / "anat" / f"{name}_T1w.nii.gz"
+    mask = next((phantom / "derivatives/lesions" / name).rglob("*_mask.nii.gz"))
+    page = tmp_path / "page.html"
+    given = ("fill", "biharmonic-filling", "--image", image, "--lesions", mask, "--out", tmp_path / "filled.nii.gz")
+    code, _, notes = zoo_command(*given, "--quality", page)
+    assert code == 0, notes
+    assert "slice with most lesion" in page.read_text()
+    assert zoo_command("fill", "biharmonic-filling", "--data", phantom, "--out", tmp_path, "--quality", page)[0] == 2

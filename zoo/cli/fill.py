@@ -71,6 +71,8 @@ def _list_lesions(path: Path, as_json: bool) -> None:
 @click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes that share the scans of --data; they take the GPUs in turn.")  # fmt: skip
+@click.option("--quality", type=click.Path(path_type=Path, dir_okay=False),
+              help="HTML page that shows where the fill can be seen; with --data there always is one.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
 def command(
@@ -93,6 +95,7 @@ def command(
     backend: str,
     device: str | None,
     workers: int,
+    quality: Path | None,
     as_json: bool,
 ) -> None:
     """Replace lesions by healthy tissue, on the image's own grid; outside the mask not one voxel changes.
@@ -121,9 +124,9 @@ def command(
     )
     gpus = torch.cuda.device_count()
     if data is not None:
-        if images or lesions or white_matter or select or keep or len(outputs) != 1:
+        if images or lesions or white_matter or select or keep or quality or len(outputs) != 1:
             raise click.UsageError(
-                "--data brings its own images and masks: beside it give one --out and no other file."
+                "--data brings its own images, masks and quality page: beside it give one --out and no other file."
             )
         devices = [device] if device else [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
         _fill_cohort(
@@ -152,6 +155,15 @@ def command(
             command=["zoo", *words],
             progress=progress,
         )
+    if quality is not None:
+        from zoo.report.quality import FilledImage, write_quality_page
+
+        mask = _given(lesions, "--lesions")
+        pages = [
+            FilledImage(contrast, before, after, mask)
+            for contrast, before, after in zip(artifact.config.data.contrasts, images, report.outputs, strict=True)
+        ]
+        write_quality_page(quality, f"{images[0].name}, filled by {artifact.method.name}", pages)
     for warning in report.warnings:
         note(f"warning: {warning}")
     if as_json:
