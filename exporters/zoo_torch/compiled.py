@@ -49,4 +49,5 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
         # A CUDA graph writes its outputs to the same place each time.
         return tuple(output.clone() for output in outputs) if isinstance(outputs, tuple) else outputs.clone()
 
+    call.device = torch.device(device)  # type: ignore[attr-defined]  # a task keeps its tensors there
     return call
