@@ -13,13 +13,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 
 from zoo.descriptors import Part
 from zoo.errors import ArtifactError, ConfigError, NoGpuError, ParityError, ProfileError
-from zoo.export import ExportJob, ExportOptions, ExportReport, check_parity, export_key, why_stale, write_report
+from zoo.export import (
+    ExportJob,
+    ExportOptions,
+    ExportReport,
+    check_parity,
+    existing,
+    export_key,
+    rejected,
+    write_report,
+)
 from zoo.files import replacing, sha256, write_text
 from zoo_tensorrt.library import Library, machine, open_library, require_gpu
 from zoo_tensorrt.messages import build_error, parse_error, profile_error, profile_warning
@@ -43,7 +52,7 @@ def build(library: Library, job: ExportJob) -> ExportReport:
     """Build the engine of a part from its ONNX file, unless one with the same key is there.
 
     Where a GPU can run it, it is compared with torch first, and what the library's inspector says of its layers is
-    written beside it. One that computes something else is kept as ``*.rejected``.
+    written beside it. One that computes something else is kept as ``NAME.rejected.engine``.
 
     Raises:
         ConfigError: An option that this flavour does not have.
@@ -57,51 +66,52 @@ def build(library: Library, job: ExportJob) -> ExportReport:
     key = engine_key(library, job)
     engine, sidecar = engine_files(library, job.folder, job.name, options)
 
-    def report(**done: Any) -> ExportReport:
-        return ExportReport(part=job.name, backend=library.flavour, precision=options.precision, **done)
-
-    if options.check_only:
-        started = time.perf_counter()
-        _, facts = compile_plan(library, job.onnx, job.part, options, job.progress)
-        seconds = {"check": time.perf_counter() - started}
-        return report(files=(), seconds=seconds, checks=facts, status="not run", note="checked; no engine was built")
-
-    stale = why_stale(sidecar, key)
-    if not stale and not options.force:
-        made = json.loads(sidecar.read_text(encoding="utf-8"))
-        files = tuple(sidecar.with_name(name) for name in made["files"])
-        return report(files=(*files, sidecar), checks=made["checks"], status=made["status"], note="was there already")
-    notes = [f"built anew, for the key has changed: {'; '.join(stale)}"] if sidecar.exists() and stale else []
-
     started = time.perf_counter()
+    if options.check_only:
+        _, facts = compile_plan(library, job.onnx, job.part, options, job.progress)
+        note = "checked; no engine was built"
+        return _report(library, job, (), {"check": time.perf_counter() - started}, facts, "not run", [note])
+    kept, note = existing(sidecar, key, job, backend=library.flavour)
+    if kept:
+        return kept
     plan, facts = compile_plan(library, job.onnx, job.part, options, job.progress)
     seconds = {"build": time.perf_counter() - started}
+
+    notes, files = [note], [engine]
     layers = engine.with_suffix(".layers.json")
-    written = [engine]
     try:
         device = require_gpu(library, "cuda")
     except NoGpuError as error:
-        notes.append(f"built, not run, and its layers are not listed: {error}")
+        notes.append(f"built, but not run, and its layers are not listed: {error}")
         layers.unlink(missing_ok=True)
     else:
         part = EnginePart(library, plan, job.part, device, engine.name)
         try:
             facts["parity"] = check_parity(job, part)
         except ParityError:
-            _write(engine.with_name(f"{engine.name}.rejected"), plan)
+            _write(rejected(engine), plan)
             raise
         write_text(layers, part.layer_report())
-        written.append(layers)
+        files.append(layers)
     _write(engine, plan)
-    done = report(
-        files=(*written, sidecar),
-        seconds=seconds,
-        checks=facts,
-        status="ok" if "parity" in facts else "not run",
-        note="; ".join(notes),
-    )
-    write_report(sidecar, key, done)
-    return done
+    report = _report(library, job, (*files, sidecar), seconds, facts, "ok" if "parity" in facts else "not run", notes)
+    write_report(sidecar, key, report)
+    return report
+
+
+def _report(
+    library: Library,
+    job: ExportJob,
+    files: tuple[Path, ...],
+    seconds: dict[str, float],
+    checks: dict[str, Any],
+    status: Literal["ok", "not run"],
+    notes: list[str],
+) -> ExportReport:
+    return ExportReport(
+        part=job.name, backend=library.flavour, precision=job.options.precision, files=files, seconds=seconds,
+        checks=checks, status=status, note="; ".join(filter(None, notes)),
+    )  # fmt: skip
 
 
 def engine_files(library: Library, folder: Path, part: str, options: ExportOptions) -> tuple[Path, Path]:
@@ -228,10 +238,12 @@ def compile_plan(
         profile = builder.create_optimization_profile()
         for name, shapes in profile_of(part, options).items():
             profile.set_shape(name, *shapes)
-        if config.add_optimization_profile(profile) < 0 or not builder.is_network_supported(network, config):
+        if config.add_optimization_profile(profile) < 0:
             raise build_error(onnx, heard, options)
         facts = {"nodes": network.num_layers, "inputs": network.num_inputs, "outputs": network.num_outputs}
         if options.check_only:
+            if not builder.is_network_supported(network, config):
+                raise build_error(onnx, heard, options)
             return None, facts
 
         if timings is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -134,7 +133,7 @@ def _short(text: str) -> str:
     text = re.sub(r"\w+: (false|creator && )", "", text)  # assertions of the parser
     text = re.sub(r"\s*In \w+ at /\S+", "", text)
     text = re.sub(r"\[[\w./]+\.(cpp|h):\d+: \w+\] ", "", text)
-    return text.strip(' ".') or "the parser does not know it"
+    return text.strip(' ".?)') or "the parser does not know it"
 
 
 def _located(onnx: Path, text: str, named: Sequence[str]) -> tuple[str, list[str]]:
@@ -154,18 +153,16 @@ def _located(onnx: Path, text: str, named: Sequence[str]) -> tuple[str, list[str
         found = [node for node in nodes if node.name in words] or [node for node in nodes if node.op_type in words]
     if not found:
         return "", []
-    notes = {entry.key: entry.value for entry in found[0].metadata_props}
-    scopes = _literal(notes.get("pkg.torch.onnx.name_scopes"))
-    classes = _literal(notes.get("pkg.torch.onnx.class_hierarchy"))
-    module = ""
-    if len(scopes) > 1 and len(classes) > 1:  # the last entry is the operator
-        module = f", in module {scopes[-2] or 'itself'!r} ({classes[-2]})"
+    module = _module(found[0])
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return f" at node {found[0].name!r}{module}{more}", [node.op_type for node in found]
 
 
-def _literal(text: str | None) -> list[str]:
-    try:
-        return list(ast.literal_eval(text or "[]"))
-    except (ValueError, SyntaxError):
-        return []
+def _module(node: Any) -> str:
+    """Return the module that a node comes from, for a sentence; torch notes it as ``path: class/path: class…``."""
+    notes = {entry.key: entry.value for entry in node.metadata_props}
+    scopes = notes.get("namespace", "").split("/")
+    if len(scopes) < 2:  # the last entry is the operator
+        return ""
+    path, _, kind = scopes[-2].partition(": ")
+    return f", in module {path!r} ({kind})" if path else f", in {kind}"

@@ -17,6 +17,7 @@ def zoo_exporters() -> list[Exporter]:
             export="zoo_tensorrt.build:export",
             precisions=("fp32", "fp16", "bf16"),
             onnx="same",
+            devices=("cuda",),
         ),
         Exporter(
             name="tensorrt-rtx",
@@ -26,5 +27,6 @@ def zoo_exporters() -> list[Exporter]:
             export="zoo_tensorrt.build:export_rtx",
             precisions=("fp32", "fp16", "bf16"),
             onnx="same",
+            devices=("cuda",),
         ),
     ]
