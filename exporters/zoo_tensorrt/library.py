@@ -54,11 +54,9 @@ class Library:
 
     def compute_capabilities(self) -> dict[int, Any]:
         """Return what TensorRT-RTX compiles for, by number: 86 for compute capability 8.6."""
-        return {
-            int(name.removeprefix("SM")): value
-            for name, value in sorted(vars(self.trt.ComputeCapability).items())
-            if name.startswith("SM")
-        }
+        members = vars(self.trt.ComputeCapability)
+        numbers = sorted(int(name.removeprefix("SM")) for name in members if name.startswith("SM"))
+        return {number: members[f"SM{number}"] for number in numbers}
 
 
 def available() -> str:
