@@ -24,6 +24,7 @@ TORCH_FREE = [
     "zoo.errors",
     "zoo.hookspecs",
     "zoo.tasks",
+    "zoo_tensorrt.plugin",
     "zoo_torch.plugin",
     "zoo.imaging.plugin",
     *(f"{plugin}.{module}" for plugin in PLUGINS for module in ("plugin", "config")),
