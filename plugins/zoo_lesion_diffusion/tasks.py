@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from zoo_lesion_diffusion.windows import Window, context, cover, crop, slices_to
 _SLICE, _WINDOW = range(2)
 
 LONGEST_GRAPH = 100
-"""Steps that are recorded as one CUDA graph; longer walks run step by step, as a graph holds every kernel of each."""
+"""Steps that are recorded as one CUDA graph, which holds every kernel of each; longer walks replay the network alone."""
 
 Sample = Callable[[list[Window], Tensor, Randomness, Progress], Tensor]
 """Fills a batch of windows: ``(windows, noise, random, progress) -> images``, the shapes of `sample_windows`."""
@@ -252,13 +253,15 @@ def sample_windows(
     spacing = schedule.log_snr_timesteps if sampling.solver == "dpm-solver++" else schedule.timesteps
     timesteps = spacing(sampling.steps, sampling.start)
 
-    def solve(noise: Tensor, known: Tensor, mask: Tensor, draw: Noise, report: Progress | None) -> Tensor:
+    def solve(
+        network: Callable[..., Tensor], noise: Tensor, known: Tensor, mask: Tensor, draw: Noise, report: Progress | None
+    ) -> Tensor:
         base = middle(known, config)
         outside = torch.zeros_like(base) if scale else base
         hole = middle(mask, config).bool()
 
         def denoise(x: Tensor, timestep: Tensor) -> Tensor:
-            epsilon = epsilon_of(denoiser(x, known, mask, timestep), x, timestep, config.diffusion, schedule)
+            epsilon = epsilon_of(network(x, known, mask, timestep), x, timestep, config.diffusion, schedule)
             if not config.diffusion.keep_known:
                 return epsilon
             return torch.where(hole, epsilon, schedule.epsilon_from_x0(x, outside, timestep))
@@ -274,11 +277,12 @@ def sample_windows(
         return (base + scale * x).clamp(-1, 1) if scale else x
 
     if not can_record(denoiser) or len(timesteps) > LONGEST_GRAPH:
-        return solve(noise, known, mask, lambda shape: random.normal(shape[1:]), progress)
+        network = partial(replayed, denoiser, "denoiser", denoiser)
+        return solve(network, noise, known, mask, lambda shape: random.normal(shape[1:]), progress)
 
     def recorded(noise: Tensor, known: Tensor, mask: Tensor, *fresh: Tensor) -> Tensor:
         drawn = iter(fresh)
-        return solve(noise, known, mask, lambda _: next(drawn), None)
+        return solve(denoiser, noise, known, mask, lambda _: next(drawn), None)
 
     fresh = [random.normal(noise.shape[1:]).to(noise) for _ in range(draws(sampling.solver, timesteps))]
     filled = replayed(denoiser, (config.model_dump_json(), str(sampling)), recorded, noise, known, mask, *fresh)
