@@ -82,7 +82,8 @@ def build(library: Library, job: ExportJob) -> ExportReport:
     try:
         device = require_gpu(library, "cuda")
     except NoGpuError as error:
-        notes.append(f"built, but not run, and its layers are not listed: {error}")
+        why = str(error).partition(". ")[0]
+        notes.append(f"built, but not run, and its layers are not listed: {why}")
         layers.unlink(missing_ok=True)
     else:
         part = EnginePart(library, plan, job.part, device, engine.name)

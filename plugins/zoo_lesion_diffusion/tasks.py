@@ -34,7 +34,7 @@ from zoo_lesion_diffusion.windows import Window, context, cover, crop, slices_to
 _SLICE, _WINDOW = range(2)
 
 LONGEST_GRAPH = 100
-"""Steps that are recorded as one CUDA graph, which holds every kernel of each; longer walks replay the network alone."""
+"""Most steps that are recorded as one CUDA graph, which holds every kernel; longer walks replay the network alone."""
 
 Sample = Callable[[list[Window], Tensor, Randomness, Progress], Tensor]
 """Fills a batch of windows: ``(windows, noise, random, progress) -> images``, the shapes of `sample_windows`."""
