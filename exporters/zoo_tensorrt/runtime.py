@@ -99,6 +99,7 @@ class EnginePart:
     Attributes:
         device: Where it runs; inputs are moved there.
         capturable: It can be captured in a CUDA graph.
+        largest_batch: Of the profile; tasks send no more at once.
 
     Raises:
         ArtifactError: The engine is of another version, or for another GPU.
@@ -119,6 +120,8 @@ class EnginePart:
             self.engine = self._runtime.deserialize_cuda_engine(plan)
             if self.engine is None:
                 raise _load_error(name, heard)
+        _, _, most = self.engine.get_tensor_profile_shape(part.inputs[0].name, 0)
+        self.largest_batch = int(most[0])
         self._rtx = library.rtx
         self._contexts: dict[tuple[tuple[int, ...], ...], Any] = {}
         # One scratch for the largest batch, shared by the contexts: only one of them runs at a time.

@@ -85,7 +85,7 @@ def fill(
         holes = _crops(mask[None], wider, config, config.seen_slices, False).to(device)
         return sample_windows(denoiser, config, beside, holes, noise.to(device), sampling, random, report)
 
-    return _fill_windows(sample, volume, mask, config, options, progress)
+    return _fill_windows(sample, volume, mask, config, _fitting(options, denoiser), progress)
 
 
 def fill_with_prior(
@@ -119,7 +119,13 @@ def fill_with_prior(
         hole = _crops(mask[None], windows, config, config.slab, False).bool().to(device)
         return repaint_windows(denoiser, config, known, hole, noise.to(device), sampling, random, report)
 
-    return _fill_windows(sample, volume, mask, config, options, progress)
+    return _fill_windows(sample, volume, mask, config, _fitting(options, denoiser), progress)
+
+
+def _fitting(options: WindowOptions, denoiser: Callable[..., Tensor]) -> WindowOptions:
+    """Return options with no larger batches than an engine takes, which changes no result."""
+    largest = getattr(denoiser, "largest_batch", options.batch_size)
+    return options.model_copy(update={"batch_size": min(options.batch_size, largest)})
 
 
 def _slices_first(image: Tensor, lesion_mask: Tensor, config: DenoiserConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""CUDA graphs: when work is recorded, that a sampler can be, and that nothing changes without a GPU."""
+"""CUDA graphs: when work is recorded, that a sampler can be, and that without a GPU nothing changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo import cuda_graph
 from zoo.cuda_graph import can_record, device_of, replayed
 from zoo.sampling import Randomness
 from zoo_lesion_diffusion import tasks
-from zoo_lesion_diffusion.config import FillingConfig, SamplingConfig
+from zoo_lesion_diffusion.config import FillingConfig, FillingOptions, SamplingConfig
 from zoo_lesion_diffusion.schedule import _scale_tables
 
 
@@ -194,6 +194,25 @@ def test_a_fill_with_noise_drawn_beforehand_is_the_same(solver: str, monkeypatch
     assert torch.equal(fill(once), step_by_step)
     assert each == [(step, 5) for step in range(1, 6)]
     assert once == [(5, 5)]
+
+
+def test_a_fill_sends_no_more_windows_than_its_part_takes() -> None:
+    class Denoiser:
+        def __init__(self, largest_batch: int) -> None:
+            self.largest_batch = largest_batch
+            self.batches: list[int] = []
+
+        def __call__(self, *inputs: Tensor) -> Tensor:
+            self.batches.append(len(inputs[0]))
+            return _denoiser(*inputs)
+
+    image = torch.rand(1, 40, 40, 12, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    lesions = torch.zeros(40, 40, 12, dtype=torch.bool)
+    lesions[5:9, 5:9, 3:6] = lesions[30:33, 30:33, 8] = True
+    engine, torch_part = Denoiser(3), Denoiser(99)
+    filled = [tasks.fill({"denoiser": part}, CONFIG, image, lesions, FillingOptions()) for part in (engine, torch_part)]
+    assert torch.equal(*filled)
+    assert (engine.batches, torch_part.batches) == ([3, 1], [4])
 
 
 @pytest.mark.gpu

@@ -515,6 +515,7 @@ def test_an_engine_reads_and_writes_the_tensors_themselves(monkeypatch: pytest.M
     assert kept.scratch[1] == 4096
     assert part.capturable
     assert part.device == torch.device("cpu")
+    assert part.largest_batch == 4
 
 
 def test_what_the_engine_was_not_built_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
