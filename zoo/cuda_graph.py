@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.errors import ExportError
+
 Work = Callable[..., Tensor]
 Replay = Callable[[Sequence[Tensor]], Tensor]
 
@@ -71,7 +73,7 @@ def replayed(part: Any, key: Hashable, work: Work, *inputs: Tensor) -> Tensor:
         return work(*inputs)
     try:
         result, graphs.replays[place] = _record(graphs, device_of(part), work, inputs)
-    except RuntimeError as error:
+    except (RuntimeError, ExportError) as error:
         graphs.refused.add(place)
         warnings.warn(f"No CUDA graph could be recorded, so sampling is slower: {error}", RuntimeWarning, stacklevel=2)
         return work(*inputs)

@@ -22,6 +22,9 @@ from zoo.errors import ExportError, MissingExtraError, NoGpuError
 
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
+OLDEST = (10, 13)
+"""First version of native TensorRT that is used."""
+
 OPTION = {"tensorrt": "--trt", "tensorrt-rtx": "--trt-rtx"}
 """What ``zoo export`` calls each flavour."""
 
@@ -104,6 +107,8 @@ def open_library(flavour: Flavour) -> Library:
             f"{flavour} is installed but cannot be opened ({error}). Install it anew: pip install --force-reinstall "
             f"'mri-zoo[{flavour}]'"
         ) from error
+    if flavour == "tensorrt" and tuple(map(int, trt.__version__.split(".")[:2])) < OLDEST:
+        raise ExportError(f"TensorRT {trt.__version__} is too old: pip install -U 'mri-zoo[tensorrt]'")
     return Library(flavour, trt, _logger(trt))
 
 

@@ -329,6 +329,24 @@ def test_a_missing_package_names_the_exact_command(model: Artifact, monkeypatch:
         model.parts("tensorrt-rtx", "cuda")
 
 
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("8.6.1", "TensorRT 8.6.1 is too old: pip install -U"), (None, "cannot be opened .*--force-reinstall")],
+)
+def test_a_library_that_cannot_be_used_says_how_to_mend_it(
+    monkeypatch: pytest.MonkeyPatch, version: str | None, words: str
+) -> None:
+    def imported(name: str) -> Any:
+        if version is None:
+            raise ImportError("libnvinfer.so.11: cannot open shared object file")
+        return SimpleNamespace(__version__=version)
+
+    monkeypatch.setattr(library_module, "find_spec", lambda name: name)
+    monkeypatch.setattr(library_module, "importlib", SimpleNamespace(import_module=imported))
+    with pytest.raises(ExportError, match=words):
+        open_library.__wrapped__("tensorrt")
+
+
 @needs_rtx
 @no_gpu_here
 def test_no_gpu_is_an_error_that_says_what_works(model: Artifact) -> None:
