@@ -398,16 +398,16 @@ def _gated(
 ) -> list[ExportReport]:
     """Check the tasks with what was just exported, and write the figures into its reports.
 
-    Where a part cannot be run here, or was not exported now, torch in the same precision takes its place. A failing
-    file is left as ``NAME.rejected``.
+    A part that was not exported now runs in torch, and so does a bf16 ONNX file, which nothing runs on a CPU. A
+    failing file is left as ``NAME.rejected``.
     """
     from zoo.gates import check_tasks
 
     if all("tasks" in report.checks for report in reports):
         return list(reports)
     runs = {report.part for report in reports if report.status == "ok"}
-    if exporter.onnx and not runs:
-        return list(reports)  # the ONNX file that it starts from has been through this
+    if not runs and exporter.name != ONNX_WRITER:
+        return list(reports)
     backends = {True: exporter.name, False: "torch"}
     loaders = {here: resolve(registry().exporters[name].load) for here, name in backends.items()}
     candidates = {
