@@ -26,6 +26,7 @@ TORCH_FREE = [
     "zoo.tasks",
     "zoo_onnx.plugin",
     "zoo_openvino.plugin",
+    "zoo_tensorrt.plugin",
     "zoo_torch.plugin",
     "zoo.imaging.plugin",
     *(f"{plugin}.{module}" for plugin in PLUGINS for module in ("plugin", "config")),

@@ -127,14 +127,14 @@ def _tensorrt() -> str:
 
 
 def _row(report: ExportReport) -> list[str]:
-    largest = max(report.files, key=lambda file: file.stat().st_size)
+    largest = max((file.stat().st_size for file in report.files), default=0)
     tasks: dict[str, Any] = report.checks.get("tasks", {})
     return [
         report.part,
         report.backend,
         report.precision,
-        str(report.files[0]),
-        f"{largest.stat().st_size / 1e6:.1f}",
+        str(report.files[0]) if report.files else "",
+        f"{largest / 1e6:.1f}",
         f"{sum(report.seconds.values()):.1f}",
         f"{report.checks['parity']['rel_l2']:.1e}" if "parity" in report.checks else "",
         ", ".join(_figure(verb, found) for verb, found in tasks.items() if verb != "parts"),
