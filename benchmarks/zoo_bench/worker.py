@@ -1,0 +1,384 @@
+"""The child process of one row: reads a job as one line of JSON and answers with a line for each thing it is told.
+
+    python -m zoo_bench.worker
+
+A fresh process for every row keeps one runtime's threads, caches and memory out of another's figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any
+
+from zoo import machine
+from zoo.config import validate
+from zoo.descriptors import resolve
+from zoo.errors import ConfigError, MissingExtraError, NoGpuError, ParityError, ZooError
+from zoo.registry import registry
+from zoo_bench.jobs import Job
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.artifact import Artifact
+
+Run = Callable[[Mapping[str, "Tensor"]], Any]
+
+_CLEAR = 0.5
+"""Seconds; a call that takes longer does not profit from one before it that refills the caches."""
+
+
+class NotMeasured(ZooError):
+    """A row that cannot run here, and why."""
+
+
+def main() -> None:
+    """Do one job. What libraries print goes to stderr, so that stdout holds answers alone."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    job = Job.model_validate_json(sys.stdin.readline())
+    try:
+        _prepare(job)
+        if job.action == "reference":
+            _answer(answers, make_reference(job))
+        elif job.action == "export":
+            _answer(answers, make_export(job))
+        else:
+            for answer in measure(job, sys.stdin):
+                _answer(answers, answer)
+    except (NotMeasured, MissingExtraError, NoGpuError, ConfigError) as error:
+        _answer(answers, {"status": "not measured", "note": str(error)})
+    except ImportError as error:
+        _answer(answers, {"status": "not measured", "note": f"package {error.name} is missing: pip install {error.name}"})
+    except Exception as error:
+        kind = "" if isinstance(error, ZooError) else f"{type(error).__name__}: "
+        _answer(answers, {"status": "failed", "note": kind + (str(error).splitlines() or [""])[0]})
+
+
+def _answer(answers: IO[str], content: Mapping[str, Any]) -> None:
+    answers.write(json.dumps(content) + "\n")
+    answers.flush()
+
+
+def _prepare(job: Job) -> None:
+    import torch
+
+    torch.set_num_threads(job.threads)
+    if job.device.startswith("cuda") and not torch.cuda.is_available():
+        raise NotMeasured("no GPU")
+
+
+def load(artifact: Artifact, job: Job, calls: Counter[str]) -> Run:
+    """Return what runs the job's part or task on its backend; calls of each part are counted.
+
+    Raises:
+        MissingExtraError, ConfigError: The backend cannot run here, or not in this precision.
+    """
+    from zoo.artifact import check_precision
+
+    exporter = registry().exporters[job.backend]
+    check_precision(exporter, job.precision)
+    missing = resolve(exporter.available)()
+    if missing:
+        raise MissingExtraError(missing)
+    opened = resolve(exporter.load)
+
+    def part(name: str) -> Callable[..., Any]:
+        call = opened(artifact.folder, name, job.device, job.precision)
+
+        def counted(*inputs: Tensor) -> Any:
+            calls[name] += 1
+            return call(*inputs)
+
+        return counted
+
+    if job.kind == "part":
+        only = part(job.name)
+        return lambda inputs: only(*inputs.values())
+    task = artifact.method.task(job.name)
+    options = validate(resolve(task.options), job.options, what=f"zoo {job.name} in a benchmark")
+    parts = {name: part(name) for name in artifact.part_specs()}
+    run = resolve(task.run)
+    return lambda inputs: run(parts, artifact.config, inputs["image"], inputs["mask"], options)
+
+
+def example(artifact: Artifact, job: Job) -> dict[str, Tensor]:
+    """Return seeded inputs of the job: of a part for its largest batch, of ``fill`` a patient of the phantom.
+
+    Raises:
+        NotMeasured: No benchmark knows the task.
+    """
+    from zoo.export import parity_inputs
+
+    if job.kind == "part":
+        part = artifact.part_specs()[job.name]
+        drawn = parity_inputs(part, max(job.batches))
+        return {spec.name: tensor for spec, tensor in zip(part.inputs, drawn, strict=True)}
+    if job.name == "fill":
+        return _phantom(artifact)
+    raise NotMeasured(f"no benchmark times the task {job.name!r} yet; fill is timed")
+
+
+def _phantom(artifact: Artifact) -> dict[str, Tensor]:
+    """Return a patient on the model's grid: image ``[C, i, j, k]`` in [-1, 1] and lesion mask ``[i, j, k]``."""
+    import numpy as np
+    import torch
+
+    from zoo.imaging.phantom import SPACINGS_MM, make_subject
+    from zoo.imaging.preprocessing import fit_intensity
+
+    data = artifact.config.data
+    spacing = data.spacing_mm if data.spacing_mm in SPACINGS_MM else 1.0
+    subject = make_subject(0, spacing_mm=spacing, group="MS")
+    if unknown := [contrast for contrast in data.contrasts if contrast not in subject.images]:
+        raise NotMeasured(f"the phantom has no {unknown[0]}; it has {', '.join(subject.images)}")
+    channels = [subject.images[contrast].astype(np.float32) for contrast in data.contrasts]
+    scaled = [fit_intensity(x, data.scaling, data.percentile, data.noise_floor).encode(x) for x in channels]
+    return {"image": torch.from_numpy(np.stack(scaled)), "mask": torch.from_numpy(subject.lesion_mask)}
+
+
+def make_reference(job: Job) -> dict[str, Any]:
+    """Run torch in fp32 once, and keep inputs and outputs for every row to be held against."""
+    from safetensors.torch import save_file
+
+    from zoo.artifact import Artifact
+
+    artifact = Artifact.open(job.model)
+    inputs = example(artifact, job)
+    outputs = load(artifact, job.model_copy(update={"backend": "torch", "precision": "fp32"}), Counter())(inputs)
+    kept = {f"in {name}": tensor for name, tensor in inputs.items()}
+    kept |= {f"out {index}": tensor.float().cpu() for index, tensor in enumerate(_as_tuple(outputs))}
+    save_file({name: tensor.contiguous() for name, tensor in kept.items()}, job.reference_file)
+    return {"status": "ok"}
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+def make_export(job: Job) -> dict[str, Any]:
+    """Make the files that the backend needs; those that are there and fit are used."""
+    from zoo.artifact import Artifact
+    from zoo.cli.output import progress_bar
+    from zoo.export import ExportOptions, export
+
+    batches = sorted(job.batches)
+    options = ExportOptions(
+        precision=job.precision,  # type: ignore[arg-type]
+        batch=(batches[0], batches[len(batches) // 2], batches[-1]),
+    )
+    parts = [job.name] if job.kind == "part" else []
+    reports = export(Artifact.open(job.model), [job.backend], options, parts, progress_bar)
+    own = [report for report in reports if report.backend == job.backend]
+    seconds = [sum(sum(report.seconds.values()) for report in reports if (report in own) is mine) for mine in (0, 1)]
+    return {
+        "status": "ok",
+        "export_s": seconds[0] or None,
+        "build_s": seconds[1] or None,
+        "bytes": sum(path.stat().st_size for report in own for path in report.files),
+        "checks": {report.part: report.checks for report in own},
+        "not_run": "; ".join(report.note for report in own if report.status != "ok"),
+    }
+
+
+def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Load, call once, compare with the reference, warm up; then run a round for every line of ``orders``.
+
+    Yields:
+        What the row is and what it cost to start; then the latencies of each round.
+    """
+    from safetensors.torch import load_file
+
+    from zoo.artifact import Artifact
+
+    used_before = machine.gpu_state().get("used_bytes")
+    artifact = Artifact.open(job.model)
+    kept = load_file(job.reference_file)
+    inputs = {name: kept[f"in {name}"] for name in _input_names(artifact, job)}
+    expected = [kept[f"out {index}"] for index in range(sum(key.startswith("out ") for key in kept))]
+    calls: Counter[str] = Counter()
+
+    began = time.perf_counter()
+    run = load(artifact, job, calls)
+    _synchronise(job)
+    load_s = time.perf_counter() - began
+    timed = _timed_inputs(artifact, job, inputs)
+    began = time.perf_counter()
+    result = run(timed)
+    _synchronise(job)
+    first_call_s, network_calls = time.perf_counter() - began, sum(calls.values())
+    quality = _part_quality(artifact, job, run, inputs, expected) if job.kind == "part" else _task_quality(
+        _as_tuple(result)[0], expected[0], inputs.get("mask")
+    )  # fmt: skip
+
+    call = _captured(run, timed) if job.cuda_graph else lambda: run(timed)
+    protocol = job.protocol
+    warmup, _ = _round(
+        call, job, {"calls": protocol.warmup_calls, "seconds": protocol.warmup_s, "limit_s": protocol.warmup_limit_s}
+    )
+    yield {
+        "status": "ok",
+        "cold": {"load_s": load_s, "first_call_s": first_call_s},
+        "quality": quality,
+        "shapes": {name: tuple(tensor.shape) for name, tensor in timed.items()},
+        "network_calls": network_calls,
+        "warmup": len(warmup),
+        "environment": environment(job),
+    }
+    for order in orders:
+        if warmup[-1] < 1e3 * _CLEAR:
+            call()  # the rows before this one have emptied its caches
+        host, gpu = _round(call, job, json.loads(order))
+        yield {"host_ms": host, "gpu_ms": gpu, "memory": _memory(used_before), "gpu_state": machine.gpu_state()}
+
+
+def _input_names(artifact: Artifact, job: Job) -> list[str]:
+    if job.kind == "part":
+        return [spec.name for spec in artifact.part_specs()[job.name].inputs]
+    return ["image", "mask"]
+
+
+def _timed_inputs(artifact: Artifact, job: Job, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the first samples, on the device; a task moves its tensors itself."""
+    if job.kind == "task":
+        return dict(inputs)
+    specs = artifact.part_specs()[job.name].inputs
+    return {
+        spec.name: (inputs[spec.name][: job.batch] if spec.shape[:1] == ("batch",) else inputs[spec.name]).to(job.device)
+        for spec in specs
+    }
+
+
+def _part_quality(
+    artifact: Artifact, job: Job, run: Run, inputs: Mapping[str, Tensor], expected: list[Tensor]
+) -> dict[str, Any]:
+    """Hold a part against torch in fp32 by the tolerances of an export."""
+    from zoo.export import compare
+
+    part = artifact.part_specs()[job.name]
+
+    def candidate(*tensors: Tensor) -> Any:
+        return run({spec.name: tensor.to(job.device) for spec, tensor in zip(part.inputs, tensors, strict=True)})
+
+    try:
+        found = compare(list(inputs.values()), expected, candidate, part, job.precision, [job.batch])
+    except ParityError as error:
+        return {"parity": "failed", "note": str(error)}
+    return {"parity": "passed", **{name: found[name] for name in ("max_abs", "rel_max", "rel_l2")}}
+
+
+def _task_quality(found: Tensor, expected: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    """Return errors of a filled volume ``[C, i, j, k]``, over what was filled, a slice at a time."""
+    from zoo.metrics.image import inpainting_metrics
+
+    found = found.float().cpu()
+    inside = mask.expand_as(expected) if mask is not None else expected.new_ones(expected.shape).bool()
+    difference, truth = (found - expected)[inside].double(), expected[inside].double()
+    figures = {
+        "max_abs": float(difference.abs().max()),
+        "rel_max": float(difference.abs().max() / truth.abs().max()),
+        "rel_l2": float(difference.norm() / truth.norm()),
+    }
+    if mask is None:
+        return figures
+    slices = mask.any(0).any(0).nonzero()[:, 0]
+    filled, right, hole = (volume[..., slices].permute(3, 0, 1, 2) for volume in (found, expected, mask[None]))
+    compared = inpainting_metrics(filled, right, hole)
+    return {**figures, "psnr": float(compared["psnr_in"].mean()), "ssim": float(compared["ssim_in"].mean())}
+
+
+def _round(call: Callable[[], Any], job: Job, order: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Time calls until they are as many and took as long as ordered, or reached the limit; ms by clock and by GPU."""
+    import torch
+
+    cuda = job.device.startswith("cuda")
+    host: list[float] = []
+    gpu: list[float] = []
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if cuda else []
+    began = time.perf_counter()
+    while True:
+        start = time.perf_counter()
+        if cuda:
+            events[0].record()
+        call()
+        if cuda:
+            events[1].record()
+            torch.cuda.synchronize()
+            gpu.append(events[0].elapsed_time(events[1]))
+        end = time.perf_counter()
+        host.append(1e3 * (end - start))
+        enough = len(host) >= order["calls"] and end - began >= order["seconds"]
+        if enough or end - began >= order["limit_s"]:
+            return host, gpu
+
+
+def _captured(run: Run, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
+    """Return the replay of one call as a CUDA graph; addresses of inputs and outputs stay the same."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # lazy allocations and algorithm choices must be over before the capture
+            run(inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run(inputs)
+    return graph.replay
+
+
+def _synchronise(job: Job) -> None:
+    if job.device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _memory(used_before: int | None) -> dict[str, int | None]:
+    import torch
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    used = machine.gpu_state().get("used_bytes")
+    return {
+        "host_peak": peak if sys.platform == "darwin" else 1024 * peak,
+        "torch_cuda_peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "gpu_used": None if used is None or used_before is None else used - used_before,
+    }
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """Return what the figures depend on besides the job: machine, versions, threads, switches of torch."""
+    import torch
+
+    from zoo import __version__
+
+    about: dict[str, Any] = {
+        "zoo": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": machine.cpu(),
+        "threads": torch.get_num_threads(),
+    }
+    if job.device.startswith("cuda"):
+        about |= {
+            "gpu": machine.gpus()[torch.device(job.device).index or 0],
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
+            "driver": machine.gpu_state().get("driver"),
+        }
+    return about
+
+
+if __name__ == "__main__":
+    main()
