@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from zoo.config import MethodConfig, validate
-from zoo.descriptors import Method, Part, resolve
-from zoo.errors import ArtifactError, MissingExtraError
+from zoo.descriptors import Exporter, Method, Part, resolve
+from zoo.errors import ArtifactError, ConfigError, MissingExtraError
 from zoo.files import replacing, sha256
 from zoo.registry import registry
 
@@ -103,19 +103,36 @@ class Artifact:
         """Return the declared parts by name; a method without training has none."""
         return resolve(self.method.parts)(self.config) if self.method.trainable else {}
 
-    def parts(self, backend: str = "torch", device: str = "cpu") -> dict[str, Callable[..., Tensor]]:
-        """Return each part as a plain callable on ``backend``.
+    def parts(
+        self, backend: str = "torch", device: str = "cpu", precision: str = "fp32"
+    ) -> dict[str, Callable[..., Tensor]]:
+        """Return each part as a plain callable on ``backend``; inputs and outputs are float32 in every precision.
 
         Raises:
             UnknownNameError: There is no such backend.
             MissingExtraError: It cannot run here; the message says what to install.
+            ConfigError: It does not run in ``precision``.
+            ArtifactError: The model has not been exported for it, or has changed since.
         """
         exporter = registry().exporters[backend]
+        check_precision(exporter, precision)
         missing = resolve(exporter.available)()
         if missing:
             raise MissingExtraError(missing)
         load = resolve(exporter.load)
-        return {name: load(self.folder, name, device) for name in self.part_specs()}
+        return {name: load(self.folder, name, device, precision) for name in self.part_specs()}
+
+
+def check_precision(exporter: Exporter, precision: str) -> None:
+    """Refuse a precision that a backend does not run in.
+
+    Raises:
+        ConfigError: With those it does.
+    """
+    if precision not in exporter.precisions:
+        raise ConfigError(
+            f"Backend {exporter.name!r} does not run in {precision!r}; it runs in {', '.join(exporter.precisions)}."
+        )
 
 
 def _model_file(path: Path) -> Path:

@@ -17,6 +17,9 @@ from zoo.errors import ConfigError, UnknownNameError
 VERBS = ("sample", "fill", "synthesize", "translate", "project", "edit", "detect")
 """The tasks a method may offer; each verb is one command and one signature (see ``zoo.tasks``)."""
 
+PRECISIONS = ("fp32", "fp16", "bf16")
+"""What a network may compute in; norms and a part's inputs and outputs are float32 in all of them."""
+
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -223,9 +226,13 @@ class Exporter:
 
     Attributes:
         name, summary: The name is what ``--backend`` takes.
-        available: ``() -> str``: empty when it can run here, else why not and what to install.
-        load: ``(folder, part, device) -> callable`` with the part's inputs and outputs as torch tensors.
-        export: ``(part, example, folder, options) -> Report``; ``None`` for a runtime that needs no compiling.
+        available: ``() -> str``: empty when it can be used here, else why not and the exact pip line that helps.
+        load: ``(folder: Path, part: str, device: str, precision: str) -> callable`` with the part's inputs and outputs
+            as torch tensors; ``folder`` is the artifact's, which holds ``model.safetensors`` and ``exports/``.
+        export: ``(job: zoo.export.ExportJob) -> zoo.export.ExportReport``; ``None`` for a runtime that needs no file.
+        precisions: What it runs, of `PRECISIONS`.
+        onnx: The ONNX file that ``export`` starts from: ``"same"`` for the one in the precision asked for, a precision
+            for that one whatever is asked, empty for none.
     """
 
     name: str
@@ -233,8 +240,15 @@ class Exporter:
     available: str
     load: str
     export: str | None = None
+    precisions: tuple[str, ...] = ("fp32",)
+    onnx: Literal["", "same", "fp32"] = ""
 
     def __post_init__(self) -> None:
+        unknown = [precision for precision in self.precisions if precision not in PRECISIONS]
+        if unknown or not self.precisions:
+            raise ConfigError(
+                f"Exporter {self.name!r} names precisions {self.precisions}; they are of {', '.join(PRECISIONS)}."
+            )
         _check_name("Exporter", self.name)
 
 

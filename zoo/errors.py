@@ -42,8 +42,44 @@ class ExportError(ZooError):
     """A part that does not compile for a backend; the message names the failing node."""
 
 
+class InvalidGraphError(ExportError):
+    """An exported file that breaks the rules of its format."""
+
+
+class SignatureError(ExportError):
+    """A graph whose inputs and outputs are not the declared ones: names, types, sizes, dynamic axes."""
+
+
+class UnsupportedOperatorError(ExportError):
+    """An operator that an exported part may not hold, or that a backend does not have."""
+
+
+class ProfileError(ExportError):
+    """A batch or size outside what an engine was built for, or a profile that cannot be built."""
+
+
+class TypeMismatchError(ExportError):
+    """Tensors of two types where a backend takes one."""
+
+
+class NoGpuError(ExportError):
+    """A backend or device that needs a GPU, where there is none."""
+
+
+class OutOfMemoryError(ExportError):
+    """A build or a run that does not fit into memory."""
+
+
+class ProviderError(ExportError):
+    """A runtime that would run elsewhere than it was asked to."""
+
+
 class ParityError(ZooError):
     """An exported part whose numbers are not the model's."""
+
+
+class TaskGateError(ParityError):
+    """An exported model whose results, whole images, are not the model's."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,5 +14,6 @@ def zoo_exporters() -> list[Exporter]:
             summary="The model as it is, eager, on a CPU or a GPU.",
             available="zoo_torch.eager:available",
             load="zoo_torch.eager:load",
+            precisions=("fp32", "fp16", "bf16"),
         )
     ]
