@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,8 @@ def gpu_state() -> dict[str, Any]:
         }
     except pynvml.NVMLError:
         return {}
+
+
+def without_folders(text: str) -> str:
+    """Return a text with the folders of absolute paths left out, since they may name people and places."""
+    return re.sub(r"(?<![\w:/.])~?/(?:[^\s/'\"]+/)*([^\s/'\"]+)", r"\1", text)

@@ -15,7 +15,9 @@ from zoo.errors import DataError
 from zoo.files import write_text
 from zoo_bench.statistics import median_interval, percentile
 
-SCHEMA = "zoo-bench/1"
+SCHEMA: Literal["zoo-bench/1"] = "zoo-bench/1"
+
+Timer = Literal["perf_counter", "cuda_event"]
 
 
 class Model(Config):
@@ -62,7 +64,7 @@ class Cold(Config):
 class Latency(Config):
     """Milliseconds a call; a percentile is none where there were too few calls for it."""
 
-    timer: Literal["perf_counter", "cuda_event"]
+    timer: Timer
     n: int = Field(description="Timed calls")
     warmup: int = Field(description="Calls before them")
     median: float
@@ -75,7 +77,9 @@ class Latency(Config):
     round_medians: tuple[float, ...] = Field(description="In order; rounds of all rows of a group took turns")
 
     @classmethod
-    def of(cls, rounds: Sequence[Sequence[float]], timer: Literal["perf_counter", "cuda_event"], warmup: int) -> Latency:
+    def of(
+        cls, rounds: Sequence[Sequence[float]], timer: Literal["perf_counter", "cuda_event"], warmup: int
+    ) -> Latency:
         """Return the figures of the calls of each round."""
         calls = [value for values in rounds for value in values]
         low, high = np.percentile(calls, (25, 75))
@@ -110,8 +114,9 @@ class Quality(Config):
     rel_l2: float | None = Field(None, description="Norm of the difference by the norm of the reference")
     psnr: float | None = Field(None, description="Whole task, dB, inside the mask where there is one; 100 at most")
     ssim: float | None = Field(None, description="Whole task, likewise")
-    gate: Literal["passed", "failed", "not run"] = Field("not run", description="Task-level gate of the export")
-    note: str = Field("", description="Why the gate was not run, or what it found")
+    parity: Literal["passed", "failed", "not run"] = Field("not run", description="Errors within zoo.export.TOLERANCES")
+    gate: Literal["passed", "failed", "not run"] = Field("not run", description="Task-level gate, as in zoo export")
+    note: str = Field("", description="What was allowed, or what was found")
 
 
 class Record(Config):
@@ -142,17 +147,28 @@ class Record(Config):
         return self.model_dump_json(by_alias=True)
 
     @property
-    def key(self) -> str:
-        """What must be the same for two rows to be compared: model, backend, precision, device, work, threads."""
-        model = self.model.model_dump(include={"name", "preset", "version", "parameters"})
-        backend = self.backend.model_dump(include={"name", "cuda_graph"})
-        work = self.work.model_dump(mode="json")
-        return json.dumps([model, backend, self.precision, self.device, work, self.environment.get("threads")])
+    def what(self) -> str:
+        """The model and its work, in words."""
+        size = "×".join(map(str, self.work.size or ()))
+        words = (self.model.name, self.model.preset, "" if self.model.trained else "(untrained)", self.work.name, size)
+        return " ".join(filter(None, words))
 
     @property
-    def case(self) -> str:
-        """What rows of one comparison share: everything but backend and precision."""
-        return json.dumps([self.run_id, self.group, self.model.name, self.model.preset, self.work.model_dump(mode="json")])
+    def how(self) -> str:
+        """Backend and precision, in words."""
+        return f"{self.backend.name}{' + CUDA graph' if self.backend.cuda_graph else ''} {self.precision}"
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What must be the same for two rows of different runs to be compared."""
+        work = self.work
+        asked = json.dumps([work.kind, work.options, self.environment.get("threads"), self.model.parameters])
+        return self.what, self.how, self.device, work.batch, asked
+
+    @property
+    def case(self) -> tuple[str, int]:
+        """What rows share that took turns, and that ratios are within."""
+        return self.run_id, self.group
 
 
 def read_records(path: Path) -> list[Record]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "Train a method on a cohort; the same command goes on where it stopped.",
     "evaluate": "Measure a trained model on subjects it has not seen, beside baselines.",
     "fill": "Fill the lesions of a patient.",
+    "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",
 }
