@@ -47,7 +47,7 @@ _SHOWN = (
 @click.option("--device", help="cpu or cuda; default: a GPU where there is one.")
 @click.option("--suite", type=click.Path(path_type=Path), help="TOML file of several cases, instead of NAME.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V",
-              help="A setting of the protocol (rounds, calls, seconds …) or of the task (options.steps=2).")  # fmt: skip
+              help="A setting of the protocol (rounds, calls, seconds …) or the task (options.steps=2).")  # fmt: skip
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True, help="Folder of runs.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSONL of results; with --report a folder.")
 @click.option("--compare", "old", type=click.Path(path_type=Path),
