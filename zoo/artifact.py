@@ -111,11 +111,13 @@ class Artifact:
         Raises:
             UnknownNameError: There is no such backend.
             MissingExtraError: It cannot run here; the message says what to install.
-            ConfigError: It does not run in ``precision``.
+            ConfigError: It does not run in ``precision``, or on ``device``.
             ArtifactError: The model has not been exported for it, or has changed since.
         """
         exporter = registry().exporters[backend]
         check_precision(exporter, precision)
+        if device.partition(":")[0] not in exporter.devices:
+            raise ConfigError(f"Backend {backend!r} runs on {' and '.join(exporter.devices)}, not on {device!r}.")
         missing = resolve(exporter.available)()
         if missing:
             raise MissingExtraError(missing)
@@ -133,6 +135,14 @@ def check_precision(exporter: Exporter, precision: str) -> None:
         raise ConfigError(
             f"Backend {exporter.name!r} does not run in {precision!r}; it runs in {', '.join(exporter.precisions)}."
         )
+
+
+def default_device(backend: str) -> str:
+    """Return the device that a backend is used on when none is named: a GPU where there is one and it takes it."""
+    import torch
+
+    devices = registry().exporters[backend].devices
+    return "cuda" if "cpu" not in devices or ("cuda" in devices and torch.cuda.is_available()) else "cpu"
 
 
 def _model_file(path: Path) -> Path:

@@ -231,6 +231,7 @@ class Exporter:
             as torch tensors; ``folder`` is the artifact's, which holds ``model.safetensors`` and ``exports/``.
         export: ``(job: zoo.export.ExportJob) -> zoo.export.ExportReport``; ``None`` for a runtime that needs no file.
         precisions: What it runs, of `PRECISIONS`.
+        devices: Kinds of device it runs on, of ``"cpu"`` and ``"cuda"``.
         onnx: The ONNX file that ``export`` starts from: ``"same"`` for the one in the precision asked for, a precision
             for that one whatever is asked, empty for none.
     """
@@ -241,6 +242,7 @@ class Exporter:
     load: str
     export: str | None = None
     precisions: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ("cpu", "cuda")
     onnx: Literal["", "same", "fp32"] = ""
 
     def __post_init__(self) -> None:

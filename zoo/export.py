@@ -12,17 +12,33 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import filelock
 from pydantic import Field, model_validator
 
-from zoo.artifact import MODEL_FILE, Artifact, check_precision, make_manifest, read_manifest, write_model
+from zoo.artifact import (
+    MODEL_FILE,
+    Artifact,
+    check_precision,
+    default_device,
+    make_manifest,
+    read_manifest,
+    write_model,
+)
 from zoo.config import Config, MethodConfig, differences, resolve_config, validate
 from zoo.descriptors import Exporter, Method, Part, resolve
-from zoo.errors import ArtifactError, ConfigError, MissingExtraError, ParityError, UnknownNameError, did_you_mean
+from zoo.errors import (
+    ArtifactError,
+    ConfigError,
+    MissingExtraError,
+    ParityError,
+    TaskGateError,
+    UnknownNameError,
+    did_you_mean,
+)
 from zoo.files import explain_write_error, replacing, sha256, write_text
 from zoo.registry import registry
 from zoo.run import Run
@@ -36,8 +52,12 @@ FOLDER = "exports"
 ONNX_WRITER = "onnxruntime"
 """The exporter that writes the ONNX file other backends start from."""
 
-TOLERANCES = {"fp32": (1e-4, 1e-5), "fp16": (1e-2, 2e-3), "bf16": (5e-2, 1e-2)}
-"""Largest rel_max and rel_l2 of a part by precision. Measured on a small U-Net: fp32 1e-6, fp16 4e-4 (rel_max)."""
+TOLERANCES = {"fp32": (1e-4, 1e-5), "fp16": (1e-2, 2e-3), "bf16": (1e-1, 8e-2)}
+"""Largest rel_max and rel_l2 of a part by precision.
+
+bf16 keeps less than three digits: U-Nets came out at a rel_l2 of 0.4e-2 to 1.5e-2 in torch and, where norms are cast,
+too, of 1.1e-2 to 5.3e-2 in OpenVINO. What that does to images is for the task's gate to judge.
+"""
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -98,7 +118,7 @@ class ExportReport:
 
     Attributes:
         part, backend, precision: What was exported for what.
-        files: What was written, or was there already.
+        files: What was written, or was there already; the last is the JSON report.
         seconds: Time of each stage.
         checks: What was verified, with its figures.
         status: ``"not run"`` where the file could be made but not be run here.
@@ -279,6 +299,26 @@ def why_stale(path: Path, key: Mapping[str, Any]) -> list[str]:
     return changed
 
 
+def existing(path: Path, key: Mapping[str, Any], job: ExportJob, *, backend: str) -> tuple[ExportReport | None, str]:
+    """Return the report of files that are there already and may stay; else ``None`` and why they are made again.
+
+    Args:
+        path: The JSON report.
+        key: What files must have been made under.
+        job: What is asked for.
+        backend: Of the exporter that asks.
+    """
+    reasons = why_stale(path, key)
+    if not reasons and not job.options.force:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        files = (*(path.with_name(name) for name in stored["files"]), path)
+        return ExportReport(
+            part=job.name, backend=backend, precision=job.options.precision, files=files, seconds=stored["seconds"],
+            checks=stored["checks"], status=stored["status"], note="there already",
+        ), ""  # fmt: skip
+    return None, f"made again: {'; '.join(reasons)}" if reasons and path.exists() else ""
+
+
 def require_export(path: Path, key: Mapping[str, Any], command: str) -> dict[str, Any]:
     """Return the report of exported files that are to be loaded.
 
@@ -331,19 +371,64 @@ def export(
             f"This model has no part {unknown[0]!r}.{did_you_mean(unknown[0], specs)} Parts: {', '.join(specs)}."
         )
     folder = artifact.folder / FOLDER
-    reports = []
+    reports: list[ExportReport] = []
     with _alone(folder):
-        for name in parts or specs:
-            for exporter, precision in _steps(exporters, options.precision):
-                asked = options.model_copy(update={"precision": precision})
-                onnx_precision = exporter.onnx if exporter.onnx == "fp32" else precision
+        for exporter, precision in _steps(exporters, options.precision):
+            asked = options.model_copy(update={"precision": precision})
+            onnx_precision = exporter.onnx if exporter.onnx == "fp32" else precision
+            made = []
+            for name in parts or specs:
                 with bar(f"{name} for {exporter.name}, {precision}") as progress:
                     job = ExportJob(
                         artifact=artifact, name=name, part=specs[name], folder=folder,
                         onnx=folder / f"{name}.{onnx_precision}.onnx", options=asked, progress=progress,
                     )  # fmt: skip
-                    reports.append(resolve(exporter.export or "")(job))
+                    made.append(resolve(exporter.export or "")(job))
+            with bar(f"Tasks with {exporter.name}, {precision}") as progress:
+                reports += _gated(artifact, exporter, precision, made, progress)
     return reports
+
+
+def _gated(
+    artifact: Artifact,
+    exporter: Exporter,
+    precision: str,
+    reports: Sequence[ExportReport],
+    progress: Callable[[int, int], None],
+) -> list[ExportReport]:
+    """Check the tasks with what was just exported, and write the figures into its reports.
+
+    Where a part cannot be run here, or was not exported now, torch in the same precision takes its place. A failing
+    file is left as ``NAME.rejected``.
+    """
+    from zoo.gates import check_tasks
+
+    if all("tasks" in report.checks for report in reports):
+        return list(reports)
+    runs = {report.part for report in reports if report.status == "ok"}
+    backends = {True: exporter.name, False: "torch"}
+    loaders = {here: resolve(registry().exporters[name].load) for here, name in backends.items()}
+    candidates = {
+        name: loaders[name in runs](artifact.folder, name, default_device(backends[name in runs]), precision)
+        for name in artifact.part_specs()
+    }
+    about = {"parts": {name: backends[name in runs] for name in candidates}}
+    try:
+        tasks = {"tasks": {**about, **check_tasks(artifact, candidates, precision, progress)}}
+    except TaskGateError:
+        for file in (file for report in reports for file in report.files):
+            file.replace(rejected(file)) if file.suffix != ".json" else file.unlink()
+        raise
+    for report in reports:
+        path = report.files[-1]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        write_text(path, json.dumps({**stored, "checks": {**stored["checks"], **tasks}}, indent=2) + "\n")
+    return [replace(report, checks={**report.checks, **tasks}) for report in reports]
+
+
+def rejected(file: Path) -> Path:
+    """Return the name under which a file that failed a check is left for a look at it."""
+    return file.with_suffix(f".rejected{file.suffix}")
 
 
 def _steps(exporters: Sequence[Exporter], precision: str) -> list[tuple[Exporter, str]]:

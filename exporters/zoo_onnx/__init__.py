@@ -1,0 +1,1 @@
+"""ONNX: the file that other runtimes start from, what is verified of it, and ONNX Runtime as a backend."""

@@ -1,0 +1,240 @@
+"""Writes a part as an ONNX file that describes itself, and keeps it only if it computes what the part does."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.artifact import Artifact
+from zoo.descriptors import Part
+from zoo.errors import ExportError, MissingExtraError, UnsupportedOperatorError, ZooError
+from zoo.export import (
+    ExportJob,
+    ExportReport,
+    check_parity,
+    existing,
+    export_key,
+    parity_inputs,
+    rejected,
+    untrained,
+    write_report,
+)
+from zoo.precision import cast_module
+
+ONE_FILE_BYTES = 1_500_000_000
+"""Larger weights go to a file of their own beside the graph; a protobuf ends at 2 GB."""
+
+_STAGES = 4
+_KEPT_METADATA = ("pkg.torch.onnx.name_scopes", "namespace")
+
+
+class _Graph(nn.Module):
+    """A part with its inputs in a row, whatever their names in ``forward``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.module(*inputs)
+
+
+def export(job: ExportJob) -> ExportReport:
+    """Write ``job.onnx`` with a dynamic batch, verify it, and put it in place with its report.
+
+    A file that fails is left as ``NAME.PRECISION.rejected.onnx`` for a look at it.
+
+    Raises:
+        MissingExtraError: A package is not installed.
+        UnsupportedOperatorError, ExportError: Torch cannot write the part.
+        InvalidGraphError, SignatureError, ParityError: The file is not what it should be.
+    """
+    for package in ("onnx", "onnxscript"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise MissingExtraError(f"Writing ONNX needs the package {package}: pip install 'mri-zoo[cpu]'") from None
+    options = job.options
+    key = export_key(job.artifact, job.name, options.precision, opset=options.onnx_opset)
+    report_file = job.onnx.with_suffix(".json")
+    kept, note = existing(report_file, key, job, backend="onnxruntime")
+    if kept:
+        return kept
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    module = cast_module(job.artifact.build().get_submodule(job.part.module), options.precision)
+    job.onnx.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=job.onnx.parent) as folder:
+        file = Path(folder) / job.onnx.name
+        write_onnx(module, job.part, file, opset=options.onnx_opset, about=describe(job.artifact, job.name, options))
+        job.progress(1, _STAGES)
+        seconds["export"] = time.perf_counter() - started
+        try:
+            checks = _verify(job, file, module, seconds)
+        except ZooError:
+            _put(file, rejected(job.onnx))
+            raise
+        files = _put(file, job.onnx)
+    runs = options.precision != "bf16"
+    report = ExportReport(
+        part=job.name,
+        backend="onnxruntime",
+        precision=options.precision,
+        files=(*files, report_file),
+        seconds=seconds,
+        checks=checks,
+        status="ok" if runs else "not run",
+        note=note if runs else "ONNX Runtime's CPU has no bf16; the numbers are those of the torch module in bf16",
+    )
+    write_report(report_file, key, report)
+    rejected(job.onnx).unlink(missing_ok=True)
+    return report
+
+
+def _verify(job: ExportJob, file: Path, module: nn.Module, seconds: dict[str, float]) -> dict[str, Any]:
+    import onnx
+
+    from zoo_onnx.runtime import open_session
+    from zoo_onnx.verify import check_file, check_operators, check_signature
+
+    started = time.perf_counter()
+    check_file(file)
+    model = onnx.load(str(file), load_external_data=False)
+    check_signature(model, job.part)
+    check_operators(model)
+    checks: dict[str, Any] = {
+        "opset": model.opset_import[0].version,
+        "nodes": len(model.graph.node),
+        "checker": "passed",
+        "signature": "passed",
+        "operators": "passed",
+    }
+    del model
+    job.progress(2, _STAGES)
+    seconds["checks"] = time.perf_counter() - started
+    started = time.perf_counter()
+    candidate: Callable[..., Any] = open_session(file, job.part, "cpu") if job.options.precision != "bf16" else module
+    with torch.inference_mode():
+        figures = check_parity(job, candidate)
+    checks["parity"] = {"runtime": "onnxruntime" if candidate is not module else "torch", **figures}
+    job.progress(3, _STAGES)
+    seconds["parity"] = time.perf_counter() - started
+    return checks
+
+
+def write_onnx(module: nn.Module, part: Part, path: Path, *, opset: int, about: dict[str, str]) -> None:
+    """Write a module as ONNX, its weights in the same file below `ONE_FILE_BYTES`.
+
+    Args:
+        module: In evaluation mode.
+        part: Names, types and dynamic axes of its tensors.
+        path: The file; large weights go to ``path`` with ``.data`` behind it.
+        opset: ONNX operator set.
+        about: Goes into the file's metadata.
+
+    Raises:
+        UnsupportedOperatorError: Torch knows no ONNX operator for something in it.
+        ExportError: It cannot be traced.
+    """
+    axes = tuple(
+        {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} or None for spec in part.inputs
+    )
+    # A batch of two: one of one would be taken for a constant.
+    inputs = tuple(parity_inputs(part, 2))
+    said = StringIO()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(said), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Graph(module),
+                inputs,
+                dynamo=True,
+                dynamic_shapes=(axes,),
+                input_names=[spec.name for spec in part.inputs],
+                output_names=[spec.name for spec in part.outputs],
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:
+        raise _explain(error) from error
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        # Stack traces name folders of the machine that exported.
+        for entry in [entry for entry in node.metadata_props if entry not in _KEPT_METADATA]:
+            del node.metadata_props[entry]
+    program.model.metadata_props.update(about)
+    weights = sum(tensor.nbytes for tensor in module.state_dict().values())
+    program.save(str(path), external_data=weights > ONE_FILE_BYTES)
+
+
+def _explain(error: Exception) -> ExportError:
+    """Return what torch raised as one of the zoo's, with the innermost reason."""
+    reason: BaseException = error
+    while reason.__cause__ is not None:
+        reason = reason.__cause__
+    first = next((line.strip() for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
+    missing = "No ONNX function found" in str(error) or "DispatchError" in type(reason).__name__
+    if missing or "No ONNX function" in first:
+        return UnsupportedOperatorError(f"ONNX has no operator for something in the part: {first}")
+    return ExportError(f"Torch cannot export the part: {type(reason).__name__}: {first}")
+
+
+def describe(artifact: Artifact, part: str, options: Any) -> dict[str, str]:
+    """Return what an ONNX file says about itself, enough to use it without the zoo."""
+    from zoo import __version__
+
+    manifest = artifact.manifest
+    spec = artifact.part_specs()[part]
+    return {
+        "zoo.schema": "1",
+        "zoo.version": __version__,
+        "zoo.method": artifact.method.name,
+        "zoo.method_version": str(artifact.method.version),
+        "zoo.part": part,
+        "zoo.config": artifact.config.model_dump_json(),
+        "zoo.inputs": json.dumps([tensor.__dict__ for tensor in spec.inputs]),
+        "zoo.outputs": json.dumps([tensor.__dict__ for tensor in spec.outputs]),
+        "zoo.spacing_mm": json.dumps(artifact.config.data.spacing_mm),
+        "zoo.weights_sha256": artifact.sha256 or "",
+        "zoo.untrained": json.dumps(untrained(artifact)),
+        "zoo.precision": options.precision,
+        "zoo.norms": "fp32",
+        "zoo.opset": str(options.onnx_opset),
+        "zoo.torch": torch.__version__,
+        "zoo.licence": manifest["licence"],
+        "zoo.intended_use": manifest["intended_use"],
+    }
+
+
+def _put(file: Path, target: Path) -> list[Path]:
+    """Move a graph, with its weights where they lie beside it, into place; return the files there."""
+    import onnx
+
+    data = file.with_name(f"{file.name}.data")
+    beside = target.with_name(f"{target.name}.data")
+    if not data.exists():
+        os.replace(file, target)
+        return [target]
+    if target.name != file.name:  # the graph names its weights' file
+        model = onnx.load(str(file), load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = beside.name
+        file.write_bytes(model.SerializeToString())
+    shutil.move(data, beside)
+    os.replace(file, target)
+    return [target, beside]

@@ -1,0 +1,129 @@
+"""OpenVINO: converts an ONNX file and runs it on the CPU.
+
+The file is float32 in both precisions. In bf16 OpenVINO casts what gains from it when the model is compiled.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.artifact import Artifact
+from zoo.descriptors import Part
+from zoo.errors import ExportError, ProviderError
+from zoo.export import (
+    FOLDER,
+    ExportJob,
+    ExportReport,
+    check_parity,
+    existing,
+    export_key,
+    require_export,
+    write_report,
+)
+from zoo.files import sha256
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def available() -> str:
+    """Return why OpenVINO cannot be used; empty where it can."""
+    return "" if util.find_spec("openvino") else "OpenVINO is not installed: pip install 'mri-zoo[cpu]'"
+
+
+def export(job: ExportJob) -> ExportReport:
+    """Convert the ONNX file to OpenVINO's own, check its numbers, and put it into ``openvino/`` with its report.
+
+    Raises:
+        ExportError: OpenVINO does not take the graph.
+        ProviderError: The CPU has no bf16.
+        ParityError: The numbers are not torch's; the file is not kept.
+    """
+    import openvino
+
+    precision = job.options.precision
+    folder = job.folder / "openvino"
+    stem = f"{job.name}.{precision}"
+    key = export_key(job.artifact, job.name, precision, onnx_sha256=sha256(job.onnx), openvino=openvino.get_version())
+    kept, note = existing(folder / f"{stem}.json", key, job, backend="openvino")
+    if kept:
+        return kept
+    started = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as temporary:
+        xml = Path(temporary) / f"{stem}.xml"
+        try:
+            openvino.save_model(openvino.Core().read_model(job.onnx), xml, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise ExportError(f"OpenVINO cannot convert {job.onnx.name}: {error}") from None
+        job.progress(1, 2)
+        converted = time.perf_counter()
+        figures = check_parity(job, open_model(xml, job.part, precision))
+        job.progress(2, 2)
+        files = [Path(part).replace(folder / Path(part).name) for part in (xml.with_suffix(".bin"), xml)]
+    report = ExportReport(
+        part=job.name,
+        backend="openvino",
+        precision=precision,
+        files=(*files, folder / f"{stem}.json"),
+        seconds={"convert": converted - started, "parity": time.perf_counter() - converted},
+        checks={"parity": {"runtime": "openvino", **figures}},
+        note=note,
+    )
+    write_report(folder / f"{stem}.json", key, report)
+    return report
+
+
+def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., Any]:
+    """Return an exported part as a callable of torch tensors, on the CPU.
+
+    Args:
+        folder: Holds ``model.safetensors`` and ``exports/``.
+        part: Name of the part.
+        device: ``"cpu"``.
+        precision: ``"fp32"`` or ``"bf16"``.
+
+    Raises:
+        ArtifactError: It has not been exported, is of another model, or is damaged.
+        ProviderError: The CPU has no bf16.
+    """
+    artifact = Artifact.open(folder)
+    xml = folder / FOLDER / "openvino" / f"{part}.{precision}.xml"
+    command = f"zoo export {folder} --openvino --precision {precision}"
+    require_export(xml.with_suffix(".json"), export_key(artifact, part, precision), command)
+    return open_model(xml, artifact.part_specs()[part], precision)
+
+
+def open_model(xml: Path, part: Part, precision: str) -> Callable[..., Any]:
+    """Compile a model of OpenVINO's format for as many threads as torch uses; see `load`."""
+    import openvino
+
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ProviderError("This CPU has no bf16 arithmetic, so OpenVINO would not run in it; use --precision fp32.")
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # left out, OpenVINO chooses bf16 where there is any
+    }
+    try:
+        request = core.compile_model(str(xml), "CPU", settings).create_infer_request()
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot compile {xml.name}: {error}") from None
+    names = [spec.name for spec in part.inputs]
+    outputs = [spec.name for spec in part.outputs]
+
+    def call(*inputs: Tensor) -> Any:
+        arrays = (tensor.detach().cpu().contiguous().numpy() for tensor in inputs)
+        found = request.infer(dict(zip(names, arrays, strict=True)), share_inputs=True)
+        tensors = [torch.from_numpy(found[name].copy()) for name in outputs]
+        return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+    return call
