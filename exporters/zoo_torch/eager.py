@@ -32,6 +32,7 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
     def call(*inputs: Tensor) -> Tensor:
         return module(*(tensor.to(device) for tensor in inputs))
 
+    call.device, call.capturable = torch.device(device), True  # type: ignore[attr-defined]
     return call
 
 

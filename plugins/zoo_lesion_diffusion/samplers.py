@@ -156,6 +156,11 @@ def dpm_solver_pp_2m(
 SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm-solver++": dpm_solver_pp_2m}
 
 
+def draws(solver: str, timesteps: Sequence[int]) -> int:
+    """Return how often a solver of ``SAMPLERS`` calls ``noise``."""
+    return len(timesteps) - 1 if solver == "ddpm" else 0
+
+
 def levels(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[tuple[int, float, float]]:
     """Yield each timestep with its alpha_bar and that of the next, which after the last is 1: no noise.
 

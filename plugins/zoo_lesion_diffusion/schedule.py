@@ -6,6 +6,7 @@ from 0, as in code, where the papers count from 1; so step 0 already holds a lit
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -101,8 +102,7 @@ class NoiseSchedule:
 
         Source: thesis equation 3.2.
         """
-        signal = _broadcast(np.sqrt(self.alpha_bar), t, x0)
-        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x0)
+        signal, sigma = self._scales(t, x0)
         return signal * x0 + sigma * noise
 
     def x0_from_epsilon(self, x: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
@@ -110,9 +110,13 @@ class NoiseSchedule:
 
         Shapes and errors as for ``add_noise``; the result is not clipped.
         """
-        signal = _broadcast(np.sqrt(self.alpha_bar), t, x)
-        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x)
+        signal, sigma = self._scales(t, x)
         return (x - sigma * epsilon) / signal
+
+    def epsilon_from_x0(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """Return the noise in ``x`` at timestep ``t`` if ``x0`` is its image; shapes, errors as for ``add_noise``."""
+        signal, sigma = self._scales(t, x)
+        return (x - signal * x0) / sigma
 
     def velocity(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return v, what a velocity network predicts at ``t``: from -x0 where all is noise to the noise where none is.
@@ -121,15 +125,18 @@ class NoiseSchedule:
 
         Source: Salimans and Ho 2022, section 4.
         """
-        signal = _broadcast(np.sqrt(self.alpha_bar), t, x0)
-        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x0)
+        signal, sigma = self._scales(t, x0)
         return signal * noise - sigma * x0
 
     def epsilon_from_velocity(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
         """Return the noise in ``x`` at timestep ``t`` that a predicted ``velocity`` means; shapes as there."""
-        signal = _broadcast(np.sqrt(self.alpha_bar), t, x)
-        sigma = _broadcast(np.sqrt(1 - self.alpha_bar), t, x)
+        signal, sigma = self._scales(t, x)
         return signal * velocity + sigma * x
+
+    def _scales(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sqrt(alpha_bar) and sqrt(1 - alpha_bar) at ``t``, shaped to multiply ``x``."""
+        signal, sigma = _scale_tables(self, t.device)
+        return _broadcast(signal, t, x), _broadcast(sigma, t, x)
 
     def snr(self, t: Tensor) -> Tensor:
         """Return the signal-to-noise ratio, a ratio of variances, at ``t``: float32, the shape of ``t``."""
@@ -152,12 +159,26 @@ class NoiseSchedule:
         return _gather(np.minimum(snr, gamma) / (snr + (prediction == "velocity")), t)
 
 
+@functools.lru_cache(maxsize=32)
+def _scale_tables(schedule: NoiseSchedule, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return sqrt(alpha_bar) and sqrt(1 - alpha_bar), float32 ``[T]``, on a device.
+
+    They stay there: copying them in every step would make a GPU wait, and cannot be part of a CUDA graph.
+    """
+    with torch.inference_mode(False):
+        return _table(np.sqrt(schedule.alpha_bar), device), _table(np.sqrt(1 - schedule.alpha_bar), device)
+
+
+def _table(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).to(device)
+
+
 def _gather(table: np.ndarray, t: Tensor) -> Tensor:
     """Return ``table[t]`` in float32 on the device of ``t``."""
-    return torch.tensor(table, dtype=torch.float32).to(t.device)[t]
+    return _table(table, t.device)[t]
 
 
-def _broadcast(table: np.ndarray, t: Tensor, x: Tensor) -> Tensor:
+def _broadcast(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
     """Return ``table[t]`` shaped to multiply ``x``: ``[B, 1, 1, …]``, or ``[B, 1, D, 1, 1]`` for one a slice."""
     per_slice = x.dim() == 5 and t.shape == (x.shape[0], x.shape[2])
     if t.shape != x.shape[:1] and not per_slice:
@@ -165,7 +186,7 @@ def _broadcast(table: np.ndarray, t: Tensor, x: Tensor) -> Tensor:
             f"Timesteps must be one an image or, for a slab [B, C, D, H, W], one a slice; "
             f"got {list(t.shape)} for images of shape {list(x.shape)}."
         )
-    values = _gather(table, t)
+    values = table[t]
     if per_slice:
         return values[:, None, :, None, None]
     return values.view(-1, *[1] * (x.dim() - 1))

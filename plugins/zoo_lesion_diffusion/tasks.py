@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.config import validate
+from zoo.cuda_graph import can_record, device_of, replayed
 from zoo.errors import ConfigError, DataError
 from zoo.sampling import Randomness, seed_for
 from zoo.tasks import Parts, Progress
@@ -25,11 +26,14 @@ from zoo_lesion_diffusion.config import (
     WindowOptions,
 )
 from zoo_lesion_diffusion.repaint import repaint
-from zoo_lesion_diffusion.samplers import SAMPLERS
+from zoo_lesion_diffusion.samplers import SAMPLERS, Noise, draws
 from zoo_lesion_diffusion.schedule import NoiseSchedule
 from zoo_lesion_diffusion.windows import Window, context, cover, crop, slices_to_channels
 
 _SLICE, _WINDOW = range(2)
+
+LONGEST_GRAPH = 100
+"""Steps that are recorded as one CUDA graph; longer walks run step by step, as a graph holds every kernel of each."""
 
 Sample = Callable[[list[Window], Tensor, Randomness, Progress], Tensor]
 """Fills a batch of windows: ``(windows, noise, random, progress) -> images``, the shapes of `sample_windows`."""
@@ -71,11 +75,14 @@ def fill(
     volume, mask = _slices_first(image, lesion_mask, config)
     known = context(volume, mask, config)
 
+    denoiser = parts["denoiser"]
+    device = device_of(denoiser)
+
     def sample(windows: list[Window], noise: Tensor, random: Randomness, report: Progress) -> Tensor:
         wider = [window.from_slice(window.origin[0] - config.neighbours) for window in windows]
-        beside = _crops(known, wider, config, config.seen_slices, -1)
-        holes = _crops(mask[None], wider, config, config.seen_slices, False)
-        return sample_windows(parts["denoiser"], config, beside, holes, noise, sampling, random, report)
+        beside = _crops(known, wider, config, config.seen_slices, -1).to(device)
+        holes = _crops(mask[None], wider, config, config.seen_slices, False).to(device)
+        return sample_windows(denoiser, config, beside, holes, noise.to(device), sampling, random, report)
 
     return _fill_windows(sample, volume, mask, config, options, progress)
 
@@ -103,10 +110,13 @@ def fill_with_prior(
     sampling = validate(RepaintConfig, {**config.sampling.model_dump(), **asked}, what="a fill with lesion-prior")
     volume, mask = _slices_first(image, lesion_mask, config)
 
+    denoiser = parts["denoiser"]
+    device = device_of(denoiser)
+
     def sample(windows: list[Window], noise: Tensor, random: Randomness, report: Progress) -> Tensor:
-        known = _crops(volume, windows, config, config.slab, -1)
-        hole = _crops(mask[None], windows, config, config.slab, False).bool()
-        return repaint_windows(parts["denoiser"], config, known, hole, noise, sampling, random, report)
+        known = _crops(volume, windows, config, config.slab, -1).to(device)
+        hole = _crops(mask[None], windows, config, config.slab, False).bool().to(device)
+        return repaint_windows(denoiser, config, known, hole, noise.to(device), sampling, random, report)
 
     return _fill_windows(sample, volume, mask, config, options, progress)
 
@@ -238,36 +248,43 @@ def sample_windows(
     """
     schedule = noise_schedule(config)
     scale = config.diffusion.residual_scale
-    base = middle(known, config)
-    outside = torch.zeros_like(base) if scale else base
-    hole = middle(mask, config).bool()
     # The solver's steps are even in log-SNR, where its error is; the others keep the thesis' spacing.
     spacing = schedule.log_snr_timesteps if sampling.solver == "dpm-solver++" else schedule.timesteps
     timesteps = spacing(sampling.steps, sampling.start)
 
-    def denoise(x: Tensor, timestep: Tensor) -> Tensor:
-        epsilon = epsilon_of(denoiser(x, known, mask, timestep), x, timestep, config.diffusion, schedule)
-        if not config.diffusion.keep_known:
-            return epsilon
-        alpha_bar = float(schedule.alpha_bar[int(timestep[0])])
-        return torch.where(hole, epsilon, (x - math.sqrt(alpha_bar) * outside) / math.sqrt(1 - alpha_bar))
+    def solve(noise: Tensor, known: Tensor, mask: Tensor, draw: Noise, report: Progress | None) -> Tensor:
+        base = middle(known, config)
+        outside = torch.zeros_like(base) if scale else base
+        hole = middle(mask, config).bool()
 
-    x = noise
-    if config.diffusion.keep_known:
-        first = torch.full((len(known),), timesteps[0], device=known.device)
-        noisy = schedule.add_noise(outside, noise, first)
-        x = noisy if scale else torch.where(hole, noise, noisy)  # no difference is where to begin, if not at all noise
-    # A difference may be larger than its scale; the image is clipped instead.
-    x = SAMPLERS[sampling.solver](
-        denoise,
-        x,
-        schedule,
-        timesteps,
-        noise=lambda shape: random.normal(shape[1:]),
-        clip=not scale,
-        progress=progress,
-    )
-    return (base + scale * x).clamp(-1, 1) if scale else x
+        def denoise(x: Tensor, timestep: Tensor) -> Tensor:
+            epsilon = epsilon_of(denoiser(x, known, mask, timestep), x, timestep, config.diffusion, schedule)
+            if not config.diffusion.keep_known:
+                return epsilon
+            return torch.where(hole, epsilon, schedule.epsilon_from_x0(x, outside, timestep))
+
+        x = noise
+        if config.diffusion.keep_known:
+            first = torch.full((len(known),), timesteps[0], device=known.device)
+            noisy = schedule.add_noise(outside, noise, first)
+            x = noisy if scale else torch.where(hole, noise, noisy)  # no difference is where to begin, if not all noise
+        # A difference may be larger than its scale; the image is clipped instead.
+        sampler = SAMPLERS[sampling.solver]
+        x = sampler(denoise, x, schedule, timesteps, noise=draw, clip=not scale, progress=report)
+        return (base + scale * x).clamp(-1, 1) if scale else x
+
+    if not can_record(denoiser) or len(timesteps) > LONGEST_GRAPH:
+        return solve(noise, known, mask, lambda shape: random.normal(shape[1:]), progress)
+
+    def recorded(noise: Tensor, known: Tensor, mask: Tensor, *fresh: Tensor) -> Tensor:
+        drawn = iter(fresh)
+        return solve(noise, known, mask, lambda _: next(drawn), None)
+
+    fresh = [random.normal(noise.shape[1:]).to(noise) for _ in range(draws(sampling.solver, timesteps))]
+    filled = replayed(denoiser, (config.model_dump_json(), str(sampling)), recorded, noise, known, mask, *fresh)
+    if progress:
+        progress(len(timesteps), len(timesteps))
+    return filled
 
 
 def repaint_windows(
@@ -297,7 +314,9 @@ def repaint_windows(
     """
     schedule = noise_schedule(config)
     return repaint(
-        lambda x, timestep: epsilon_of(denoiser(x, timestep), x, timestep, config.diffusion, schedule),
+        lambda x, timestep: epsilon_of(
+            replayed(denoiser, "denoiser", denoiser, x, timestep), x, timestep, config.diffusion, schedule
+        ),
         noise,
         known,
         hole,

@@ -1,0 +1,171 @@
+"""From what TensorRT logs to errors that name the node, the module it comes from, and the option that helps."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import (
+    ExportError,
+    InvalidGraphError,
+    NoGpuError,
+    OutOfMemoryError,
+    ProfileError,
+    TypeMismatchError,
+    UnsupportedOperatorError,
+)
+from zoo.export import ExportOptions
+
+_KINDS: tuple[tuple[type[ExportError], str], ...] = (
+    (
+        OutOfMemoryError,
+        r"workspace limit|insufficient (workspace|memory)|out ?of ?memory|could not be allocated|cudaError 2:",
+    ),
+    (TypeMismatchError, r"must have (the )?(same|identical) (\w+ )?types|types? mismatch|must be of the same type"),
+    (
+        ProfileError,
+        r"optimization profile|and profile \d|in profile \d|not self-consistent|satisfy MIN<=OPT<=MAX",
+    ),
+    (
+        UnsupportedOperatorError,
+        r"Plugin not found|plugin registry|No importer registered|not supported by a dedicated kernel|"
+        r"UNSUPPORTED_NODE",
+    ),
+    (InvalidGraphError, r"MODEL_DESERIALIZE_FAILED|Failed to parse the ONNX model"),
+    (NoGpuError, r"cudaError (35|100)\b|CUDA initialization failure"),
+)
+"""Which error a text means; the first that fits. Every text but the native library's was seen with TensorRT-RTX 1.7."""
+
+_INSTEAD = {
+    "Attention": "Export with --opset 21, which writes attention as matrix products.",
+    "Bernoulli": "Draw random numbers outside and make them an input.",
+    "Col2Im": "Write nn.Fold as a pixel shuffle or a transposed convolution.",
+    "DFT": "Compute Fourier transforms outside the part, or write them as products with a constant matrix.",
+    "NonZero": "Use masks (torch.where with three arguments) in place of indices.",
+}
+
+# A library without a GPU adds a line on the missing driver to every other error.
+_NOISE = re.compile(r"^\[checkMacros\.cpp::catchCudaError")
+
+
+def parse_error(onnx: Path, parser: Any, heard: Sequence[tuple[str, str]], options: ExportOptions) -> ExportError:
+    """Return the error for a file that a parser refused."""
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    if not errors:  # some refusals are only logged
+        return build_error(onnx, heard, options)
+    first = errors[0]
+    text = f"{first.code().name}: {first.desc()}"
+    kind = _kind([text])
+    if kind is ExportError:
+        kind = _kind(_errors(heard))
+    return _make(kind, onnx, text, options, [first.node_name()] if first.node_name() else [])
+
+
+def build_error(onnx: Path, heard: Sequence[tuple[str, str]], options: ExportOptions) -> ExportError:
+    """Return the error for a build that ended without an engine, from what was logged."""
+    texts = _errors(heard)
+    text = next((text for text in texts if _kind([text]) is not ExportError), texts[0] if texts else "no reason given")
+    return _make(_kind(texts), onnx, text, options, [])
+
+
+def profile_warning(heard: Sequence[tuple[str, str]]) -> str | None:
+    """Return the warning that a profile cannot work throughout its range, which the library builds all the same."""
+    return next((text for _, text in heard if "not self-consistent" in text), None)
+
+
+def profile_error(onnx: Path, text: str, options: ExportOptions) -> ProfileError:
+    """Return the error for a profile that the library refused or warned of."""
+    return _make(ProfileError, onnx, text, options, [])  # type: ignore[return-value]
+
+
+def _errors(heard: Iterable[tuple[str, str]]) -> list[str]:
+    return [text for severity, text in heard if "ERROR" in severity and not _NOISE.match(text)]
+
+
+def _kind(texts: Sequence[str]) -> type[ExportError]:
+    for text in texts:
+        for kind, pattern in _KINDS:
+            if re.search(pattern, text, re.IGNORECASE):
+                return kind
+    return ExportError
+
+
+def _make(kind: type[ExportError], onnx: Path, text: str, options: ExportOptions, named: Sequence[str]) -> ExportError:
+    reason = _short(text)
+    batch = " ".join(map(str, options.batch))
+    if kind is OutOfMemoryError:
+        help_ = (
+            f"If the GPU or the machine is full, lower --workspace (now {options.workspace_bytes} bytes), the largest "
+            f"--batch (now {options.batch[2]}) or --size; if a layer lacks workspace, raise --workspace."
+        )
+        return kind(f"TensorRT ran out of memory on {onnx.name}: {reason}. {help_}")
+    if kind is ProfileError:
+        return kind(
+            f"{onnx.name} does not fit the profile of --batch {batch}: {reason}. Choose another --batch, or with "
+            "another --size write the ONNX file anew: zoo export --force."
+        )
+    if kind is NoGpuError:
+        return kind(
+            f"TensorRT needs an NVIDIA GPU for this build of {onnx.name}, and finds none ({reason}). TensorRT-RTX "
+            "builds without one: zoo export --trt-rtx."
+        )
+    if kind is InvalidGraphError:
+        return kind(f"{onnx.name} is not a whole ONNX file ({reason}); write it anew: zoo export --force.")
+    where, operators = _located(onnx, text, named)
+    if kind is UnsupportedOperatorError:
+        what = f"the operator {operators[0]}" if operators else "an operator"
+        instead = next((f" {_INSTEAD[name]}" for name in operators if name in _INSTEAD), "")
+        return kind(f"TensorRT cannot compile {what} of {onnx.name}{where}: {reason}.{instead}")
+    if kind is TypeMismatchError:
+        return kind(
+            f"{onnx.name} mixes types{where}: {reason}. TensorRT casts nothing by itself; cast in the module, as "
+            "zoo.precision does, not by autocast or a graph converter."
+        )
+    return kind(f"TensorRT could not compile {onnx.name}{where}: {reason}.")
+
+
+def _short(text: str) -> str:
+    """Return what a message says, without the library's own file names and line numbers."""
+    text = next((line for line in text.splitlines() if "Error Code" in line), text.splitlines()[0] if text else "")
+    text = re.sub(r"^.*?Error Code \d+: [\w ]+\(", "", text)
+    text = re.sub(r"\w+: (false|creator && )", "", text)  # assertions of the parser
+    text = re.sub(r"\s*In \w+ at /\S+", "", text)
+    text = re.sub(r"\[[\w./]+\.(cpp|h):\d+: \w+\] ", "", text)
+    return text.strip(' ".') or "the parser does not know it"
+
+
+def _located(onnx: Path, text: str, named: Sequence[str]) -> tuple[str, list[str]]:
+    """Return where the nodes of a message are, for a sentence, and their operators.
+
+    Args:
+        onnx: The file; torch's exporter notes at every node which module it comes from.
+        text: The message: nodes it names are found by their names, or by their operator.
+        named: Names of nodes, where they are known.
+    """
+    import onnx as onnx_package
+
+    nodes = onnx_package.load(onnx, load_external_data=False).graph.node
+    found = [node for node in nodes if node.name in named]
+    if not found:
+        words = set(re.findall(r"[\w./]+", text))
+        found = [node for node in nodes if node.name in words] or [node for node in nodes if node.op_type in words]
+    if not found:
+        return "", []
+    notes = {entry.key: entry.value for entry in found[0].metadata_props}
+    scopes = _literal(notes.get("pkg.torch.onnx.name_scopes"))
+    classes = _literal(notes.get("pkg.torch.onnx.class_hierarchy"))
+    module = ""
+    if len(scopes) > 1 and len(classes) > 1:  # the last entry is the operator
+        module = f", in module {scopes[-2] or 'itself'!r} ({classes[-2]})"
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f" at node {found[0].name!r}{module}{more}", [node.op_type for node in found]
+
+
+def _literal(text: str | None) -> list[str]:
+    try:
+        return list(ast.literal_eval(text or "[]"))
+    except (ValueError, SyntaxError):
+        return []
