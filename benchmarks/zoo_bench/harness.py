@@ -27,7 +27,7 @@ from zoo.config import Config, merge, read_config_file, validate
 from zoo.export import find_artifact, resized, untrained
 from zoo.registry import registry
 from zoo_bench.jobs import Job, Protocol
-from zoo_bench.records import Backend, Latency, Model, Record, Work, write_records
+from zoo_bench.records import Backend, Cold, Latency, Model, Record, Work, write_records
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -219,7 +219,7 @@ def run_case(bench: Bench, case: Case, runs: Path) -> list[Record]:
                 with bench.bar(f"Timing {name}, batch {batch}") as progress:
                     outcomes = _measure(bench, jobs, blocked, progress)
                 records += [
-                    _finished(skeleton, outcome, exports.get((row.backend, row.precision), {}))
+                    _finished(skeleton, {**reference, **outcome}, exports.get((row.backend, row.precision), {}))
                     for skeleton, outcome, row in zip(skeletons, outcomes, rows, strict=True)
                 ]
     return records
@@ -326,6 +326,10 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
 
 def _finished(skeleton: Record, outcome: dict[str, Any], export: dict[str, Any]) -> Record:
     """Return the record with what its process found, or with why there is nothing."""
+    made = {name: export.get(name) for name in ("export_s", "build_s")}
+    skeleton = skeleton.model_copy(
+        update={"cold": Cold(**made), "artifact_bytes": export.get("bytes") or skeleton.artifact_bytes}
+    )
     if outcome["status"] != "ok":
         return skeleton.model_copy(
             update={"status": outcome["status"], "note": machine.without_folders(outcome["note"])}
@@ -342,12 +346,20 @@ def _finished(skeleton: Record, outcome: dict[str, Any], export: dict[str, Any])
             **skeleton.model_dump(by_alias=True),
             "work": skeleton.work.model_dump() | {name: outcome[name] for name in ("shapes", "network_calls")},
             "environment": environment,
-            "cold": {name: export.get(name) for name in ("export_s", "build_s")} | outcome["cold"],
+            "cold": made | outcome["cold"],
             "latency_ms": latency.model_dump(),
             "gpu_latency_ms": Latency.of(gpu, "cuda_event", outcome["warmup"]).model_dump() if gpu[0] else None,
             "throughput": 1e3 * skeleton.work.batch / latency.median,
             "memory": rounds[-1]["memory"],
-            "artifact_bytes": export.get("bytes") or skeleton.artifact_bytes,
-            "quality": outcome["quality"],
+            "quality": _gate(export) | outcome["quality"],
         }
     )
+
+
+def _gate(export: dict[str, Any]) -> dict[str, Any]:
+    """Return what the gates of the export said; one that fails leaves no file to be measured."""
+    gates = [gate for gate in export.get("tasks", {}).values() if {"least", "skipped"} & gate.keys()]
+    skipped = [gate["skipped"] for gate in gates if "skipped" in gate]
+    if skipped or not gates:
+        return {"gate": "not run"}
+    return {"gate": "passed", **{name: gates[0].get(f"{name}_in") for name in ("psnr", "ssim")}}

@@ -7,6 +7,7 @@ A fresh process for every row keeps one runtime's threads, caches and memory out
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -21,13 +22,13 @@ from zoo import machine
 from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import ConfigError, MissingExtraError, NoGpuError, ParityError, ZooError
-from zoo.registry import registry
 from zoo_bench.jobs import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.artifact import Artifact
+    from zoo.tasks import Parts
 
 Run = Callable[[Mapping[str, "Tensor"]], Any]
 
@@ -77,36 +78,19 @@ def _prepare(job: Job) -> None:
         raise NotMeasured("no GPU")
 
 
-def load(artifact: Artifact, job: Job, calls: Counter[str]) -> Run:
-    """Return what runs the job's part or task on its backend; calls of each part are counted.
-
-    Raises:
-        MissingExtraError, ConfigError: The backend cannot run here, or not in this precision.
-    """
-    from zoo.artifact import check_precision
-
-    exporter = registry().exporters[job.backend]
-    check_precision(exporter, job.precision)
-    missing = resolve(exporter.available)()
-    if missing:
-        raise MissingExtraError(missing)
-    opened = resolve(exporter.load)
-
-    def part(name: str) -> Callable[..., Any]:
-        call = opened(artifact.folder, name, job.device, job.precision)
-
-        def counted(*inputs: Tensor) -> Any:
-            calls[name] += 1
-            return call(*inputs)
-
-        return counted
-
+def work_of(artifact: Artifact, job: Job, parts: Parts) -> Run:
+    """Return the job's part or whole task as a function of its named inputs."""
     if job.kind == "part":
-        only = part(job.name)
-        return lambda inputs: only(*inputs.values())
+        part = parts[job.name]
+        if not job.cuda_graph:
+            return lambda inputs: part(*inputs.values())
+        from zoo.cuda_graph import can_record, replayed
+
+        if not can_record(part):
+            raise NotMeasured(f"backend {job.backend!r} on {job.device!r} is not recorded as a CUDA graph from outside")
+        return lambda inputs: replayed(part, "benchmark", part, *inputs.values())
     task = artifact.method.task(job.name)
     options = validate(resolve(task.options), job.options, what=f"zoo {job.name} in a benchmark")
-    parts = {name: part(name) for name in artifact.part_specs()}
     run = resolve(task.run)
     return lambda inputs: run(parts, artifact.config, inputs["image"], inputs["mask"], options)
 
@@ -116,34 +100,19 @@ def example(artifact: Artifact, job: Job) -> dict[str, Tensor]:
 
     Raises:
         NotMeasured: No benchmark knows the task.
+        DataError: The phantom lacks a contrast.
     """
     from zoo.export import parity_inputs
+    from zoo.gates import patient
 
     if job.kind == "part":
         part = artifact.part_specs()[job.name]
         drawn = parity_inputs(part, max(job.batches))
         return {spec.name: tensor for spec, tensor in zip(part.inputs, drawn, strict=True)}
-    if job.name == "fill":
-        return _phantom(artifact)
-    raise NotMeasured(f"no benchmark times the task {job.name!r} yet; fill is timed")
-
-
-def _phantom(artifact: Artifact) -> dict[str, Tensor]:
-    """Return a patient on the model's grid: image ``[C, i, j, k]`` in [-1, 1] and lesion mask ``[i, j, k]``."""
-    import numpy as np
-    import torch
-
-    from zoo.imaging.phantom import SPACINGS_MM, make_subject
-    from zoo.imaging.preprocessing import fit_intensity
-
-    data = artifact.config.data
-    spacing = data.spacing_mm if data.spacing_mm in SPACINGS_MM else 1.0
-    subject = make_subject(0, spacing_mm=spacing, group="MS")
-    if unknown := [contrast for contrast in data.contrasts if contrast not in subject.images]:
-        raise NotMeasured(f"the phantom has no {unknown[0]}; it has {', '.join(subject.images)}")
-    channels = [subject.images[contrast].astype(np.float32) for contrast in data.contrasts]
-    scaled = [fit_intensity(x, data.scaling, data.percentile, data.noise_floor).encode(x) for x in channels]
-    return {"image": torch.from_numpy(np.stack(scaled)), "mask": torch.from_numpy(subject.lesion_mask)}
+    if job.name != "fill":
+        raise NotMeasured(f"no benchmark times the task {job.name!r} yet; fill is timed")
+    image, mask = patient(artifact.config.data)
+    return {"image": image, "mask": mask}
 
 
 def make_reference(job: Job) -> dict[str, Any]:
@@ -156,11 +125,22 @@ def make_reference(job: Job) -> dict[str, Any]:
     torch.backends.cudnn.allow_tf32 = False
     artifact = Artifact.open(job.model)
     inputs = example(artifact, job)
-    outputs = load(artifact, job.model_copy(update={"backend": "torch", "precision": "fp32"}), Counter())(inputs)
+    calls: Counter[str] = Counter()
+    parts = {name: _counted(name, part, calls) for name, part in artifact.parts("torch", job.device).items()}
+    outputs = work_of(artifact, job, parts)(inputs)
     kept = {f"in {name}": tensor for name, tensor in inputs.items()}
     kept |= {f"out {index}": tensor.float().cpu() for index, tensor in enumerate(_as_tuple(outputs))}
     save_file({name: tensor.contiguous() for name, tensor in kept.items()}, job.reference_file)
-    return {"status": "ok"}
+    return {"status": "ok", "network_calls": calls.total()}
+
+
+def _counted(name: str, part: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
+    @functools.wraps(part)  # with what the part says of its device
+    def call(*inputs: Tensor) -> Any:
+        calls[name] += 1
+        return part(*inputs)
+
+    return call
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -178,8 +158,7 @@ def make_export(job: Job) -> dict[str, Any]:
         precision=job.precision,
         batch=(batches[0], batches[len(batches) // 2], batches[-1]),
     )
-    parts = [job.name] if job.kind == "part" else []
-    reports = export(Artifact.open(job.model), [job.backend], options, parts, progress_bar)
+    reports = export(Artifact.open(job.model), [job.backend], options, [], progress_bar)
     own = [report for report in reports if report.backend == job.backend]
     before = [report for report in reports if report.backend != job.backend]
     return {
@@ -187,7 +166,7 @@ def make_export(job: Job) -> dict[str, Any]:
         "export_s": sum(sum(report.seconds.values()) for report in before) or None,
         "build_s": sum(sum(report.seconds.values()) for report in own) or None,
         "bytes": sum(path.stat().st_size for report in own for path in report.files),
-        "checks": {report.part: report.checks for report in own},
+        "tasks": own[0].checks.get("tasks", {}),
         "not_run": "; ".join(report.note for report in own if report.status != "ok"),
     }
 
@@ -207,21 +186,22 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
     kept = load_file(job.reference_file)
     inputs = {name: kept[f"in {name}"] for name in _input_names(artifact, job)}
     expected = [kept[f"out {index}"] for index in range(sum(key.startswith("out ") for key in kept))]
-    calls: Counter[str] = Counter()
 
     began = time.perf_counter()
-    run = load(artifact, job, calls)
+    run = work_of(artifact, job, artifact.parts(job.backend, job.device, job.precision))
     _synchronise(job)
     load_s = time.perf_counter() - began
     timed = _timed_inputs(artifact, job, inputs)
     began = time.perf_counter()
-    result = run(timed)
+    results = _as_tuple(run(timed))
     _synchronise(job)
-    first_call_s, network_calls = time.perf_counter() - began, sum(calls.values())
-    held = [tensor[: len(output)] for tensor, output in zip(expected, _as_tuple(result), strict=True)]
-    quality = _quality(job, _as_tuple(result), held, inputs["mask"] if job.kind == "task" else None)
+    first_call_s = time.perf_counter() - began
+    held = [tensor[: len(result)] for tensor, result in zip(expected, results, strict=True)]
+    quality = _quality(job, results, held, inputs["mask"] if job.kind == "task" else None)
 
-    call = _captured(run, timed) if job.cuda_graph else lambda: run(timed)
+    def call() -> Any:
+        return run(timed)
+
     protocol = job.protocol
     warmup, _ = _round(
         call, job, {"calls": protocol.warmup_calls, "seconds": protocol.warmup_s, "limit_s": protocol.warmup_limit_s}
@@ -231,7 +211,6 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
         "cold": {"load_s": load_s, "first_call_s": first_call_s},
         "quality": quality,
         "shapes": {name: tuple(tensor.shape) for name, tensor in timed.items()},
-        "network_calls": network_calls,
         "warmup": len(warmup),
         "environment": environment(job),
     }
@@ -264,6 +243,7 @@ def _quality(job: Job, found: tuple[Tensor, ...], expected: list[Tensor], mask: 
     import torch
 
     from zoo.export import TOLERANCES
+    from zoo.gates import FILL_LIMITS
     from zoo.metrics.image import inpainting_metrics
 
     if mask is not None:
@@ -272,8 +252,15 @@ def _quality(job: Job, found: tuple[Tensor, ...], expected: list[Tensor], mask: 
         slices = mask.any(0).any(0).nonzero()[:, 0]
         cut, right, hole = (x[..., slices].permute(3, 0, 1, 2) for x in (volume, truth, mask[None]))
         compared = inpainting_metrics(cut, right, hole)
-        similarity = {name: float(compared[f"{name}_in"].mean()) for name in ("psnr", "ssim")}
-        return {**_errors([volume[filled]], [truth[filled]]), **similarity}
+        psnr, ssim = (float(compared[f"{name}_in"].mean()) for name in ("psnr", "ssim"))
+        least_psnr, least_ssim = FILL_LIMITS[job.precision]
+        return {
+            **_errors([volume[filled]], [truth[filled]]),
+            "psnr": psnr,
+            "ssim": ssim,
+            "gate": "passed" if psnr >= least_psnr and ssim >= least_ssim else "failed",
+            "note": f"least: PSNR {least_psnr:g} dB, SSIM {least_ssim:g}",
+        }
     errors = _errors(found, expected)
     # TF32, which torch convolves in on a GPU unless told otherwise, has fp16's ten bits.
     tf32 = job.precision == "fp32" and job.device.startswith("cuda") and torch.backends.cudnn.allow_tf32
@@ -324,22 +311,6 @@ def _round(call: Callable[[], Any], job: Job, order: Mapping[str, Any]) -> tuple
         enough = len(host) >= order["calls"] and end - began >= order["seconds"]
         if enough or end - began >= order["limit_s"]:
             return host, gpu
-
-
-def _captured(run: Run, inputs: Mapping[str, Tensor]) -> Callable[[], Any]:
-    """Return the replay of one call as a CUDA graph; addresses of inputs and outputs stay the same."""
-    import torch
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # lazy allocations and algorithm choices must be over before the capture
-            run(inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run(inputs)
-    return graph.replay
 
 
 def _synchronise(job: Job) -> None:
