@@ -24,6 +24,7 @@ from safetensors import safe_open
 from zoo import machine
 from zoo.artifact import Artifact
 from zoo.config import Config, merge, read_config_file, validate
+from zoo.errors import UnknownNameError, did_you_mean
 from zoo.export import find_artifact, resized, untrained
 from zoo.registry import registry
 from zoo_bench.jobs import Job, Protocol
@@ -66,6 +67,8 @@ class Case(Config):
     def _one_kind(self) -> Case:
         if self.part and self.task:
             raise ValueError(f"part {self.part!r} and task {self.task!r} exclude each other; give one")
+        if self.task and any(row.cuda_graph for row in self.rows):
+            raise ValueError(f"task {self.task!r} records its own CUDA graphs where it can; leave cuda_graph out")
         if min(self.batch) < 1:
             raise ValueError(f"batch {min(self.batch)} is not 1 or more")
         return self
@@ -191,7 +194,12 @@ def run_case(bench: Bench, case: Case, runs: Path) -> list[Record]:
         registry().exporters[row.backend]  # raises with near names
     if case.task:
         artifact.method.task(case.task)
-    name = case.task or case.part or list(artifact.part_specs())[-1]
+    parts = list(artifact.part_specs())
+    if case.part and case.part not in parts:
+        raise UnknownNameError(
+            f"This model has no part {case.part!r}.{did_you_mean(case.part, parts)} Parts: {', '.join(parts)}."
+        )
+    name = case.task or case.part or parts[-1]
     device = case.device or ("cuda" if _has_gpu() else "cpu")
     records: list[Record] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -295,7 +303,7 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
     if artifact.path:
         with safe_open(artifact.path, framework="np") as file:
             parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    size = getattr(artifact.config, "size", None)
+    size = None if job.kind == "task" else getattr(artifact.config, "size", None)
     return Record(
         run_id=bench.run_id,
         group=bench.groups,

@@ -27,6 +27,8 @@ _SHOWN = (
     "p90",
     "× first row",
     "rel. error",
+    "PSNR, dB",
+    "parity",
     "gate",
     "status",
 )
