@@ -14,7 +14,6 @@ schema zoo-bench/1, so `zoo bench --report` takes the file; without --ours the z
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 import uuid
 from collections.abc import Callable
@@ -165,17 +164,13 @@ def main() -> None:
                     kind="task", name="sample", batch=arguments.batch, size=(arguments.size, arguments.size),
                     network_calls=arguments.steps, options={"steps": arguments.steps},
                 ),
-                environment=environment(job) | {"process": "shared", "host_peak_kb": _peak()},
+                environment=environment(job),
                 latency_ms=latency, throughput=1e3 * arguments.batch / latency.median, quality=Quality(**quality),
             )
         )  # fmt: skip
     print(markdown(written))
     if arguments.out:
         write_records(arguments.out, written)
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -99,6 +99,9 @@ def run_suite(suite: Suite, runs: Path, out: Path, bar: Bar) -> list[Record]:
     Raises:
         UnknownNameError, ConfigError, ArtifactError: A case names what is not there.
     """
+    for case in suite.case:
+        for row in case.rows:
+            registry().exporters[row.backend]  # raises with near names, before anything is measured
     bench = Bench(suite.protocol, suite.seconds, bar)
     records: list[Record] = []
     for case in suite.case:
@@ -190,8 +193,6 @@ def run_case(bench: Bench, case: Case, runs: Path) -> list[Record]:
     artifact = find_artifact(case.model, case.preset, runs)
     if case.size:
         artifact = resized(artifact, case.size)
-    for row in case.rows:
-        registry().exporters[row.backend]  # raises with near names
     if case.task:
         artifact.method.task(case.task)
     parts = list(artifact.part_specs())

@@ -53,7 +53,7 @@ class Work(Config):
 
 
 class Cold(Config):
-    """Seconds until the first result; none where a step was not needed or its file was there already."""
+    """Seconds until the first result; none where a step was not needed. Exports count as when they were made."""
 
     export_s: float | None = Field(None, description="Writing the ONNX file with its checks")
     build_s: float | None = Field(None, description="Compiling it for the backend, checks included")

@@ -171,6 +171,7 @@ def _quality_latency(axes: Any, row: str, records: Sequence[Record], colour: str
     record = records[0]
     if record.latency_ms and record.quality.rel_l2:
         axes.plot(record.latency_ms.median, record.quality.rel_l2, "o", color=colour, label=row, markersize=8)
+    axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(f"ms a call, median, batch {record.work.batch}")
     axes.set_ylabel("relative error to torch fp32 (L2)")
