@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from zoo.artifact import Artifact
+from zoo.config import DataConfig
 from zoo.descriptors import resolve
-from zoo.errors import TaskGateError
+from zoo.errors import DataError, TaskGateError
 from zoo.export import untrained
 from zoo.imaging.phantom import SPACINGS_MM, make_subject
 from zoo.imaging.preprocessing import fit_intensity
@@ -96,6 +97,23 @@ def fill_gate(artifact: Artifact, parts: Parts, precision: str, progress: Callab
     return figures
 
 
+def patient(data: DataConfig) -> tuple[Tensor, Tensor]:
+    """Return a synthetic patient as a model takes one: image ``[C, i, j, k]`` in [-1, 1] and lesions ``[i, j, k]``.
+
+    Raises:
+        DataError: The phantom lacks a contrast.
+    """
+    spacing = min(SPACINGS_MM, key=lambda choice: abs(choice - (data.spacing_mm or 2.0)))
+    subject = make_subject(0, seed=_SEED, spacing_mm=spacing, group="MS")
+    if unknown := [contrast for contrast in data.contrasts if contrast not in subject.images]:
+        raise DataError(f"the phantom has no {unknown[0]}")
+    channels = [subject.images[contrast].astype(np.float32) for contrast in data.contrasts]
+    encoded = [
+        fit_intensity(values, data.scaling, data.percentile, data.noise_floor).encode(values) for values in channels
+    ]
+    return torch.from_numpy(np.stack(encoded)), torch.from_numpy(subject.lesion_mask.copy())
+
+
 @functools.lru_cache(maxsize=1)
 def _fill_case(file: Path, digest: str) -> tuple[Tensor, Tensor, int, Tensor] | str:
     """Return image ``[C, i, j, k]``, mask, number of slices with lesions, and torch's fill; or why there is none.
@@ -103,16 +121,10 @@ def _fill_case(file: Path, digest: str) -> tuple[Tensor, Tensor, int, Tensor] | 
     Where filling all of the mask would take longer than `_FILL_SECONDS`, the slices with most of it are filled alone.
     """
     artifact = Artifact.open(file)
-    data = artifact.config.data
-    spacing = min(SPACINGS_MM, key=lambda choice: abs(choice - (data.spacing_mm or 2.0)))
-    subject = make_subject(0, seed=_SEED, spacing_mm=spacing, group="MS")
-    if unknown := [contrast for contrast in data.contrasts if contrast not in subject.images]:
-        return f"the phantom has no {unknown[0]}"
-    channels = [subject.images[contrast].astype(np.float32) for contrast in data.contrasts]
-    encoded = [
-        fit_intensity(values, data.scaling, data.percentile, data.noise_floor).encode(values) for values in channels
-    ]
-    image, mask = torch.from_numpy(np.stack(encoded)), torch.from_numpy(subject.lesion_mask.copy())
+    try:
+        image, mask = patient(artifact.config.data)
+    except DataError as error:
+        return str(error)
     held = mask.flatten(0, 1).sum(dim=0)
     slices = int((held > 0).sum())
     parts = artifact.parts()

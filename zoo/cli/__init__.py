@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "Measure a trained model on subjects it has not seen, beside baselines.",
     "export": "Export a model to ONNX, OpenVINO or TensorRT, verified.",
     "fill": "Fill the lesions of a patient.",
+    "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",
 }

@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from importlib import metadata, util
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import click
 
+from zoo import machine
 from zoo.cli.output import show_json, table
 from zoo.descriptors import resolve
 from zoo.files import cache_folder
 from zoo.registry import registry
 
-_PACKAGES = {
-    "torch": "torch",
-    "lightning-fabric": "lightning_fabric",
-    "nibabel": "nibabel",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-}
+Check = tuple[str, bool, str]
+
+_PACKAGES = ("lightning-fabric", "nibabel", "onnx", "onnxscript", "antspyx")
 
 
 @click.command(name="doctor")
+@click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True, help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool) -> None:
-    """Show what this machine has and what is missing.
+def command(runs: Path, as_json: bool) -> None:
+    """Show what this machine has and what is missing; names of people, machines and folders are left out.
 
     \b
     zoo doctor
     zoo doctor --json
     """
-    import torch
-
-    rows: list[tuple[str, bool, str]] = [
-        ("python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        ("cpu threads", True, str(torch.get_num_threads())),
-        ("gpu", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none; the CPU is used"),
-    ]
-    for distribution, module in _PACKAGES.items():
-        found = util.find_spec(module) is not None
-        rows.append((distribution, True, metadata.version(distribution) if found else "not installed (optional)"))
-    for exporter in registry().exporters:
-        missing = resolve(exporter.available)()
-        rows.append((f"backend {exporter.name}", not missing, missing or "ready"))
-    for plugin in registry().broken:
-        rows.append((f"plugin {plugin.origin.plugin}", False, plugin.reason))
-    cache = cache_folder()
-    free = shutil.disk_usage(_existing(cache)).free / 2**30
-    rows.append(("cache", free > 1, f"{cache}, {free:.1f} GiB free"))
-    rows.append(("LPIPS weights", True, _lpips_weights()))
+    rows = [*_machine(), *_software(), *_folders(runs)]
     if as_json:
         show_json([{"check": name, "ok": good, "found": found} for name, good, found in rows])
     else:
@@ -60,8 +41,57 @@ def command(as_json: bool) -> None:
         sys.exit(1)
 
 
+def _machine() -> Iterator[Check]:
+    import torch
+
+    cpu = machine.cpu()
+    yield "python", sys.version_info >= (3, 11), sys.version.split()[0]
+    yield "cpu", True, f"{cpu['model']}, {cpu['cores']} cores, {torch.get_num_threads()} threads of torch"
+    yield "cpu instructions", True, ", ".join(cpu["flags"]) or "unknown"
+    yield "memory", True, f"{machine.available_memory() / 2**30:.1f} GiB free"
+    yield "torch", True, torch.__version__
+    yield "cuda", True, torch.version.cuda or "this torch was built without; the CPU is used"
+    found = [
+        f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['memory_gib']} GiB" for gpu in machine.gpus()
+    ]
+    yield "gpu", True, "; ".join(found) or "none; the CPU is used"
+
+
+def _software() -> Iterator[Check]:
+    for name in _PACKAGES:
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "not installed (optional)"
+        yield name, True, found
+    for exporter in registry().exporters:
+        missing = resolve(exporter.available)()
+        version = machine.version_of(exporter.name) or registry().exporters.origins[exporter.name].version
+        ready = f"{version}, {', '.join(exporter.precisions)}"
+        yield f"backend {exporter.name}", True, f"not here: {machine.without_folders(missing)}" if missing else ready
+    for plugin in registry().broken:
+        yield f"plugin {plugin.origin.plugin}", False, machine.without_folders(plugin.reason)
+
+
+def _folders(runs: Path) -> Iterator[Check]:
+    cache = cache_folder()
+    for name, folder in (("runs", runs), ("cache", cache)):
+        place = _existing(folder.absolute())
+        writable = os.access(place, os.W_OK | os.X_OK) and place.is_dir()
+        free = shutil.disk_usage(place).free / 2**30
+        held = f"{_size(folder) / 1e9:.2f} GB, " if folder.exists() else "not made yet, "
+        yield name, writable and free > 1, f"{held}{'writable' if writable else 'not writable'}, {free:.1f} GiB free"
+    for folder in sorted(entry for entry in cache.glob("*") if entry.is_dir()):
+        yield f"cache of {folder.name}", True, f"{_size(folder) / 1e9:.2f} GB"
+    yield "LPIPS weights", True, _lpips_weights()
+
+
 def _existing(folder: Path) -> Path:
     return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
 def _lpips_weights() -> str:
@@ -69,6 +99,6 @@ def _lpips_weights() -> str:
     from zoo.metrics.lpips import find_alexnet
 
     try:
-        return str(find_alexnet(None))
-    except ZooError as error:
-        return f"none (optional): {error}"
+        return find_alexnet(None).name
+    except ZooError:
+        return "none (optional): zoo evaluate --lpips-weights FILE takes AlexNet's"
