@@ -83,8 +83,38 @@ class MethodConfig(Config):
         """The settings with the shapes that training sees, where a trained model is used with others."""
         return self
 
+    def sized(self, sides: Sequence[int]) -> MethodConfig:
+        """Return the settings of the same model for images of other sides (``zoo export --size``).
+
+        Args:
+            sides: Pixels; one for all axes, or one an axis.
+
+        Raises:
+            ConfigError: The method has no setting ``size``, or the sides do not fit.
+        """
+        size = getattr(self, "size", None)
+        if size is None:
+            raise ConfigError(f"{type(self).__name__} has no setting 'size', so --size cannot change it; leave it out.")
+        return changed(self, {"size": as_many(sides, size) if isinstance(size, tuple) else sides[0]})
+
 
 Settings = TypeVar("Settings", bound=Config)
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Return a copy of settings with some of them changed, checked anew."""
+    return validate(type(settings), merge(settings.model_dump(), changes), what="the changed settings")
+
+
+def as_many(sides: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
+    """Return ``sides`` with as many entries as ``size``; a single one counts for all.
+
+    Raises:
+        ConfigError: Another number of sides was given.
+    """
+    if len(sides) not in (1, len(size)):
+        raise ConfigError(f"--size {','.join(map(str, sides))} names {len(sides)} sides; this model has {len(size)}.")
+    return tuple(sides) if len(sides) > 1 else tuple(sides) * len(size)
 
 
 def parse_assignment(text: str) -> dict[str, Any]:

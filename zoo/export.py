@@ -28,7 +28,7 @@ from zoo.artifact import (
     read_manifest,
     write_model,
 )
-from zoo.config import Config, MethodConfig, differences, resolve_config, validate
+from zoo.config import Config, MethodConfig, differences, resolve_config
 from zoo.descriptors import Exporter, Method, Part, resolve
 from zoo.errors import (
     ArtifactError,
@@ -220,7 +220,7 @@ def copied(artifact: Artifact, folder: Path) -> Artifact:
 
 
 def resized(artifact: Artifact, size: Sequence[int]) -> Artifact:
-    """Return the model for images of another size: the same weights with another setting ``size``.
+    """Return the model for images of another size: the same weights with other settings (`MethodConfig.sized`).
 
     It is written to ``size-128x128`` beside the model, and is used like a run folder of its own. A model that has not
     been trained is made anew.
@@ -232,29 +232,19 @@ def resized(artifact: Artifact, size: Sequence[int]) -> Artifact:
     Raises:
         ConfigError: The method has no such setting, the size does not fit, or the weights belong to one size.
     """
-    values = artifact.config.model_dump(mode="json")
-    if "size" not in values:
-        raise ConfigError(
-            f"The method {artifact.method.name!r} has no setting 'size', so --size cannot change it; leave it out."
-        )
-    sides = len(values["size"]) if isinstance(values["size"], list) else 1
-    wanted = list(size) * sides if len(size) == 1 else list(size)
-    if len(wanted) != sides:
-        raise ConfigError(f"--size {','.join(map(str, size))} names {len(size)} sides; this model has {sides}.")
-    values["size"] = wanted if isinstance(values["size"], list) else wanted[0]
-    config = validate(resolve(artifact.method.config), values, what=f"{artifact.method.name} at another size")
-    if config == artifact.config:
+    config = artifact.config.sized(size)
+    if resolve(artifact.method.parts)(config) == artifact.part_specs():
         return artifact
     manifest = make_manifest(artifact.method, config)
     manifest = {**artifact.manifest, "config": manifest["config"], "parts": manifest["parts"], "of": artifact.sha256}
-    file = artifact.folder / f"size-{'x'.join(map(str, wanted))}" / MODEL_FILE
+    file = artifact.folder / f"size-{'x'.join(map(str, size))}" / MODEL_FILE
     if not file.is_file() or read_manifest(file) != json.loads(json.dumps(manifest)):
         model = _seeded(artifact.method, config)
         if not untrained(artifact):
             trained = artifact.build().state_dict()
             own = model.state_dict()
             if unfit := [name for name in own if own[name].shape != trained[name].shape]:
-                raise ConfigError(f"The weights belong to the size {artifact.config.size} ({unfit[0]}); train again.")  # type: ignore[attr-defined]
+                raise ConfigError(f"The weights belong to one size ({unfit[0]}); train again for another.")
             model.load_state_dict(trained)
         write_model(file, model, manifest)
     return Artifact.open(file)

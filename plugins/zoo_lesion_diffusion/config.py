@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from zoo.config import Config, DataConfig, MethodConfig
+from zoo.config import Config, DataConfig, MethodConfig, as_many, changed
 from zoo.tasks import FillOptions
 
 
@@ -182,6 +183,10 @@ class FillingConfig(DenoiserConfig):
     def while_training(self) -> FillingConfig:
         """The settings with the window that training sees."""
         return self.model_copy(update={"sampling": self.sampling.model_copy(update={"window": None})})
+
+    def sized(self, sides: Sequence[int]) -> FillingConfig:
+        """Return the settings for filling by other windows; training's ``size`` stays."""
+        return changed(self, {"sampling": {"window": as_many(sides, self.size)}})
 
     @model_validator(mode="after")
     def _neighbours_fit(self) -> FillingConfig:

@@ -110,11 +110,12 @@ def test_names_that_cannot_be_exported() -> None:
 def test_another_size_keeps_the_weights(trained: Path, tmp_path: Path) -> None:
     artifact = copied(zoo.load(trained), tmp_path / "copy")
     larger = resized(artifact, (48,))
-    assert larger.folder == tmp_path / "copy" / "size-48x48"
+    assert larger.folder == tmp_path / "copy" / "size-48"
     assert larger.part_specs()["denoiser"].inputs[0].shape == ("batch", 1, 48, 48)
     weights = zip(artifact.build().parameters(), larger.build().parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in weights)
     assert resized(artifact, (32, 32)) is artifact
+    assert larger.config.size == (32, 32)  # training's  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="names 3 sides; this model has 2"):
         resized(artifact, (32, 32, 32))
     with pytest.raises(ConfigError, match="must be multiples of 2"):
