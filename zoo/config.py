@@ -103,7 +103,7 @@ Settings = TypeVar("Settings", bound=Config)
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """Return a copy of settings with some of them changed, checked anew."""
-    return validate(type(settings), merge(settings.model_dump(), changes), what="the changed settings")
+    return validate(type(settings), merge(settings.model_dump(), changes), what="the model")
 
 
 def as_many(sides: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
