@@ -52,9 +52,10 @@ FOLDER = "exports"
 ONNX_WRITER = "onnxruntime"
 """The exporter that writes the ONNX file other backends start from."""
 
-TOLERANCES = {"fp32": (1e-4, 1e-5), "fp16": (1e-2, 2e-3), "bf16": (1e-1, 8e-2)}
+TOLERANCES = {"fp32": (1e-4, 3e-5), "fp16": (1e-2, 2e-3), "bf16": (1e-1, 8e-2)}
 """Largest rel_max and rel_l2 of a part by precision.
 
+The order of sums alone makes a rel_l2 of 5e-6 in a U-Net of 114 M parameters, 5e-7 in one of 4 M.
 bf16 keeps less than three digits: U-Nets came out at a rel_l2 of 0.4e-2 to 1.5e-2 in torch and, where norms are cast,
 too, of 1.1e-2 to 5.3e-2 in OpenVINO. What that does to images is for the task's gate to judge.
 """

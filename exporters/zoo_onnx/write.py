@@ -86,9 +86,9 @@ def export(job: ExportJob) -> ExportReport:
         try:
             checks = _verify(job, file, module, seconds)
         except ZooError:
-            _put(file, rejected(job.onnx))
+            put(file, rejected(job.onnx))
             raise
-        files = _put(file, job.onnx)
+        files = put(file, job.onnx)
     runs = options.precision != "bf16"
     report = ExportReport(
         part=job.name,
@@ -229,7 +229,7 @@ def describe(artifact: Artifact, part: str, options: Any) -> dict[str, str]:
     }
 
 
-def _put(file: Path, target: Path) -> list[Path]:
+def put(file: Path, target: Path) -> list[Path]:
     """Move a graph, with its weights where they lie beside it, into place; return the files there."""
     import onnx
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from zoo.descriptors import Part, TensorSpec
 from zoo.errors import (
     ConfigError,
     InvalidGraphError,
+    MissingExtraError,
     NoGpuError,
     ParityError,
     ProviderError,
@@ -33,6 +35,8 @@ from zoo.export import ExportOptions, copied, export
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import zoo_onnx.write  # noqa: E402
+import zoo_openvino.runtime  # noqa: E402
 from zoo_onnx.runtime import check_provider, open_session  # noqa: E402
 from zoo_onnx.verify import check_file, check_operators, check_signature  # noqa: E402
 from zoo_onnx.write import write_onnx  # noqa: E402
@@ -170,7 +174,7 @@ def test_operators_that_the_cpu_lacks_are_named(tmp_path: Path) -> None:
     logging.disable()
     node = onnx.helper.make_node("MatMul", ["x", "x"], ["y"])
     onnx.save(_graph(node, shape=(3, 3), kind=onnx.TensorProto.BFLOAT16), tmp_path / "bf16.onnx")
-    with pytest.raises(UnsupportedOperatorError, match=r"bf16\.onnx: .*NOT_IMPLEMENTED"):
+    with pytest.raises(UnsupportedOperatorError, match=r"bf16\.onnx here: .*NOT_IMPLEMENTED.*another --precision"):
         open_session(tmp_path / "bf16.onnx", PART, "cpu")
 
 
@@ -303,3 +307,31 @@ def test_wrong_arguments(
     code, _, said = zoo_command("export", "lesion-filling", *arguments)
     assert code in (1, 2)
     assert message in said
+
+
+# --- Files of large models, and what is not installed. ---
+
+
+def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo_onnx.write, "ONE_FILE_BYTES", 0)
+    module = nn.Linear(3, 3).eval().requires_grad_(False)
+    inputs = torch.randn(5, 3)
+    (tmp_path / "made").mkdir()
+    write_onnx(module, PART, tmp_path / "made" / "part.onnx", opset=21, about={"zoo.part": "part"})
+    for name in ("part.rejected.onnx", "part.onnx"):
+        if name == "part.onnx":
+            write_onnx(module, PART, tmp_path / "made" / "part.onnx", opset=21, about={})
+        files = zoo_onnx.write.put(tmp_path / "made" / "part.onnx", tmp_path / name)
+        assert [file.name for file in files] == [name, f"{name}.data"]
+        assert not list((tmp_path / "made").iterdir())
+        assert torch.allclose(open_session(files[0], PART, "cpu")(inputs), module(inputs), atol=1e-6)
+
+
+def test_missing_packages_name_the_line_that_helps(exported: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtraError, match=r"needs the package onnxscript: pip install 'mri-zoo\[cpu\]'"):
+        export(exported, ["onnxruntime"], ExportOptions(force=True), (), _no_bar)
+    monkeypatch.setattr(zoo_openvino.runtime.util, "find_spec", lambda name: None)
+    for backend in ("onnxruntime", "openvino"):
+        with pytest.raises(MissingExtraError, match=r"is not installed: pip install 'mri-zoo\[cpu\]'"):
+            exported.parts(backend)
