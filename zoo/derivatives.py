@@ -69,6 +69,7 @@ def fill_cohort(
     dilate: int = 1,
     samples: int = 1,
     backend: str = "torch",
+    precision: str = "fp32",
     devices: Sequence[str] = ("cpu",),
     workers: int = 1,
     command: Sequence[str] = (),
@@ -83,7 +84,7 @@ def fill_cohort(
         artifact: The model.
         cohort: Scans; white-matter masks are used where they are.
         folder: Becomes a BIDS-derivatives dataset: ``sub-X/anat/sub-X_desc-filled_T1w.nii.gz`` with JSON and PNG.
-        options, dilate, samples, backend: As in `zoo.filling.fill_files`.
+        options, dilate, samples, backend, precision: As in `zoo.filling.fill_files`.
         devices: Workers take them in turn.
         workers: Processes; the CPU's cores are shared among them.
         command: Its words, recorded in the sidecars without folders.
@@ -102,7 +103,7 @@ def fill_cohort(
     _describe(folder, artifact)
     fill = partial(
         _fill_scan, artifact.path or artifact.method.name, artifact.config.data.contrasts, folder,
-        checked.model_dump(mode="json"), dilate, samples, backend, list(command),
+        checked.model_dump(mode="json"), dilate, samples, backend, precision, list(command),
     )  # fmt: skip
     jobs = [(scan, devices[number % len(devices)]) for number, scan in enumerate(usable.scans)]
     done: dict[str, FilledScan] = {}
@@ -134,6 +135,7 @@ def _fill_scan(
     dilate: int,
     samples: int,
     backend: str,
+    precision: str,
     command: Sequence[str],
     scan: Scan,
     device: str,
@@ -148,14 +150,14 @@ def _fill_scan(
     try:
         wanted = {
             "ModelSHA256": artifact.sha256, "Method": artifact.method.name, "Options": options, "Samples": samples,
-            "Dilation": dilate,
+            "Dilation": dilate, "Backend": backend, "Precision": precision,
             "InputSHA256": {path.name: sha256(path) for path in (*images, lesions, white_matter) if path},
         }  # fmt: skip
         if all(_is_there(output, wanted) for output in outputs):
             return result(status="there already")
         report = fill_files(
             artifact, images, lesions, outputs, options=options, dilate=dilate, white_matter=white_matter,
-            samples=samples, backend=backend, device=device, command=command,
+            samples=samples, backend=backend, precision=precision, device=device, command=command,
         )  # fmt: skip
     except (ConfigError, UnknownNameError, ArtifactError):
         raise  # would fail on every scan

@@ -65,6 +65,7 @@ def fill_files(
     keep: Sequence[int] = (),
     samples: int = 1,
     backend: str = "torch",
+    precision: str = "fp32",
     device: str = "cpu",
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -82,7 +83,7 @@ def fill_files(
         white_matter: Mask of white matter on the same grid; without it, white matter is estimated from the T1w.
         select, keep: Numbers of the lesions to fill, or to leave as they are (`number_lesions`); neither fills all.
         samples: Draws that are averaged.
-        backend, device: What runs the network, and where.
+        backend, precision, device: What runs the network, in which arithmetic, and where.
         command: Its words, recorded in the sidecar without folders.
         progress: Called with (network calls done, network calls in all).
 
@@ -128,7 +129,7 @@ def fill_files(
     filled = [volume.data for volume in volumes]
     spread: list[np.ndarray] = []
     if drawn:
-        run = partial(resolve(task.run), artifact.parts(backend, device), artifact.config)
+        run = partial(resolve(task.run), artifact.parts(backend, device, precision), artifact.config)
         filled, spread = _fill_volumes(run, artifact.config, volumes, mask, tissue, checked, samples, progress)
     counts: list[tuple[int, int]] = []
     for volume, values, output in zip(volumes, filled, outputs, strict=True):
@@ -147,6 +148,7 @@ def fill_files(
         "LesionsKept": list(keep),
         "Options": checked.model_dump(mode="json"),
         "Backend": backend,
+        "Precision": precision,
         "Dilation": dilate,
         "Command": _without_folders(command),
         "LesionVoxels": drawn,

@@ -154,6 +154,7 @@ def _on_cuda(path: Path, part: Part, device: torch.device) -> Callable[..., Any]
             output.record_stream(here)
         return _one_or_all(outputs)
 
+    call.device = device  # type: ignore[attr-defined]  # a task keeps its tensors there
     return call
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from zoo.artifact import Artifact
 from zoo.descriptors import Part
-from zoo.errors import ExportError, MissingExtraError, UnsupportedOperatorError, ZooError
+from zoo.errors import ExportError, MissingExtraError, SignatureError, UnsupportedOperatorError, ZooError
 from zoo.export import (
     ExportJob,
     ExportReport,
@@ -85,9 +86,9 @@ def export(job: ExportJob) -> ExportReport:
         try:
             checks = _verify(job, file, module, seconds)
         except ZooError:
-            _put(file, rejected(job.onnx))
+            put(file, rejected(job.onnx))
             raise
-        files = _put(file, job.onnx)
+        files = put(file, job.onnx)
     runs = options.precision != "bf16"
     report = ExportReport(
         part=job.name,
@@ -146,6 +147,7 @@ def write_onnx(module: nn.Module, part: Part, path: Path, *, opset: int, about: 
         about: Goes into the file's metadata.
 
     Raises:
+        SignatureError: A dynamic axis is fixed by the module.
         UnsupportedOperatorError: Torch knows no ONNX operator for something in it.
         ExportError: It cannot be traced.
     """
@@ -169,7 +171,7 @@ def write_onnx(module: nn.Module, part: Part, path: Path, *, opset: int, about: 
                 verbose=False,
             )
     except Exception as error:
-        raise _explain(error) from error
+        raise _explain(error, part) from error
     assert program is not None
     for node in program.model.graph.all_nodes():
         # Stack traces name folders of the machine that exported.
@@ -180,12 +182,20 @@ def write_onnx(module: nn.Module, part: Part, path: Path, *, opset: int, about: 
     program.save(str(path), external_data=weights > ONE_FILE_BYTES)
 
 
-def _explain(error: Exception) -> ExportError:
+def _explain(error: Exception, part: Part) -> ExportError:
     """Return what torch raised as one of the zoo's, with the innermost reason."""
     reason: BaseException = error
     while reason.__cause__ is not None:
         reason = reason.__cause__
     first = next((line.strip() for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
+    fixed = re.search(r"inferred a static shape of (\d+) for dimension inputs\[(\d+)\]\.shape\[(\d+)\]", str(reason))
+    if fixed:
+        size, number, axis = (int(found) for found in fixed.groups())
+        return SignatureError(
+            f"Axis {axis} of the input {part.inputs[number].name!r} is fixed at {size} by the module; declared is the "
+            f"dynamic axis {part.inputs[number].shape[axis]!r}. Something in it depends on its value, e.g. "
+            f"int(x.shape[{axis}])."
+        )
     missing = "No ONNX function found" in str(error) or "DispatchError" in type(reason).__name__
     if missing or "No ONNX function" in first:
         return UnsupportedOperatorError(f"ONNX has no operator for something in the part: {first}")
@@ -219,7 +229,7 @@ def describe(artifact: Artifact, part: str, options: Any) -> dict[str, str]:
     }
 
 
-def _put(file: Path, target: Path) -> list[Path]:
+def put(file: Path, target: Path) -> list[Path]:
     """Move a graph, with its weights where they lie beside it, into place; return the files there."""
     import onnx
 

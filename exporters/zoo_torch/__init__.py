@@ -1,1 +1,1 @@
-"""Torch as a runtime: eager for now. Needs no compiling; the model file is the artifact."""
+"""Torch as a runtime, eager and compiled. The model file is the artifact."""

@@ -1,4 +1,4 @@
-"""Registers the torch runtime."""
+"""Registers torch as a runtime, eager and compiled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from zoo import Exporter, hookimpl
 
 @hookimpl
 def zoo_exporters() -> list[Exporter]:
-    """Return the eager torch runtime."""
+    """Return ``torch`` and ``torch-compile``."""
     return [
         Exporter(
             name="torch",
@@ -15,5 +15,12 @@ def zoo_exporters() -> list[Exporter]:
             available="zoo_torch.eager:available",
             load="zoo_torch.eager:load",
             precisions=("fp32", "fp16", "bf16"),
-        )
+        ),
+        Exporter(
+            name="torch-compile",
+            summary="The model compiled by torch when it is first used, for each batch size; takes a minute or more.",
+            available="zoo_torch.compiled:available",
+            load="zoo_torch.compiled:load",
+            precisions=("fp32", "fp16", "bf16"),
+        ),
     ]

@@ -229,3 +229,5 @@ class InpaintingOptions(Config):
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
     start: float | None = Field(None, gt=0, le=1, description="Where to begin, share of T; default: the model's")
     samples: int = Field(1, ge=1, le=256, description="Draws that are averaged")
+    backend: str = Field("torch", description="Runtime of the network")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="What the network computes in")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.artifact import Artifact
+from zoo.artifact import Artifact, default_device
 from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
@@ -192,8 +192,7 @@ def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
     run, kind = resolve(task.run), resolve(task.options)
     asked = options.model_dump(include={"steps", "solver", "start"}, exclude_none=True)
     checked = validate(kind, asked, what=f"fill of {artifact.method.name}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parts = artifact.parts("torch", device)
+    parts = artifact.parts(options.backend, default_device(options.backend), options.precision)
 
     def fill(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
         white_matter = torch.from_numpy(np.moveaxis(scan.white_matter, 0, 2)) if scan.white_matter.any() else None
@@ -304,6 +303,7 @@ def _summarise(
         "seed": options.seed,
         "spacing_mm": artifact.config.data.spacing_mm,
         "images_seen": artifact.manifest.get("images_seen"),
+        "backend": f"{options.backend}, {options.precision}",
         "lpips": "AlexNet, linear weights 0.1" if not why_not else "not measured",
     }
     return Evaluation(scores, about, list(rows.values()), pictures)

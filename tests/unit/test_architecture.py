@@ -24,6 +24,8 @@ TORCH_FREE = [
     "zoo.errors",
     "zoo.hookspecs",
     "zoo.tasks",
+    "zoo_onnx.plugin",
+    "zoo_openvino.plugin",
     "zoo_torch.plugin",
     "zoo.imaging.plugin",
     *(f"{plugin}.{module}" for plugin in PLUGINS for module in ("plugin", "config")),

@@ -16,6 +16,7 @@ COMMANDS = {
     "data": "Make the phantom cohort, or check a cohort of your own.",
     "train": "Train a method on a cohort; the same command goes on where it stopped.",
     "evaluate": "Measure a trained model on subjects it has not seen, beside baselines.",
+    "export": "Export a model to ONNX, OpenVINO or TensorRT, verified.",
     "fill": "Fill the lesions of a patient.",
     "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",

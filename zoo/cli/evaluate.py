@@ -8,6 +8,7 @@ import click
 
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.config import merge, parse_assignment
+from zoo.descriptors import PRECISIONS
 
 
 @click.command(name="evaluate")
@@ -15,6 +16,8 @@ from zoo.config import merge, parse_assignment
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="BIDS folder or .tsv manifest.")
 @click.option("--with", "evaluators", multiple=True, metavar="NAME", help="Evaluator; default: the method's own.")
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="AlexNet weights for LPIPS, a local file.")
+@click.option("--backend", help="Runtime of the network; zoo list shows them. Default: torch.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="What the network computes in. Default: fp32.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="One option of the evaluators.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -22,6 +25,8 @@ def command(
     data: Path,
     evaluators: tuple[str, ...],
     lpips_weights: Path | None,
+    backend: str | None,
+    precision: str | None,
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -30,14 +35,16 @@ def command(
     \b
     zoo evaluate RUN --data my-bids-folder
     zoo evaluate RUN --data my-bids-folder --with inpainting --set lesion_masks=patients --json
+    zoo evaluate RUN --data my-bids-folder --backend openvino --precision bf16
     zoo evaluate RUN --data my-bids-folder --lpips-weights alexnet-owt-7be5be79.pth
     """
     import zoo
     from zoo.evaluation import evaluate, explain
 
     artifact = zoo.load(run)
-    given = [{"lpips_weights": str(lpips_weights)}] if lpips_weights else []
-    options = merge(*given, *(parse_assignment(text) for text in assignments))
+    flags = {"lpips_weights": lpips_weights and str(lpips_weights), "backend": backend, "precision": precision}
+    given = {name: value for name, value in flags.items() if value is not None}
+    options = merge(given, *(parse_assignment(text) for text in assignments))
     results = evaluate(artifact, data, evaluators=evaluators, options=options, bar=progress_bar)
     if as_json:
         show_json({name: result.to_json() for name, result in results.items()})

@@ -12,6 +12,7 @@ import click
 
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.config import merge, parse_assignment
+from zoo.descriptors import PRECISIONS
 
 if TYPE_CHECKING:
     from zoo.artifact import Artifact
@@ -68,6 +69,8 @@ def _list_lesions(path: Path, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another option of the method.")
 @click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+              help="What the network computes in; zoo export makes the files for it.")  # fmt: skip
 @click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes that share the scans of --data; they take the GPUs in turn.")  # fmt: skip
@@ -91,6 +94,7 @@ def command(
     seed: int,
     assignments: tuple[str, ...],
     backend: str,
+    precision: str,
     device: str | None,
     workers: int,
     as_json: bool,
@@ -100,6 +104,7 @@ def command(
     \b
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --select 1,3 --samples 8
+    zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --backend openvino --precision bf16
     zoo fill --list --lesions mask.nii.gz
     zoo fill RUN --data my-bids-folder --out my-bids-folder/derivatives/filled --workers 2
     """
@@ -113,22 +118,24 @@ def command(
     import torch
 
     import zoo
+    from zoo.artifact import default_device
 
     artifact = zoo.load(model)
     options = merge(
         {"seed": seed, **({"steps": steps} if steps else {}), **({"solver": solver} if solver else {})},
         *(parse_assignment(text) for text in assignments),
     )
-    gpus = torch.cuda.device_count()
+    preferred = default_device(backend)
     if data is not None:
         if images or lesions or white_matter or select or keep or len(outputs) != 1:
             raise click.UsageError(
                 "--data brings its own images and masks: beside it give one --out and no other file."
             )
-        devices = [device] if device else [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if preferred == "cuda" else []
+        devices = [device] if device else gpus or [preferred]
         _fill_cohort(
             artifact, data, outputs[0], as_json, options=options, dilate=dilate, samples=samples, backend=backend,
-            devices=devices, workers=workers, command=["zoo", *words],
+            precision=precision, devices=devices, workers=workers, command=["zoo", *words],
         )  # fmt: skip
         return
     if not images:
@@ -148,7 +155,8 @@ def command(
             keep=keep,
             samples=samples,
             backend=backend,
-            device=device or ("cuda" if gpus else "cpu"),
+            precision=precision,
+            device=device or preferred,
             command=["zoo", *words],
             progress=progress,
         )

@@ -22,6 +22,7 @@ from zoo.descriptors import Method, resolve
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.evaluation import evaluate
 from zoo.experiment import estimate_cost, launch, plan_training, train_method
+from zoo.export import TOLERANCES, ExportOptions, export
 from zoo.files import sha256
 from zoo.imaging.phantom import write_phantom
 from zoo.registry import registry
@@ -273,6 +274,23 @@ class MethodContract(_Contract):
             assert all(torch.equal(golden[f"{name}/input/{key}"], tensor) for key, tensor in inputs.items())
             for spec, output in zip(part.outputs, _as_tuple(parts[name](*inputs.values())), strict=True):
                 assert _distance(golden[f"{name}/output/{spec.name}"], output.float()) < self.tolerance()
+
+    # --- Other runtimes. ---
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tensorrt-rtx"])
+    def test_every_part_is_exported_and_verified(self, artifact: Artifact, backend: str) -> None:
+        """Each file passes its checks: the graph, its numbers, and whole results where it runs here."""
+        if backend not in registry().exporters:
+            pytest.skip(f"no plugin brings {backend}")
+        missing = resolve(registry().exporters[backend].available)()
+        if missing:
+            pytest.skip(missing)
+        reports = export(artifact, [backend], ExportOptions(), (), _no_bar)
+        made = [report for report in reports if report.backend == backend]
+        assert [report.part for report in made] == list(artifact.part_specs())
+        assert all(file.is_file() for report in made for file in report.files)
+        for report in made:
+            assert report.status == "not run" or report.checks["parity"]["rel_max"] <= TOLERANCES["fp32"][0]
 
 
 def _check_fill(artifact: Artifact, cohort: Path, folder: Path) -> None:
