@@ -97,7 +97,9 @@ def explain(error: Exception, what: str) -> ExportError:
     """Return an exception of ONNX Runtime as one of the zoo's."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "NOT_IMPLEMENTED" in text:
-        return UnsupportedOperatorError(f"ONNX Runtime cannot run {what}: {text}")
+        return UnsupportedOperatorError(
+            f"ONNX Runtime cannot run {what} here: {text}. Use another --precision or --backend."
+        )
     if "Failed to allocate memory" in text or "out of memory" in text.lower():
         return OutOfMemoryError(f"{what} does not fit into memory: {text} Use a smaller batch.")
     return ExportError(f"ONNX Runtime cannot run {what}: {text}")
