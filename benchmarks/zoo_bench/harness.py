@@ -217,16 +217,16 @@ def run_case(bench: Bench, case: Case, runs: Path) -> list[Record]:
                 asked = job.model_copy(update={"action": "export", "backend": row.backend, "precision": row.precision})
                 with bench.bar(f"Exporting {name} for {row.backend} in {row.precision}"):
                     exports[row.backend, row.precision] = bench.ask(asked)
+        blocked = {row: _blocked(reference, exports.get((row.backend, row.precision), {})) for row in case.rows}
         for batch in case.batch:
-            for rows in _groups(case.rows, artifact, device):
+            for rows in _groups(case.rows, [row for row in case.rows if blocked[row] is None], artifact, device):
                 bench.groups += 1
                 skeletons = [_skeleton(bench, case, artifact, job, row, batch) for row in rows]
-                blocked = [_blocked(reference, exports.get((row.backend, row.precision), {})) for row in rows]
                 jobs = [
                     job.model_copy(update={"action": "measure", "batch": batch, **row.model_dump()}) for row in rows
                 ]
                 with bench.bar(f"Timing {name}, batch {batch}") as progress:
-                    outcomes = _measure(bench, jobs, blocked, progress)
+                    outcomes = _measure(bench, jobs, [blocked[row] for row in rows], progress)
                 records += [
                     _finished(skeleton, {**reference, **outcome}, exports.get((row.backend, row.precision), {}))
                     for skeleton, outcome, row in zip(skeletons, outcomes, rows, strict=True)
@@ -240,14 +240,19 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _groups(rows: Sequence[Row], artifact: Artifact, device: str) -> Iterator[list[Row]]:
-    """Yield rows that fit into memory together; the first row is in every group, since ratios are to it."""
+def _groups(rows: Sequence[Row], running: Sequence[Row], artifact: Artifact, device: str) -> Iterator[list[Row]]:
+    """Yield rows whose processes fit into memory together; the first is in every group, since ratios are to it."""
     size = artifact.path.stat().st_size if artifact.path else 0
     each = PROCESS_BYTES + (MODEL_COPIES * size if device == "cpu" else size)
     together = max(int(machine.available_memory() // each), 2)
-    first, others = rows[0], rows[1:]
-    for start in range(0, max(len(others), 1), together - 1):
-        yield [first, *others[start : start + together - 1]]
+    group, begun = [rows[0]], 1
+    for row in rows[1:]:
+        if row in running and begun == together:
+            yield group
+            group, begun = [rows[0]], 1
+        group.append(row)
+        begun += row in running
+    yield group
 
 
 def _blocked(reference: dict[str, Any], export: dict[str, Any]) -> dict[str, Any] | None:

@@ -232,8 +232,11 @@ def test_rows_that_do_not_fit_together_are_measured_in_groups(trained: Path, mon
     names = {}
     for gib in (1, 4, 64):
         monkeypatch.setattr("zoo.machine.available_memory", lambda gib=gib: gib << 30)
-        names[gib] = ["".join(row.backend for row in group) for group in _groups(rows, artifact, "cpu")]
+        names[gib] = ["".join(row.backend for row in group) for group in _groups(rows, rows, artifact, "cpu")]
     assert names == {1: ["ab", "ac", "ad"], 4: ["abc", "ad"], 64: ["abcd"]}
+    monkeypatch.setattr("zoo.machine.available_memory", lambda: 1)
+    groups = _groups(rows, [rows[0], rows[3]], artifact, "cpu")  # b and c cannot run, and take no memory
+    assert ["".join(row.backend for row in group) for group in groups] == ["abcd"]
 
 
 def test_what_is_asked_wrongly_is_refused(zoo_command, trained: Path, tmp_path: Path) -> None:
