@@ -309,7 +309,7 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
     if artifact.path:
         with safe_open(artifact.path, framework="np") as file:
             parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    size = None if job.kind == "task" else getattr(artifact.config, "size", None)
+    shape = () if job.kind == "task" else artifact.part_specs()[job.name].inputs[0].shape
     return Record(
         run_id=bench.run_id,
         group=bench.groups,
@@ -330,7 +330,7 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
             name=job.name,
             batch=batch,
             unit="volumes" if job.kind == "task" else "samples",
-            size=tuple(size) if isinstance(size, Sequence) else (size,) if size else None,
+            size=tuple(side for side in shape[2:] if isinstance(side, int)) or None,
             options=dict(job.options),
         ),
         artifact_bytes=artifact.path.stat().st_size if artifact.path else None,
