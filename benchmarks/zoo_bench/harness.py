@@ -48,6 +48,13 @@ class Row(Config):
     backend: str = Field(description="As zoo list shows it")
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     cuda_graph: bool = Field(False, description="Capture the call once and replay it")
+    contiguous: bool = Field(False, description="Torch with weights as they are stored, a baseline; else channels last")
+
+    @model_validator(mode="after")
+    def _torch_has_layouts(self) -> Row:
+        if self.contiguous and self.backend != "torch":
+            raise ValueError(f"contiguous is for backend 'torch', not {self.backend!r}")
+        return self
 
 
 class Case(Config):
@@ -322,7 +329,12 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
             parameters=parameters or None,
             weights_sha256=artifact.sha256,
         ),
-        backend=Backend(name=row.backend, version=machine.version_of(row.backend), cuda_graph=row.cuda_graph),
+        backend=Backend(
+            name=row.backend,
+            version=machine.version_of(row.backend),
+            cuda_graph=row.cuda_graph,
+            contiguous=row.contiguous,
+        ),
         precision=row.precision,
         device=job.device,
         work=Work(

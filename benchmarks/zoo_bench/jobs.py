@@ -34,6 +34,7 @@ class Job(Config):
     precision: str
     device: str
     cuda_graph: bool = False
+    contiguous: bool = False
     kind: Literal["part", "task"]
     name: str
     batch: int = Field(1, ge=1)

@@ -37,6 +37,7 @@ class Backend(Config):
     name: str = Field(description="As --backend takes it, or the peer's library")
     version: str = Field("", description="Of the package behind it")
     cuda_graph: bool = Field(False, description="The call was captured once and is replayed")
+    contiguous: bool = Field(False, description="Torch with weights as they are stored, instead of channels last")
 
 
 class Work(Config):
@@ -156,7 +157,9 @@ class Record(Config):
     @property
     def how(self) -> str:
         """Backend and precision, in words."""
-        return f"{self.backend.name}{' + CUDA graph' if self.backend.cuda_graph else ''} {self.precision}"
+        backend = self.backend
+        more = (" + CUDA graph" if backend.cuda_graph else "") + (" contiguous" if backend.contiguous else "")
+        return f"{backend.name}{more} {self.precision}"
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -188,7 +188,7 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
     expected = [kept[f"out {index}"] for index in range(sum(key.startswith("out ") for key in kept))]
 
     began = time.perf_counter()
-    run = work_of(artifact, job, artifact.parts(job.backend, job.device, job.precision))
+    run = work_of(artifact, job, _parts(artifact, job))
     _synchronise(job)
     load_s = time.perf_counter() - began
     timed = _timed_inputs(artifact, job, inputs)
@@ -219,6 +219,15 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
             call()  # the rows before this one have emptied its caches
         host, gpu = _round(call, job, json.loads(order))
         yield {"host_ms": host, "gpu_ms": gpu, "memory": _memory(used_before), "gpu_state": machine.gpu_state()}
+
+
+def _parts(artifact: Artifact, job: Job) -> Parts:
+    if not job.contiguous:
+        return artifact.parts(job.backend, job.device, job.precision)
+    from zoo_torch.eager import as_callable, load_module
+
+    modules = {name: load_module(artifact.folder, name, job.device, job.precision) for name in artifact.part_specs()}
+    return {name: as_callable(module, job.device) for name, module in modules.items()}
 
 
 def _input_names(artifact: Artifact, job: Job) -> list[str]:
