@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "Train a method on a cohort; the same command goes on where it stopped.",
     "evaluate": "Measure a trained model on subjects it has not seen, beside baselines.",
     "fill": "Fill the lesions of a patient.",
+    "sample": "Generate images.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",
 }
