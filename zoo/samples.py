@@ -84,7 +84,6 @@ def sample_files(
         "Options": checked.model_dump(mode="json"),
         "Backend": backend,
         "Units": "arbitrary, 0 to 1",
-        "SpacingKnown": artifact.config.data.spacing_mm is not None,
         "Command": shlex.join(Path(word).name if "/" in word else word for word in command),
     }
     numbers = range(first, first + count)
@@ -92,11 +91,13 @@ def sample_files(
     shown: list[np.ndarray] = []
     for start in range(0, count, checked.batch_size):
         some = numbers[start : start + checked.batch_size]
-        images = run(parts, artifact.config, [seed_for(checked.seed, number) for number in some], checked).numpy()
+        samples = run(parts, artifact.config, [seed_for(checked.seed, number) for number in some], checked)
+        images, spacing = samples.images.numpy(), samples.spacing_mm
         if not np.isfinite(images).all():
             raise DataError(f"Samples {some[0]} to {some[-1]} hold NaN or infinite values; was the training stable?")
         for number, image in zip(some, images, strict=True):
-            written += _write(folder, number, image, artifact, {**sidecar, "Sample": number})
+            about = {**sidecar, "Sample": number, "SpacingKnown": spacing is not None}
+            written += _write(folder, number, image, artifact, spacing or (1.0, 1.0, 1.0), about)
             if len(shown) < _SHOWN:
                 shown.append(image)
         if progress:
@@ -107,11 +108,15 @@ def sample_files(
 
 
 def _write(
-    folder: Path, number: int, image: np.ndarray, artifact: Artifact, sidecar: Mapping[str, object]
+    folder: Path,
+    number: int,
+    image: np.ndarray,
+    artifact: Artifact,
+    spacing_mm: tuple[float, float, float],
+    sidecar: Mapping[str, object],
 ) -> list[Path]:
     """Write the contrasts ``[C, i, j(, k)]`` of one sample, each with its sidecar; return the images."""
-    spacing = artifact.config.data.spacing_mm or 1.0
-    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine = np.diag([*spacing_mm, 1.0])
     paths = []
     for contrast, values in zip(artifact.config.data.contrasts, image, strict=True):
         path = folder / f"sample-{number:04d}_{contrast}.nii.gz"

@@ -8,6 +8,7 @@ the result, where there was an input onto its native grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
@@ -64,10 +65,23 @@ class SampleOptions(Config):
     batch_size: int = Field(16, ge=1, description="Samples a network call; changes only rounding")
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Generated images.
+
+    Attributes:
+        images: float32 ``[N, C, i, j]`` or ``[N, C, i, j, k]`` on the CPU in [-1, 1], RAS, one channel a contrast.
+        spacing_mm: Voxel size along (i, j, k), of slices their thickness; ``None`` where it is not known.
+    """
+
+    images: Tensor
+    spacing_mm: tuple[float, float, float] | None
+
+
 class SampleTask(Protocol):
     """The verb ``sample``: generate images from nothing."""
 
-    def __call__(self, parts: Parts, config: Any, seeds: Sequence[int], options: Any) -> Tensor:
+    def __call__(self, parts: Parts, config: Any, seeds: Sequence[int], options: Any) -> Samples:
         """Return one image a seed.
 
         Args:
@@ -75,7 +89,4 @@ class SampleTask(Protocol):
             config: The settings the model was trained with.
             seeds: One a sample, all for one network call; a sample depends on its own alone.
             options: The method's options.
-
-        Returns:
-            float32 ``[N, C, i, j]`` or ``[N, C, i, j, k]`` on the CPU in [-1, 1], RAS, one channel a contrast.
         """

@@ -6,16 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from zoo.config import Config, DataConfig, MethodConfig, TrainingConfig
+from zoo.config import Config, MethodConfig, TrainingConfig
 from zoo.tasks import SampleOptions
-
-
-class StyleGANData(DataConfig):
-    """As for every method, on a coarser grid."""
-
-    spacing_mm: float | None = Field(
-        2.5, gt=0, le=20, description="Isotropic voxel size of the model's grid, mm; none: each image's own"
-    )
 
 
 class StyleGANTraining(TrainingConfig):
@@ -44,8 +36,9 @@ class NetworkConfig(Config):
 class SliceConfig(Config):
     """Which axial slices are learnt; position 0 is the lowest slice of the head, 1 the highest."""
 
-    between: tuple[float, float] = Field((0.0, 1.0), description="Lowest and highest position")
+    between: tuple[float, float] = Field((0.25, 0.85), description="Lowest and highest position; 0,1 for slabs")
     count: int | None = Field(None, ge=1, description="Neighbouring slices a scan, in the middle of that; none: all")
+    pool: int = Field(2, ge=1, description="Pixels along each side averaged to one; slices stay as thick as they are")
 
     @model_validator(mode="after")
     def _in_order(self) -> SliceConfig:
@@ -94,10 +87,9 @@ class AugmentationConfig(Config):
 class StyleGANConfig(MethodConfig):
     """Settings of ``stylegan2-ada``."""
 
-    data: StyleGANData = Field(default_factory=StyleGANData)
     training: StyleGANTraining = Field(default_factory=StyleGANTraining)
     size: tuple[int, ...] = Field(
-        (64, 80), min_length=2, max_length=3, description="Image, pixels (left-right, back-front[, bottom-top])"
+        (80, 96), min_length=2, max_length=3, description="Image, pixels (left-right, back-front[, bottom-top])"
     )
     copies: int = Field(1, ge=1, description="Channels a contrast is repeated on (paper: 3 for ADC)")
     slices: SliceConfig = Field(default_factory=SliceConfig)
@@ -110,6 +102,17 @@ class StyleGANConfig(MethodConfig):
     def image_channels(self) -> int:
         """Channels of an image: contrasts, each as often as it is copied."""
         return len(self.data.contrasts) * self.copies
+
+    @property
+    def pool(self) -> int:
+        """Voxels along a side of the image that are averaged to one; 1 for volumes."""
+        return self.slices.pool if len(self.size) == 2 else 1
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size of the images that are learnt, or ``None`` where each has its own."""
+        spacing = self.data.spacing_mm
+        return (spacing * self.pool, spacing * self.pool, spacing) if spacing else None
 
     @model_validator(mode="after")
     def _groups_fit(self) -> StyleGANConfig:

@@ -59,11 +59,25 @@ class StyleGANExamples:
             image = np.moveaxis(images, 0, 3)  # [C, I, J, K]
         else:
             image, head = images[first], head[:2]
-        window = crop_around(image, head, self.config.size)
         return {
-            "image": np.repeat(window, self.config.copies, axis=0),
+            "image": to_network(image, head, self.config),
             "slice_position": np.array(position, np.float32),
         }
+
+
+def to_network(image: np.ndarray, head: Sequence[tuple[int, int]], config: StyleGANConfig) -> np.ndarray:
+    """Return what the network sees of a slice or volume, float32 ``[image_channels, *size]`` in [-1, 1].
+
+    Args:
+        image: ``[contrasts, *spatial]`` on the model's grid.
+        head: Where the head is along each spatial axis; the window lies over its middle.
+        config: Settings.
+    """
+    pool = config.pool
+    window = crop_around(image, head, [side * pool for side in config.size])
+    blocks = [extent for side in config.size for extent in (side, pool)]
+    averaged = window.reshape(len(window), *blocks).mean(axis=tuple(range(2, 2 + 2 * len(config.size), 2)))
+    return np.repeat(averaged, config.copies, axis=0)
 
 
 def slices_between(extent: tuple[int, int], wanted: SliceConfig, scan: str) -> list[tuple[int, float]]:
@@ -85,7 +99,7 @@ def slices_between(extent: tuple[int, int], wanted: SliceConfig, scan: str) -> l
     if len(inside) < wanted.count:
         raise DataError(
             f"{scan} has {len(inside)} slices between positions {wanted.between[0]:g} and {wanted.between[1]:g}, fewer "
-            f"than slices.count {wanted.count}; set slices.count=none or a finer data.spacing_mm."
+            f"than slices.count {wanted.count}; set a lower slices.count or a finer data.spacing_mm."
         )
     start = (len(inside) - wanted.count) // 2
     return inside[start : start + wanted.count]

@@ -11,7 +11,7 @@ from zoo import Citation, Method, Task, hookimpl
 _PAPER: dict[str, Any] = {
     "size": (256, 256),
     "data": {"spacing_mm": 1.0},
-    "slices": {"count": 71},
+    "slices": {"between": (0.0, 1.0), "count": 71, "pool": 1},
     "network": {
         "latent_width": 512,
         "style_width": 512,
@@ -37,8 +37,9 @@ def _echoes(*numbers: int) -> dict[str, Any]:
 
 
 _TINY: dict[str, Any] = {
-    "size": (32, 40),
+    "size": (40, 48),
     "data": {"spacing_mm": 4.0},
+    "slices": {"pool": 1},
     "network": {"latent_width": 32, "style_width": 32, "mapping_layers": 2, "channel_budget": 256, "channel_limit": 32},
     "training": {
         "images": 4_000,
@@ -78,7 +79,7 @@ def zoo_methods() -> list[Method]:
                     **_PAPER,
                     "data": {"spacing_mm": 1.5, "contrasts": ("ADC",)},
                     "copies": 3,
-                    "slices": {"count": 41},
+                    "slices": {**_PAPER["slices"], "count": 41},
                     "training": {**_PAPER["training"], "images": 9_200_000},
                 },
             },

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from zoo.nn.stylegan import noise_shapes, style_count
 from zoo.sampling import Randomness
-from zoo.tasks import Parts
+from zoo.tasks import Parts, Samples
 from zoo_stylegan2.config import StyleGANConfig, StyleGANOptions
 
 
-def sample(parts: Parts, config: StyleGANConfig, seeds: Sequence[int], options: StyleGANOptions) -> Tensor:
-    """Generate images, ``[N, contrasts, *size]`` in [-1, 1]; the verb ``sample``.
+def sample(parts: Parts, config: StyleGANConfig, seeds: Sequence[int], options: StyleGANOptions) -> Samples:
+    """Generate images, the verb ``sample``.
 
     Copies of a contrast are averaged.
     """
     images = draw(parts, config, Randomness(seeds), truncation=options.truncation).float().cpu()
     grouped = images.reshape(len(images), -1, config.copies, *config.size)
-    return grouped.mean(2).clamp(-1, 1)
+    return Samples(grouped.mean(2).clamp(-1, 1), config.spacing_mm)
 
 
 def draw(

@@ -93,9 +93,10 @@ def _matrices(size: Sequence[int], kinds: Sequence[str], probability: float, ran
     linear = torch.eye(dims, device=random.device).repeat(count, 1, 1)
     offset = torch.zeros(count, dims, device=random.device)
     if "rotate" in kinds:
+        chosen = random.uniform() < probability
         for first in range(dims):
             for second in range(first + 1, dims):
-                angle = (2 * random.uniform() - 1) * ROTATION * (random.uniform() < probability)
+                angle = (2 * random.uniform() - 1) * ROTATION * chosen
                 turn = torch.eye(dims, device=random.device).repeat(count, 1, 1)
                 turn[:, first, first] = turn[:, second, second] = angle.cos()
                 turn[:, first, second], turn[:, second, first] = -angle.sin(), angle.sin()

@@ -230,9 +230,14 @@ def modulated_conv(
         y = smooth(y, up_filter * 2**dims, padding=1)
     if not demodulate:
         return y
-    power = weight.float().square().flatten(2).sum(2)  # [outputs, inputs]
-    norm = torch.rsqrt(F.linear(style.float().square(), power) + 1e-8)
+    power = _whole(weight).square().flatten(2).sum(2)  # [outputs, inputs]
+    norm = torch.rsqrt(F.linear(_whole(style).square(), power) + 1e-8)
     return y * norm.reshape(shape).to(y.dtype)
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Return half precision as float32, and all else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _clamped(x: Tensor, gain: float) -> Tensor:
@@ -289,7 +294,7 @@ class ToImage(nn.Module):
         """Return float32 ``[B, outputs, *spatial]`` of ``x`` ``[B, inputs, *spatial]`` and ``w``."""
         style = self.affine(w) / math.sqrt(self.weight.shape[1])
         y = modulated_conv(x, self.weight, style, demodulate=False)
-        return y.float() + self.bias.reshape(-1, *[1] * (x.dim() - 2))
+        return _whole(y) + self.bias.reshape(-1, *[1] * (x.dim() - 2))
 
 
 # --- Networks. ---
@@ -435,7 +440,7 @@ class Discriminator(nn.Module):
         for block in self.blocks:
             x = block(x)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
+            x = _whole(x)
             if self.group > 1:
                 x = torch.cat([x, batch_spread(x, self.group)], dim=1)
             x = self.conv(x)
