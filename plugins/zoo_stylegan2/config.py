@@ -14,6 +14,7 @@ class StyleGANTraining(TrainingConfig):
     """As for every method; the best averaged generator is left, as the last one seldom is it."""
 
     images: int = Field(40_000, gt=0, description="Images seen in the whole training")
+    batch_size: int = Field(8, gt=0, description="Images a step, over all devices")
     checkpoint_images: int = Field(4_000, gt=0, description="Images between checkpoints")
     sample_images: int = Field(4_000, gt=0, description="Images between sample sheets")
     validation_images: int = Field(256, ge=2, description="Images of validation subjects scored at a checkpoint")
@@ -36,7 +37,7 @@ class NetworkConfig(Config):
 class SliceConfig(Config):
     """Which axial slices are learnt; position 0 is the lowest slice of the head, 1 the highest."""
 
-    between: tuple[float, float] = Field((0.25, 0.85), description="Lowest and highest position; 0,1 for slabs")
+    between: tuple[float, float] = Field((0.25, 0.85), description="Lowest and highest position; 0.05,0.95 for slabs")
     count: int | None = Field(None, ge=1, description="Neighbouring slices a scan, in the middle of that; none: all")
     pool: int = Field(2, ge=1, description="Pixels along each side averaged to one; slices stay as thick as they are")
 
