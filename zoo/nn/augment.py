@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.sampling import Randomness
+if TYPE_CHECKING:
+    from zoo.sampling import Randomness
 
 GEOMETRIC = ("mirror", "shift", "scale", "rotate")
 INTENSITY = ("brightness", "contrast", "bias-field", "noise")
