@@ -69,6 +69,10 @@ class TrainingConfig(Config):
     sample_images: int = Field(16_000, gt=0, description="Images between sample sheets")
     log_images: int = Field(320, gt=0, description="Images between lines of metrics.jsonl")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept; the best one stays besides")
+    validation_images: int = Field(64, ge=2, description="Images of validation subjects scored at a checkpoint")
+    final_model: Literal["last", "best"] = Field(
+        "last", description="Which checkpoint's averaged model the run leaves; best: by the first validation score"
+    )
 
 
 class MethodConfig(Config):

@@ -99,10 +99,14 @@ class Run:
         folder = self.folder / "checkpoints"
         return sorted(entry for entry in folder.glob("[0-9]*") if entry.is_dir()) if folder.is_dir() else []
 
+    def checkpoint(self, images_seen: int) -> Path:
+        """Return the folder of the checkpoint after ``images_seen`` images, whether it is there or not."""
+        return self.folder / "checkpoints" / f"{images_seen:09d}"
+
     @contextmanager
     def new_checkpoint(self, images_seen: int) -> Iterator[Path]:
         """Yield an empty folder that becomes checkpoint ``images_seen`` when the block ends well."""
-        with replacing(self.folder / "checkpoints" / f"{images_seen:09d}") as temporary:
+        with replacing(self.checkpoint(images_seen)) as temporary:
             temporary.mkdir()
             yield temporary
 

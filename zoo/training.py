@@ -43,7 +43,6 @@ READING_WORKERS = min(8, os.cpu_count() or 1)
 ORDER, EXAMPLE, STEP, VALIDATION, PREVIEW, INITIAL, GOLDEN = range(7)
 """What a seed is for; the first key of `seed_for` after the run's seed."""
 
-_VALIDATION_IMAGES = 64
 _PREVIEW_IMAGES = 4
 _GOLDEN_BATCH = 2
 
@@ -75,8 +74,12 @@ class Trainer(Protocol):
     def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         """Do one optimisation step on this process' share of the batch and return losses to log."""
 
-    def validate(self, batch: Batch, random: Randomness) -> Tensor:
-        """Return a score per image, lower is better, ``[B]``, of the averaged model."""
+    def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        """Return scores of the averaged model by name, each of the whole batch or one an image, ``[]`` or ``[B]``.
+
+        The first, lower is better, decides which checkpoint is the best. Nothing is returned where nothing can be
+        measured.
+        """
 
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
         """Return pictures for the sample sheet, ``[rows, columns, H, W]`` in [-1, 1]."""
@@ -299,12 +302,11 @@ def train(
 
     def save() -> None:
         nonlocal best, last_saved
-        score = _validate(trainer, validation, config, fabric)
+        scores = _validate(trainer, validation, config, fabric)
         if first:
-            if score is not None:
-                run.log(
-                    {"images": images_seen, "seconds": round(time.monotonic() - began, 3), "validation/loss": score}
-                )
+            if scores:
+                run.log({"images": images_seen, "seconds": round(time.monotonic() - began, 3), **scores})
+                score = next(iter(scores.values()))
                 if best is None or score < best[1]:
                     best = (images_seen, score)
             _save_checkpoint(run, trainer, manifest, images_seen, time.monotonic() - began, best)
@@ -347,7 +349,8 @@ def train(
 
     finished = images_seen >= config.training.images
     if first:
-        _finish(run, method, config, trainer, validation or examples, manifest, images_seen, finished, fabric)
+        left = best[0] if best and config.training.final_model == "best" else images_seen
+        _finish(run, method, config, trainer, validation or examples, manifest, images_seen, left, finished, fabric)
     fabric.barrier()
     return Outcome("finished" if finished else "stopped", images_seen, "" if finished else reason)
 
@@ -417,13 +420,14 @@ def _fixed_batch(
     return fabric.to_device(batch), Randomness(seeds, fabric.device)
 
 
-def _validate(trainer: Trainer, validation: Examples | None, config: MethodConfig, fabric: Fabric) -> float | None:
-    """Return the mean score on validation subjects, by the first process alone, or ``None`` where there are none."""
+def _validate(trainer: Trainer, validation: Examples | None, config: MethodConfig, fabric: Fabric) -> dict[str, float]:
+    """Return the mean scores on validation subjects, by the first process alone; empty where there are none."""
     if validation is None or not len(validation) or not fabric.is_global_zero:
-        return None
-    batch, random = _fixed_batch(validation, _VALIDATION_IMAGES, config.seed, VALIDATION, fabric)
+        return {}
+    batch, random = _fixed_batch(validation, config.training.validation_images, config.seed, VALIDATION, fabric)
     with torch.inference_mode():
-        return float(trainer.validate(batch, random).mean())
+        scores = trainer.validate(batch, random)
+    return {f"validation/{name}": float(score.mean()) for name, score in scores.items()}
 
 
 def _draw_samples(
@@ -446,14 +450,17 @@ def _finish(
     examples: Examples,
     manifest: Mapping[str, Any],
     images_seen: int,
+    left: int,
     finished: bool,
     fabric: Fabric,
 ) -> None:
-    """Leave the averaged model, its golden file, a last sample sheet and the report."""
-    write_model(run.folder / MODEL_FILE, trainer.average, {**manifest, "images_seen": images_seen})
-    write_golden(run.folder / "golden.safetensors", trainer.average, resolve(method.parts)(config), config.seed)
+    """Leave a last sample sheet, the averaged model after ``left`` images, and its golden file."""
     if not (run.folder / "samples" / f"{images_seen:09d}.png").exists():
         _draw_samples(run, trainer, examples, config, images_seen, fabric)
+    if left != images_seen:
+        trainer.average.load_state_dict(load_file(run.checkpoint(left) / MODEL_FILE))
+    write_model(run.folder / MODEL_FILE, trainer.average, {**manifest, "images_seen": left})
+    write_golden(run.folder / "golden.safetensors", trainer.average, resolve(method.parts)(config), config.seed)
     run.save(status="finished" if finished else "stopped", images_seen=images_seen)
 
 

@@ -101,10 +101,10 @@ class DenoisingTrainer:
             error = error * weight.reshape(len(weight), 1, *weight.shape[1:], *[1] * (error.dim() - 1 - weight.dim()))
         return error
 
-    def validate(self, batch: Batch, random: Randomness) -> Tensor:
+    def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         """Return the noise-prediction loss of the averaged model, ``[B]``."""
         self.average.eval()
-        return self._loss(self.average, batch, random)
+        return {"loss": self._loss(self.average, batch, random)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, their average, the optimiser's state and the images seen."""

@@ -23,6 +23,7 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
         "lesion-filling",
         "lesion-prior",
         "neighbour-filling",
+        "stylegan2-ada",
     ]
     assert zoo_command("list", "--broken")[1].strip() == "No plugin failed to load."
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "Export a model to ONNX, OpenVINO or TensorRT, verified.",
     "fill": "Fill the lesions of a patient.",
     "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
+    "sample": "Generate images.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",
 }

@@ -168,7 +168,8 @@ class TrainingBar:
     preparing = staticmethod(progress_bar)
 
     def report(self, images_seen: int, rate: float, losses: Mapping[str, float]) -> None:
-        words = "  ".join(f"{name.rpartition('/')[2]} {value:.4f}" for name, value in losses.items())
+        shown = {name: value for name, value in losses.items() if name.startswith("loss/")}
+        words = "  ".join(f"{name.removeprefix('loss/')} {value:.4f}" for name, value in shown.items())
         if not notes().is_terminal:
             tenth = 10 * images_seen // self.images
             if tenth != self.tenth:

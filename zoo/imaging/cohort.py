@@ -245,5 +245,6 @@ def _what_it_is(file: Path, *, derivative: bool) -> str | None:
         return "tissue"
     if derivative:
         return "lesion-free" if entities.get("desc") == "lesionfree" and suffix == "T1w" else None
-    # An image after contrast agent is another contrast than the one without.
-    return f"ce-{entities['ce']}_{suffix}" if "ce" in entities else suffix
+    # An image after contrast agent is another contrast than the one without; so is each echo.
+    told = [f"{key}-{entities[key]}" for key in ("ce", "echo") if key in entities]
+    return "_".join([*told, suffix])

@@ -51,7 +51,7 @@ def _summary(run: Run, method: Method) -> dict[str, Any]:
         "status": record["status"],
         "images seen": record["images_seen"],
         "time": f"{seconds[-1] / 60:.1f} min" if seconds else "",
-        "best checkpoint": record.get("best_images") or "not measured (no validation subjects)",
+        "best checkpoint": record.get("best_images") or "not measured (too few validation subjects)",
         "subjects": ", ".join(f"{len(names)} {part}" for part, names in record["split"].items()),
         **record["environment"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -77,7 +78,7 @@ class _Contract:
     def test_tasks_keep_their_promise(
         self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path
     ) -> None:
-        checks = {"fill": _check_fill}
+        checks = {"fill": _check_fill, "sample": _check_sample}
         for verb in registered.tasks:
             assert verb in checks, f"the contract kit has no check for the task {verb!r}"
             checks[verb](artifact, cohort, tmp_path)
@@ -248,9 +249,10 @@ class MethodContract(_Contract):
         losses = [
             [{**line, "seconds": 0} for line in one.metrics() if line["images"] % 8 == 0] for one in (run, trained)
         ]
-        assert [line for line in losses[0] if "validation/loss" not in line] == [
-            line for line in losses[1] if "validation/loss" not in line
+        trained_lines = [
+            [line for line in one if not any(key.startswith("validation/") for key in line)] for one in losses
         ]
+        assert trained_lines[0] == trained_lines[1]
 
     def test_other_settings_do_not_go_on(
         self, registered: Method, config: MethodConfig, cohort: Path, trained: Run
@@ -317,6 +319,30 @@ def _check_fill(artifact: Artifact, cohort: Path, folder: Path) -> None:
     assert report.changed_inside == int((old != new).sum())
     assert written[0].read_bytes() == written[1].read_bytes()
     assert report.sidecar["Synthetic"] is True
+
+
+def _check_sample(artifact: Artifact, cohort: Path, folder: Path) -> None:
+    """A sample is the same alone and in a batch, another seed makes another one, and files say what they are."""
+    import nibabel
+
+    from zoo.samples import sample_files
+
+    together = sample_files(artifact, folder / "together", count=3, options={"seed": 4, "batch_size": 3})
+    alone = sample_files(artifact, folder / "alone", count=1, first=2, options={"seed": 4, "batch_size": 1})
+    other = sample_files(artifact, folder / "other", count=1, first=2, options={"seed": 5})
+    contrasts = len(artifact.config.data.contrasts)
+    assert len(together.images) == 3 * contrasts
+    assert [path.name for path in alone.images] == [path.name for path in together.images[2 * contrasts :]]
+    for whole, single, changed in zip(together.images[2 * contrasts :], alone.images, other.images, strict=True):
+        values, repeated, different = (nibabel.load(path).get_fdata() for path in (whole, single, changed))
+        assert np.isfinite(values).all()
+        assert values.min() >= 0
+        assert values.max() <= 1
+        assert np.abs(values - repeated).max() < 1e-5
+        assert not np.array_equal(values, different)
+    for path in together.images:
+        assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["Synthetic"] is True
+    assert together.sheet.stat().st_size > 0
 
 
 def _train(

@@ -101,7 +101,7 @@ class RegressionTrainer:
         return error.flatten(1).sum(1) / mask.flatten(1).sum(1)
 
     def validate(self, batch, random):
-        return self._loss(self.average, batch)
+        return {"loss": self._loss(self.average, batch)}  # the first score decides which checkpoint is best
 
     def preview(self, batch, random):
         image, mask = batch["image"], batch["lesion_mask"]

@@ -1,0 +1,246 @@
+"""StyleGAN2 as it is usually written beside the zoo's, with the same weights on the same machine.
+
+    python benchmarks/peers/stylegan2_reference_shape.py [--size 256 256] [--rounds 5] [--threads 2] [--out FILE.jsonl]
+
+The usual shape: weights modulated for each sample and a grouped convolution (transposed convolution and filter where
+it doubles the image), memory contiguous, float32. It is built here from the definition in the StyleGAN2 paper
+(equations 1 and 3), by putting that modulated convolution into the zoo's networks; outputs must agree before anything
+is timed. Ratios are of medians; both sides are timed in turn, so that a change of the machine's pace meets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from zoo.config import resolve_config
+from zoo.nn import stylegan
+from zoo.registry import registry
+from zoo.run import environment
+from zoo.sampling import Randomness
+from zoo_stylegan2.config import StyleGANConfig
+from zoo_stylegan2.networks import build
+from zoo_stylegan2.training import StyleGANTrainer
+
+BATCHES = (1, 8)
+SAME = 1e-4
+"""Largest difference of two formulations, relative to the largest value."""
+
+
+def grouped_modulated_conv(
+    x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, up_filter: Tensor | None = None
+) -> Tensor:
+    """Do what `zoo.nn.stylegan.modulated_conv` does with a weight of its own for each sample."""
+    batch, inputs, height, width = x.shape
+    outputs, _, side, _ = weight.shape
+    own = weight[None] * style[:, None, :, None, None]
+    if demodulate:
+        own = own * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + 1e-8)
+    grouped = x.reshape(1, batch * inputs, height, width)
+    if up_filter is None:
+        flat = own.reshape(batch * outputs, inputs, side, side)
+        y = F.conv2d(grouped, flat, padding=side // 2, groups=batch)
+        return y.reshape(batch, outputs, *y.shape[2:])
+    turned = own.transpose(1, 2).reshape(batch * inputs, outputs, side, side)
+    y = F.conv_transpose2d(grouped, turned, stride=2, groups=batch)
+    y = y.reshape(batch, outputs, *y.shape[2:])
+    return F.conv2d(y, (up_filter * 4).expand(outputs, 1, -1, -1), padding=1, groups=outputs)
+
+
+@contextmanager
+def usual_shape() -> Iterator[None]:
+    """Build and run networks in the usual shape inside the block."""
+    ours = stylegan.modulated_conv, stylegan._CHANNELS_LAST
+    stylegan.modulated_conv = grouped_modulated_conv
+    stylegan._CHANNELS_LAST = {2: torch.contiguous_format, 3: torch.contiguous_format}
+    try:
+        yield
+    finally:
+        stylegan.modulated_conv, stylegan._CHANNELS_LAST = ours
+
+
+def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each call, all of them timed once a round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def runtimes(synthesis: stylegan.Synthesis, inputs: list[Tensor], folder: Path) -> dict[str, Callable[..., np.ndarray]]:
+    """Return the synthesis network in the runtimes that are installed, exported once with a dynamic batch."""
+    if not (importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")):
+        return {}
+    import onnxruntime
+
+    batch = torch.export.Dim.DYNAMIC
+    names = ["w", *(f"noise_{number}" for number in range(len(inputs) - 1))]
+    axes = ({0: batch}, tuple({0: batch} for _ in inputs[1:]))
+    program = torch.onnx.export(
+        synthesis, tuple(inputs), dynamo=True, dynamic_shapes=axes, input_names=names, verbose=False
+    )
+    assert program is not None
+    program.save(folder / "synthesis.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(folder / "synthesis.onnx", options, providers=["CPUExecutionProvider"])
+
+    def onnx(*values: np.ndarray) -> np.ndarray:
+        return session.run(None, dict(zip(names, values, strict=True)))[0]
+
+    found: dict[str, Callable[..., np.ndarray]] = {"onnxruntime fp32": onnx}
+    if importlib.util.find_spec("openvino"):
+        import openvino
+
+        for hint in ("f32", "bf16"):
+            settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+            compiled = openvino.Core().compile_model(folder / "synthesis.onnx", "CPU", settings)
+            name = "openvino fp32" if hint == "f32" else "openvino bf16"
+            found[name] = partial(_run_openvino, compiled)
+    return found
+
+
+def _run_openvino(compiled: Any, *values: np.ndarray) -> np.ndarray:
+    return compiled(list(values))[0]
+
+
+def measure_generator(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
+    """Return seconds, ratio and error of each way to run the synthesis network."""
+    torch.manual_seed(0)
+    ours = build(config).eval().synthesis
+    for name, parameter in ours.named_parameters():
+        if name.endswith("noise_strength"):  # it starts at 0, where noise would not be compared
+            torch.nn.init.normal_(parameter, std=0.1)
+    with usual_shape():
+        usual = build(config).eval().synthesis
+    usual.load_state_dict(ours.state_dict())
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        shapes = stylegan.noise_shapes(config.size)
+        styles = stylegan.style_count(config.size)
+        example = [torch.randn(2, styles, config.network.style_width), *(torch.randn(2, 1, *s) for s in shapes)]
+        with torch.inference_mode(False):
+            exported = runtimes(ours, [tensor.clone() for tensor in example], Path(folder))
+        for batch in BATCHES:
+            w, *noise = (torch.randn(batch, *tensor.shape[1:]) for tensor in example)
+            arrays = [tensor.numpy() for tensor in (w, *noise)]
+
+            def plain(w: Tensor = w, noise: list[Tensor] = noise) -> Tensor:
+                with usual_shape():
+                    return usual(w, *noise)
+
+            def fast(w: Tensor = w, noise: list[Tensor] = noise) -> Tensor:
+                return ours(w, *noise)
+
+            def half(w: Tensor = w, noise: list[Tensor] = noise) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16):
+                    return ours(w, *noise)
+
+            calls: dict[str, Callable[[], Any]] = {
+                "usual shape": plain,
+                "torch fp32": fast,
+                "torch bf16": half,
+                **{name: partial(call, *arrays) for name, call in exported.items()},
+            }
+            reference = torch.as_tensor(plain())
+            errors = {
+                name: float((torch.as_tensor(call()).float() - reference).abs().max() / reference.abs().max())
+                for name, call in calls.items()
+            }
+            unlike = [name for name, error in errors.items() if "bf16" not in name and error > SAME]
+            if unlike:
+                raise SystemExit(f"{unlike[0]} differs by {errors[unlike[0]]:.1e}; there is nothing to compare.")
+            times = seconds_in_turn(calls, rounds)
+            rows += [
+                {"what": "generator", "batch": batch, "how": name, "seconds": seconds, "error": errors[name],
+                 "ratio": times["usual shape"] / seconds}
+                for name, seconds in times.items()
+            ]  # fmt: skip
+    return rows
+
+
+def measure_training(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
+    """Return seconds of one step of each, over a whole cycle of lazy regularisers."""
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    cycle = max(config.loss.r1_interval, config.loss.path_interval)
+    image = torch.rand(config.training.batch_size, config.image_channels, *config.size) * 2 - 1
+
+    def steps(trainer: StyleGANTrainer) -> None:
+        for number in range(cycle):
+            trainer.step({"image": image}, Randomness([number * 1000 + index for index in range(len(image))]))
+
+    torch.manual_seed(0)
+    ours = StyleGANTrainer(config, build(config), fabric)
+    with usual_shape():
+        torch.manual_seed(0)
+        usual = StyleGANTrainer(config, build(config), fabric)
+
+    def plain() -> None:
+        with usual_shape():
+            steps(usual)
+
+    times = seconds_in_turn({"usual shape": plain, "torch fp32": lambda: steps(ours)}, rounds)
+    return [
+        {"what": "training step", "batch": len(image), "how": name, "seconds": seconds / cycle,
+         "ratio": times["usual shape"] / seconds}
+        for name, seconds in times.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure and print; with ``--out`` append JSON lines."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 256))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", choices=("generator", "training"))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    method = registry().methods["stylegan2-ada"]
+    size = f"size={arguments.size[0]},{arguments.size[1]}"
+    large = ("network.channel_budget=16384", "network.channel_limit=512", "network.style_width=512")
+    rows: list[dict[str, Any]] = []
+    for name, measure, settings in (
+        ("generator", measure_generator, (size, *large)),
+        ("training", measure_training, ()),
+    ):
+        if arguments.only in (None, name):
+            config = resolve_config(method, assignments=settings)
+            assert isinstance(config, StyleGANConfig)
+            rows += [{**row, "size": config.size} for row in measure(config, arguments.rounds)]
+    for row in rows:
+        error = f"  error {row['error']:.1e}" if "error" in row else ""
+        print(
+            f"{row['what']:<14} {row['size']} batch {row['batch']:<3} {row['how']:<17} "
+            f"{row['seconds'] * 1e3:9.1f} ms  {row['ratio']:5.2f}x{error}"
+        )
+    if arguments.out:
+        with arguments.out.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps({**row, "threads": arguments.threads, "environment": environment()}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Settings of ``stylegan2-ada``; the defaults are its preset ``small``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from zoo.config import Config, MethodConfig, TrainingConfig
+from zoo.tasks import SampleOptions
+
+
+class StyleGANTraining(TrainingConfig):
+    """As for every method; the best averaged generator is left, as the last one seldom is it."""
+
+    images: int = Field(40_000, gt=0, description="Images seen in the whole training")
+    batch_size: int = Field(8, gt=0, description="Images a step, over all devices")
+    checkpoint_images: int = Field(4_000, gt=0, description="Images between checkpoints")
+    sample_images: int = Field(4_000, gt=0, description="Images between sample sheets")
+    validation_images: int = Field(256, ge=2, description="Images of validation subjects scored at a checkpoint")
+    final_model: Literal["last", "best"] = Field(
+        "best", description="Which checkpoint's averaged model the run leaves; best: by the first validation score"
+    )
+
+
+class NetworkConfig(Config):
+    """Size of the networks (StyleGAN2 paper; ADA paper, appendix C)."""
+
+    latent_width: int = Field(128, ge=1, description="Numbers in a latent code z")
+    style_width: int = Field(128, ge=1, description="Numbers in a style w")
+    mapping_layers: int = Field(4, ge=1, description="Layers of the mapping network (StyleGAN2: 8)")
+    channel_budget: int = Field(1024, ge=4, description="Channels at resolution r are this over r …")
+    channel_limit: int = Field(128, ge=1, description="… but never more than this")
+    group: int = Field(4, ge=1, description="Images whose spread the discriminator sees; 1: it does not")
+
+
+class SliceConfig(Config):
+    """Which axial slices are learnt; position 0 is the lowest slice of the head, 1 the highest."""
+
+    between: tuple[float, float] = Field((0.25, 0.85), description="Lowest and highest position; 0.05,0.95 for slabs")
+    count: int | None = Field(None, ge=1, description="Neighbouring slices a scan, in the middle of that; none: all")
+    pool: int = Field(2, ge=1, description="Pixels along each side averaged to one; slices stay as thick as they are")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SliceConfig:
+        low, high = self.between
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"slices.between {self.between} must rise within 0 and 1")
+        return self
+
+
+class LossConfig(Config):
+    """Losses and their regularisers (StyleGAN2 paper, sections 3 and appendix B)."""
+
+    r1_gamma: float | None = Field(
+        None, ge=0, description="gamma of R1; none: 0.0002 · pixels / batch; 0: no R1 (ADA paper, appendix C)"
+    )
+    r1_interval: int = Field(16, ge=1, description="Discriminator steps between R1 steps")
+    path_weight: float = Field(2.0, ge=0, description="Weight of path-length regularisation; 0: none")
+    path_interval: int = Field(4, ge=1, description="Generator steps between path-length steps")
+    mixing: float = Field(0.9, ge=0, le=1, description="Share of images with two styles")
+
+
+class OptimiserConfig(Config):
+    """Adam for both networks, and the average that is kept."""
+
+    learning_rate: float = Field(0.0025, gt=0, description="Of both networks, before the correction for lazy steps")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Adam's beta_2; beta_1 is 0")
+    average_half_life_images: float = Field(5_000, ge=0, description="Half-life of the averaged weights; 0: no average")
+
+
+class AugmentationConfig(Config):
+    """Adaptive discriminator augmentation (ADA paper, section 3)."""
+
+    kinds: tuple[
+        Literal["mirror", "shift", "scale", "rotate", "brightness", "contrast", "bias-field", "noise"], ...
+    ] = Field(
+        ("mirror", "shift", "scale", "rotate", "brightness", "contrast"),
+        description="What may be done to images before the discriminator sees them",
+    )
+    target: float = Field(0.6, ge=-1, le=1, description="Wanted mean sign of scores of real images, r_t")
+    images: int = Field(100_000, gt=0, description="Images for the probability to go from 0 to 1 (ADA paper: 500,000)")
+    highest: float = Field(
+        0.8, ge=0, le=1, description="Largest probability; near 1 changed images are generated, too (reference: none)"
+    )
+
+
+class StyleGANConfig(MethodConfig):
+    """Settings of ``stylegan2-ada``."""
+
+    training: StyleGANTraining = Field(default_factory=StyleGANTraining)
+    size: tuple[int, ...] = Field(
+        (80, 96), min_length=2, max_length=3, description="Image, pixels (left-right, back-front[, bottom-top])"
+    )
+    copies: int = Field(1, ge=1, description="Channels a contrast is repeated on (paper: 3 for ADC)")
+    slices: SliceConfig = Field(default_factory=SliceConfig)
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of an image: contrasts, each as often as it is copied."""
+        return len(self.data.contrasts) * self.copies
+
+    @property
+    def pool(self) -> int:
+        """Voxels along a side of the image that are averaged to one; 1 for volumes."""
+        return self.slices.pool if len(self.size) == 2 else 1
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size of the images that are learnt, or ``None`` where each has its own."""
+        spacing = self.data.spacing_mm
+        return (spacing * self.pool, spacing * self.pool, spacing) if spacing else None
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> StyleGANConfig:
+        batch, group = self.training.batch_size, self.network.group
+        if batch % min(group, batch):
+            raise ValueError(
+                f"training.batch_size {batch} must be a multiple of network.group {group}, the images whose spread "
+                "the discriminator sees"
+            )
+        if any(side < 8 for side in self.size):
+            raise ValueError(f"size {self.size} is too small; every side must be at least 8")
+        return self
+
+
+class StyleGANOptions(SampleOptions):
+    """Options of ``zoo sample``."""
+
+    truncation: float = Field(
+        1.0, ge=0, le=2, description="psi: below 1 more typical and less varied images; 0 is the mean style"
+    )

@@ -1,0 +1,282 @@
+"""Training of ``stylegan2-ada``: two networks against each other, with lazy regularisers and adaptive augmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from zoo.metrics.features import radiomic_distance
+from zoo.nn.augment import AdaptiveProbability, augment
+from zoo.nn.average import MovingAverage
+from zoo.nn.stylegan import Generator, noise_shapes, style_count
+from zoo.sampling import Randomness
+from zoo.training import Batch
+from zoo_stylegan2.config import StyleGANConfig
+from zoo_stylegan2.networks import build_discriminator
+from zoo_stylegan2.tasks import draw
+
+PATH_DECAY = 0.01
+"""Weight of a batch in the running mean of path lengths (StyleGAN2 paper, appendix B)."""
+_PREVIEWED = 7
+
+
+class StyleGANTrainer:
+    """One step: the generator, its path lengths when they are due, the discriminator, and its R1 when that is due.
+
+    Losses are non-saturating logistic ones. Regularisers have optimiser steps of their own, on the same Adam state,
+    and are computed in float32 whatever the precision is.
+
+    Source: StyleGAN2 paper, sections 3.1, 3.2 and appendix B; ADA paper, section 3 and appendix C. Departures: the
+    place where two styles are mixed is drawn for each image, so that an image does not depend on its batch; gradients
+    that are not finite are not replaced (the host stops at the first loss that is not finite); the augmentation's
+    probability has an upper limit.
+    """
+
+    def __init__(self, config: StyleGANConfig, model: Generator, fabric: Fabric) -> None:
+        self.config = config
+        self.fabric = fabric
+        self.generator = model.to(fabric.device)
+        self.discriminator = build_discriminator(config).to(fabric.device)
+        self.moving_average = MovingAverage(model, config.optimiser.average_half_life_images)
+        self.average = cast(Generator, self.moving_average.model)
+        loss = config.loss
+        # Networks are not wrapped: a regulariser's gradient of a gradient does not go through DDP, so gradients are
+        # averaged over processes by hand.
+        self.generator_optimiser, self.discriminator_optimiser = cast(
+            tuple[Any, Any],
+            fabric.setup_optimizers(
+                lazy_adam(config, model, loss.path_interval if loss.path_weight else 0),
+                lazy_adam(config, self.discriminator, loss.r1_interval if self._gamma() else 0),
+            ),
+        )
+        self.augmentation = AdaptiveProbability(
+            config.augmentation.target, config.augmentation.images, config.augmentation.highest
+        )
+        self.path_mean = torch.zeros([], device=fabric.device)
+        self.figures: dict[str, Tensor] = {}
+        self.images_seen = 0
+
+    def _gamma(self) -> float:
+        """Return gamma of R1; by default 0.0002 · pixels / batch (ADA paper, appendix C)."""
+        gamma = self.config.loss.r1_gamma
+        return 0.0002 * math.prod(self.config.size) / self.config.training.batch_size if gamma is None else gamma
+
+    # --- One step. ---
+
+    def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        """Do one step; returns losses, scores, gradient norms and the state of the augmentation, each as last known."""
+        real, loss = batch["image"], self.config.loss
+        number = self.images_seen // self.config.training.batch_size
+        self._improve_generator(random)
+        if loss.path_weight and number % loss.path_interval == 0:
+            self._even_out_paths(random)
+        self._improve_discriminator(real, random)
+        if self._gamma() and number % loss.r1_interval == 0:
+            self._flatten_discriminator(real, random)
+
+        share = len(real) * self.fabric.world_size
+        self.images_seen += share
+        self.moving_average.update(self.images_seen, share)
+        if self.config.augmentation.kinds:
+            self.augmentation.update(self.figures["score/real-sign"], share)
+            self.figures["augmentation/probability"] = torch.tensor(self.augmentation.value)
+        return dict(self.figures)
+
+    def _improve_generator(self, random: Randomness) -> None:
+        with self.fabric.autocast(), _frozen(self.discriminator):
+            loss = F.softplus(-self.discriminator(self._augmented(self._generate(random), random))).mean()
+        norm = self._update(self.generator, self.generator_optimiser, loss)
+        self.figures |= {"loss/generator": loss.detach(), "gradient/generator": norm}
+
+    def _even_out_paths(self, random: Randomness) -> None:
+        half = max(len(random.generators) // 2, 1)
+        styles = self._styles(random)[:half]
+        noise = [plane[:half] for plane in self._noise(random)]
+        image = self.generator.synthesis(styles, *noise)
+        lengths = path_lengths(image, styles, random.normal(image.shape[1:])[:half])
+        self.path_mean = self.path_mean.lerp(self._mean(lengths.detach().mean()), PATH_DECAY)
+        penalty = (lengths - self.path_mean).square().mean()
+        settings = self.config.loss
+        self._update(self.generator, self.generator_optimiser, penalty * settings.path_weight * settings.path_interval)
+        self.figures |= {"loss/path-length": penalty.detach(), "path-length/mean": self.path_mean}
+
+    def _improve_discriminator(self, real: Tensor, random: Randomness) -> None:
+        with self.fabric.autocast():
+            with torch.no_grad():
+                generated = self._generate(random)
+            of_generated = self.discriminator(self._augmented(generated, random))
+            of_real = self.discriminator(self._augmented(real, random))
+        loss = F.softplus(of_generated).mean() + F.softplus(-of_real).mean()
+        norm = self._update(self.discriminator, self.discriminator_optimiser, loss)
+        self.figures |= {
+            "loss/discriminator": loss.detach(),
+            "gradient/discriminator": norm,
+            "score/real": of_real.detach().mean(),
+            "score/generated": of_generated.detach().mean(),
+            "score/real-sign": self._mean(of_real.detach().sign().mean()),
+        }
+
+    def _flatten_discriminator(self, real: Tensor, random: Randomness) -> None:
+        seen = self._augmented(real, random).detach().requires_grad_()
+        penalty = gradient_penalty(self.discriminator(seen), seen)
+        weight = self._gamma() / 2 * self.config.loss.r1_interval
+        self._update(self.discriminator, self.discriminator_optimiser, penalty * weight)
+        self.figures["loss/r1"] = penalty.detach()
+
+    # --- What the steps share. ---
+
+    def _generate(self, random: Randomness) -> Tensor:
+        styles = self._styles(random)
+        return self.generator.synthesis(styles, *self._noise(random))
+
+    def _styles(self, random: Randomness) -> Tensor:
+        """Return styles ``[B, styles, width]``, in a share of the images two mixed; moves the mean w on."""
+        # In half precision small steps in z would be lost.
+        with torch.autocast(self.fabric.device.type, enabled=False):
+            return self._mixed_styles(random)
+
+    def _mixed_styles(self, random: Randomness) -> Tensor:
+        mapping, count = self.generator.mapping, style_count(self.config.size)
+        code = (self.config.network.latent_width,)
+        w = mapping(random.normal(code))
+        mapping.track(self._mean(w.detach().mean(0)))
+        styles = w[:, None].expand(-1, count, -1)
+        if not self.config.loss.mixing:
+            return styles
+        other = mapping(random.normal(code))
+        mixed = random.uniform() < self.config.loss.mixing
+        first = torch.where(mixed, 1 + random.integers(count - 1), count)
+        later = torch.arange(count, device=w.device)[None] >= first[:, None]
+        return torch.where(later[:, :, None], other[:, None], styles)
+
+    def _noise(self, random: Randomness) -> list[Tensor]:
+        return [random.normal((1, *shape)) for shape in noise_shapes(self.config.size)]
+
+    def _augmented(self, images: Tensor, random: Randomness) -> Tensor:
+        return augment(images.float(), self.config.augmentation.kinds, self.augmentation.value, random)
+
+    def _update(self, network: nn.Module, optimiser: Any, loss: Tensor) -> Tensor:
+        """Do one optimiser step and return the gradient's norm."""
+        self.fabric.backward(loss)
+        if self.fabric.world_size > 1:
+            for parameter in network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self._mean(parameter.grad)
+        norm = self.fabric.clip_gradients(network, optimiser, max_norm=math.inf, error_if_nonfinite=False)
+        optimiser.step()
+        optimiser.zero_grad()
+        return torch.as_tensor(norm)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """Return the mean over processes."""
+        return cast(Tensor, self.fabric.all_reduce(value, reduce_op="mean")) if self.fabric.world_size > 1 else value
+
+    # --- What the host asks for. ---
+
+    def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        """Return the distance of as many generated images to the real ones by a small fixed set of features.
+
+        A single validation image (a volume) has no spread to compare, and gives no score.
+        """
+        if len(batch["image"]) < 2:
+            return {}
+        generated = draw(self._parts(), self.config, random, batch_size=self.config.training.batch_size)
+        return {"radiomic-distance": torch.tensor(radiomic_distance(batch["image"].cpu(), generated.cpu()))}
+
+    def preview(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return rows of a real image and seven generated ones, ``[B, 8, H, W]``: first channel, front on top."""
+        drawn = [draw(self._parts(), self.config, random) for _ in range(_PREVIEWED)]
+        images = torch.stack([batch["image"], *drawn], dim=1)[:, :, 0]
+        slices = images if images.dim() == 4 else images[..., images.shape[-1] // 2]
+        return slices.transpose(2, 3).flip(2)
+
+    def _parts(self) -> dict[str, nn.Module]:
+        """Return what is sampled from in the middle of training."""
+        return {"mapping": self.average.mapping, "synthesis": self.average.synthesis}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return both networks, the average, both optimisers, the augmentation's state and the running figures."""
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "average": self.average.state_dict(),
+            "generator_optimiser": self.generator_optimiser.state_dict(),
+            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
+            "augmentation": self.augmentation.state_dict(),
+            "path_mean": self.path_mean,
+            "figures": self.figures,
+            "images_seen": self.images_seen,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.average.load_state_dict(state["average"])
+        self.generator_optimiser.load_state_dict(state["generator_optimiser"])
+        self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        self.augmentation.load_state_dict(state["augmentation"])
+        self.path_mean = state["path_mean"].to(self.fabric.device)
+        self.figures = {name: value.to(self.fabric.device) for name, value in state["figures"].items()}
+        self.images_seen = state["images_seen"]
+
+
+def lazy_adam(config: StyleGANConfig, network: nn.Module, interval: int) -> torch.optim.Adam:
+    """Return Adam for a network with a regulariser every ``interval`` steps (0: none), which also steps.
+
+    With ``c = k / (k + 1)`` the rate is multiplied by c and the betas are raised to it, so that k steps and the
+    regulariser's move as far as k did.
+
+    Source: StyleGAN2 paper, appendix B, "Lazy regularization".
+    """
+    lazy = interval / (interval + 1) if interval else 1.0
+    settings = config.optimiser
+    return torch.optim.Adam(
+        network.parameters(), lr=settings.learning_rate * lazy, betas=(0.0, settings.beta2**lazy), eps=1e-8
+    )
+
+
+def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
+    """Return the squared norm of the gradient of each image's score, averaged over the batch (R1 without gamma/2).
+
+    Args:
+        scores: ``[B]``, computed from ``images``.
+        images: ``[B, C, *spatial]`` that require a gradient.
+
+    Source: Mescheder et al. 2018, equation 9.
+    """
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(1).mean()
+
+
+def path_lengths(images: Tensor, styles: Tensor, direction: Tensor) -> Tensor:
+    """Return how far each image moves in a random direction for a step in its styles, ``[B]``.
+
+    Args:
+        images: ``[B, C, *spatial]``, computed from ``styles``.
+        styles: ``[B, styles, width]`` that require a gradient.
+        direction: Standard normal, the shape of ``images``.
+
+    Source: StyleGAN2 paper, equation 4; the direction is divided by the square root of the pixels, and the squared
+    norm is averaged over styles.
+    """
+    pixels = math.prod(images.shape[2:])
+    (gradient,) = torch.autograd.grad((images * direction).sum() / math.sqrt(pixels), styles, create_graph=True)
+    return gradient.square().sum(2).mean(1).sqrt()
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Compute no gradients of a network's weights inside the block; those of its input go through."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)

@@ -1,0 +1,63 @@
+"""The fixed features see what they name, and the Fréchet distance is the textbook's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zoo.errors import DataError
+from zoo.metrics.features import frechet_distance, radiomic_distance, radiomic_features
+
+
+def _brains(count: int, seed: int, size: tuple[int, ...] = (32, 40), radius: float = 0.6) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in size), indexing="ij")
+    radii = radius + 0.05 * torch.randn(count, generator=generator)
+    inside = sum(place**2 for place in places)[None] < radii.reshape(-1, *[1] * len(size)) ** 2
+    return torch.where(inside, 0.3 + 0.1 * torch.randn(count, *size, generator=generator), torch.tensor(-1.0))[:, None]
+
+
+def test_the_distance_between_gaussians_is_known() -> None:
+    # Rows with mean (3, 0) and covariance diag(4, 1), against mean 0 and the identity: 9 + (2 - 1)².
+    corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.double) * (3 / 4) ** 0.5
+    moved = corners * torch.tensor([2.0, 1.0]) + torch.tensor([3.0, 0.0])
+    assert frechet_distance(corners, moved) == pytest.approx(10)
+    assert frechet_distance(moved, moved) == pytest.approx(0, abs=1e-9)
+
+
+def test_correlated_features_agree_with_the_general_formula() -> None:
+    from scipy.linalg import sqrtm
+
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(50, 4, generator=generator, dtype=torch.double)
+    first = first @ torch.randn(4, 4, generator=generator, dtype=torch.double)
+    second = torch.randn(60, 4, generator=generator, dtype=torch.double) + 1
+    one, other = torch.cov(first.T), torch.cov(second.T)
+    product = torch.as_tensor(sqrtm((one @ other).numpy()).real)
+    expected = (first.mean(0) - second.mean(0)).square().sum() + (one + other - 2 * product).trace()
+    assert frechet_distance(first, second) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_one_image_has_no_distribution() -> None:
+    with pytest.raises(DataError, match="sets of 1 and 5"):
+        frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
+
+
+@pytest.mark.parametrize("size", [(32, 40), (16, 20, 16)])
+def test_other_brains_of_the_kind_are_near_and_worse_images_far(size: tuple[int, ...]) -> None:
+    real, alike = _brains(80, 1, size), _brains(80, 2, size)
+    near = radiomic_distance(real, alike)
+    noisy = alike + 0.15 * torch.randn(alike.shape, generator=torch.Generator().manual_seed(3))
+    assert radiomic_distance(real, _brains(80, 2, size, radius=0.4)) > 5 * near
+    assert radiomic_distance(real, noisy) > 5 * near
+    assert radiomic_distance(real, alike[:1].expand(80, *alike.shape[1:])) > 2 * near  # no variety
+
+
+def test_features_are_those_named_for_each_channel() -> None:
+    brain = _brains(3, 5)
+    features = radiomic_features(brain.repeat(1, 2, 1, 1))
+    assert torch.equal(features[:, : features.shape[1] // 2], features[:, features.shape[1] // 2 :])
+    assert torch.allclose(features[:, 0], (brain > -0.9).double().flatten(1).mean(1))
+    turned = radiomic_features(brain.flip(2))
+    changed = (turned - radiomic_features(brain)).abs() > 1e-9
+    assert changed.sum(1).max() <= 1  # mirroring moves the centre from left to right and nothing else
