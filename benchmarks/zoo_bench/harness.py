@@ -341,7 +341,7 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
             kind=job.kind,
             name=job.name,
             batch=batch,
-            unit="volumes" if job.kind == "task" else "samples",
+            unit="volumes" if job.kind == "task" and job.name == "fill" else "samples",
             size=tuple(side for side in shape[2:] if isinstance(side, int)) or None,
             options=dict(job.options),
         ),
@@ -388,4 +388,4 @@ def _gate(export: dict[str, Any]) -> dict[str, Any]:
     skipped = [gate["skipped"] for gate in gates if "skipped" in gate]
     if skipped or not gates:
         return {"gate": "not run"}
-    return {"gate": "passed", **{name: gates[0].get(f"{name}_in") for name in ("psnr", "ssim")}}
+    return {"gate": "passed", **{name: gates[0].get(name) for name in ("psnr", "ssim")}}

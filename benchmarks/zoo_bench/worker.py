@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Run = Callable[[Mapping[str, "Tensor"]], Any]
 
+_TASK_INPUTS = {"fill": ("image", "mask"), "sample": ("seeds",)}
+"""What each task that can be timed takes."""
+
 _CLEAR = 0.5
 """Seconds; a call that takes longer does not profit from one before it that refills the caches."""
 
@@ -92,16 +95,20 @@ def work_of(artifact: Artifact, job: Job, parts: Parts) -> Run:
     task = artifact.method.task(job.name)
     options = validate(resolve(task.options), job.options, what=f"zoo {job.name} in a benchmark")
     run = resolve(task.run)
+    if job.name == "sample":
+        return lambda inputs: run(parts, artifact.config, inputs["seeds"].tolist(), options).images
     return lambda inputs: run(parts, artifact.config, inputs["image"], inputs["mask"], options)
 
 
 def example(artifact: Artifact, job: Job) -> dict[str, Tensor]:
-    """Return seeded inputs of the job: of a part for its largest batch, of ``fill`` a patient of the phantom.
+    """Return seeded inputs of the job for its largest batch; of ``fill`` a patient of the phantom.
 
     Raises:
         NotMeasured: No benchmark knows the task.
         DataError: The phantom lacks a contrast.
     """
+    import torch
+
     from zoo.export import parity_inputs
     from zoo.gates import patient
 
@@ -109,8 +116,10 @@ def example(artifact: Artifact, job: Job) -> dict[str, Tensor]:
         part = artifact.part_specs()[job.name]
         drawn = parity_inputs(part, max(job.batches))
         return {spec.name: tensor for spec, tensor in zip(part.inputs, drawn, strict=True)}
-    if job.name != "fill":
-        raise NotMeasured(f"no benchmark times the task {job.name!r} yet; fill is timed")
+    if job.name not in _TASK_INPUTS:
+        raise NotMeasured(f"no benchmark times the task {job.name!r} yet; {' and '.join(_TASK_INPUTS)} are timed")
+    if job.name == "sample":
+        return {"seeds": torch.arange(max(job.batches))}
     image, mask = patient(artifact.config.data)
     return {"image": image, "mask": mask}
 
@@ -197,7 +206,7 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
     _synchronise(job)
     first_call_s = time.perf_counter() - began
     held = [tensor[: len(result)] for tensor, result in zip(expected, results, strict=True)]
-    quality = _quality(job, results, held, inputs["mask"] if job.kind == "task" else None)
+    quality = _quality(job, results, held, inputs)
 
     def call() -> Any:
         return run(timed)
@@ -233,13 +242,13 @@ def _parts(artifact: Artifact, job: Job) -> Parts:
 def _input_names(artifact: Artifact, job: Job) -> list[str]:
     if job.kind == "part":
         return [spec.name for spec in artifact.part_specs()[job.name].inputs]
-    return ["image", "mask"]
+    return list(_TASK_INPUTS[job.name])
 
 
 def _timed_inputs(artifact: Artifact, job: Job, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the first samples, on the device; a task moves its tensors itself."""
     if job.kind == "task":
-        return dict(inputs)
+        return {name: tensor[: job.batch] if name == "seeds" else tensor for name, tensor in inputs.items()}
     timed = {}
     for spec in artifact.part_specs()[job.name].inputs:
         tensor = inputs[spec.name]
@@ -247,30 +256,27 @@ def _timed_inputs(artifact: Artifact, job: Job, inputs: Mapping[str, Tensor]) ->
     return timed
 
 
-def _quality(job: Job, found: tuple[Tensor, ...], expected: list[Tensor], mask: Tensor | None) -> dict[str, Any]:
-    """Hold results against torch in fp32: a part by the tolerances of an export, a fill by what stands in its mask."""
+def _quality(
+    job: Job, found: tuple[Tensor, ...], expected: list[Tensor], inputs: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Hold results against torch in fp32: a part by the tolerances of an export, a task by the limits of its gate."""
     import torch
 
     from zoo.export import TOLERANCES
-    from zoo.gates import FILL_LIMITS
+    from zoo.gates import FILL_LIMITS, SAMPLE_LIMITS, image_fidelity
     from zoo.metrics.image import inpainting_metrics
 
-    if mask is not None:
-        volume, truth = found[0].float().cpu(), expected[0]
+    if job.kind == "task" and job.name == "fill":
+        volume, truth, mask = found[0].float().cpu(), expected[0], inputs["mask"]
         filled = mask.expand_as(truth)
         slices = mask.any(0).any(0).nonzero()[:, 0]
         cut, right, hole = (x[..., slices].permute(3, 0, 1, 2) for x in (volume, truth, mask[None]))
         compared = inpainting_metrics(cut, right, hole)
         psnr, ssim = (float(compared[f"{name}_in"].mean()) for name in ("psnr", "ssim"))
-        least_psnr, least_ssim = FILL_LIMITS[job.precision]
-        return {
-            **_errors([volume[filled]], [truth[filled]]),
-            "psnr": psnr,
-            "ssim": ssim,
-            "gate": "passed" if psnr >= least_psnr and ssim >= least_ssim else "failed",
-            "note": f"least: PSNR {least_psnr:g} dB, SSIM {least_ssim:g}",
-        }
+        return _judged(_errors([volume[filled]], [truth[filled]]), psnr, ssim, FILL_LIMITS[job.precision])
     errors = _errors(found, expected)
+    if job.kind == "task":
+        return _judged(errors, *image_fidelity(found[0].float().cpu(), expected[0]), SAMPLE_LIMITS[job.precision])
     # TF32, which torch convolves in on a GPU unless told otherwise, has fp16's ten bits.
     tf32 = job.precision == "fp32" and job.device.startswith("cuda") and torch.backends.cudnn.allow_tf32
     rel_max, rel_l2 = TOLERANCES["fp16" if tf32 else job.precision]
@@ -278,6 +284,16 @@ def _quality(job: Job, found: tuple[Tensor, ...], expected: list[Tensor], mask: 
         **errors,
         "parity": "passed" if errors["rel_max"] <= rel_max and errors["rel_l2"] <= rel_l2 else "failed",
         "note": f"{'TF32; ' if tf32 else ''}allowed: rel_max {rel_max:g}, rel_l2 {rel_l2:g}",
+    }
+
+
+def _judged(errors: dict[str, float], psnr: float, ssim: float, least: tuple[float, float]) -> dict[str, Any]:
+    return {
+        **errors,
+        "psnr": psnr,
+        "ssim": ssim,
+        "gate": "passed" if psnr >= least[0] and ssim >= least[1] else "failed",
+        "note": f"least: PSNR {least[0]:g} dB, SSIM {least[1]:g}",
     }
 
 

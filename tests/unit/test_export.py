@@ -30,7 +30,7 @@ from zoo.export import (
     why_stale,
     write_report,
 )
-from zoo.gates import check_tasks
+from zoo.gates import check_tasks, sample_gate
 from zoo.precision import Float32Norm, cast_module
 
 PART = Part(
@@ -276,7 +276,7 @@ def test_the_gate_of_fill_compares_whole_fills(trained: Path) -> None:
     artifact = zoo.load(trained)
     parts = artifact.parts()
     found = check_tasks(artifact, parts, "fp32", lambda done, total: None)["fill"]
-    assert found["psnr_in"] == 100
+    assert found["psnr"] == 100
     assert found["ssim_in"] == pytest.approx(1)
     with pytest.raises(TaskGateError, match=r"PSNR .* dB and SSIM .*; 40 dB and 0.99 are the least"):
         check_tasks(
@@ -289,3 +289,16 @@ def test_random_weights_have_no_gate(tmp_path: Path) -> None:
     assert check_tasks(artifact, {}, "fp32", lambda done, total: None) == {
         "fill": {"skipped": "the weights are random"}
     }
+
+
+def test_the_gate_of_sampling_compares_whole_images(tmp_path: Path) -> None:
+    artifact = find_artifact("stylegan2-ada", "tiny", tmp_path)
+    parts = artifact.parts()
+    figures = sample_gate(artifact, parts, "fp32", lambda done, total: None)
+    assert (figures["psnr"], round(figures["ssim"], 6)) == (100, 1)
+
+    def shifted(*inputs: torch.Tensor) -> torch.Tensor:
+        return parts["synthesis"](*inputs) + 0.05
+
+    with pytest.raises(TaskGateError, match=r"PSNR 32\.\d dB"):
+        sample_gate(artifact, {**parts, "synthesis": shifted}, "fp16", lambda done, total: None)

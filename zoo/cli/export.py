@@ -145,6 +145,6 @@ def _row(report: ExportReport) -> list[str]:
 def _figure(verb: str, found: Any) -> str:
     if not isinstance(found, dict):
         return f"{verb} {found}"
-    if "psnr_in" in found:
-        return f"{verb} {found['psnr_in']:.1f} dB"
+    if "psnr" in found:
+        return f"{verb} {found['psnr']:.1f} dB"
     return f"{verb} not checked: {found['skipped']}"
