@@ -92,7 +92,7 @@ def fill_gate(artifact: Artifact, parts: Parts, precision: str, progress: Callab
         "psnr": psnr,
         "ssim": ssim,
         "least": {"psnr": least_psnr, "ssim": least_ssim},
-        "on": f"inside lesions of a phantom patient, {', '.join(contrasts)}, {len(slices)} of {lesions} slices with any",
+        "on": f"inside lesions of a phantom patient, {', '.join(contrasts)}, {len(slices)} of {lesions} slices",
     }
     if not (psnr >= least_psnr and ssim >= least_ssim):
         raise TaskGateError(
