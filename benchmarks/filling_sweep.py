@@ -55,7 +55,7 @@ def patient(config: Any, image: Path, lesions: Path) -> tuple[torch.Tensor, torc
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure every way of the suite."""
+    """Measure every way of the suite that is not in the JSONL yet; return all, in the suite's order."""
     artifact = zoo.load(arguments.run)
     trained, parts = artifact.config, artifact.parts()
     if not isinstance(trained, FillingConfig):
@@ -64,6 +64,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     image, hole = patient(trained, arguments.image, arguments.lesions)
     evaluate = resolve("zoo_lesion_diffusion.evaluation:inpainting")
     rows = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
+    ordered: list[dict[str, Any]] = []
     for way in tomllib.loads(arguments.suite.read_text(encoding="utf-8"))["way"]:
         chosen = dict(way)
         side = chosen.pop("window", trained.window[0])
@@ -71,7 +72,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         artifact.config = config = trained.model_copy(update={"sampling": sampling})
         samples = chosen.pop("samples", 1)
         way_of = {"window": side, "samples": samples, "start": 1.0, **chosen}
-        if any(way_of.items() <= row.items() for row in rows):
+        known = [row for row in rows if way_of.items() <= row.items()]
+        if known:
+            ordered.append(known[0])
             continue
         seconds: list[float] = []
         while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
@@ -89,18 +92,18 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 for metric in METRICS
                 if (score := scores.get(f"{condition}/{who}/{metric}")) and score.value is not None
             }
-        rows.append(row)
+        ordered.append(row)
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(name(row), row["seconds"], row["model"]["lesions/psnr_in"], flush=True)
-    return rows
+    return ordered
 
 
 def name(row: dict[str, Any]) -> str:
     """Return a way in a few words."""
     extra = [f"from {row['start']:g} T"] if row["start"] < 1 else []
     extra += [f"mean of {row['samples']}"] if row["samples"] > 1 else []
-    extra += [f"window {row['window']}"] if row["window"] != 64 else []
+    extra += [f"window {row['window']}"]
     return ", ".join([f"{row['solver']} {row['steps']}", *extra])
 
 
