@@ -153,6 +153,22 @@ def test_alone_and_in_a_batch_are_the_same(generator: Generator) -> None:
     assert not torch.allclose(other.w[0], alone.w[0], atol=1e-3)
 
 
+def test_volumes_of_two_contrasts_are_projected_by_the_same_code() -> None:
+    settings = ("network.channel_limit=8", "size=8,8,16", "data.contrasts=T1w,FLAIR")
+    config = resolve_config(registry().methods[METHOD], preset="tiny", assignments=settings)
+    assert isinstance(config, StyleGANConfig)
+    torch.manual_seed(0)
+    model = resolve(registry().methods[METHOD].build)(config)
+    target = torch.rand(2, 2, 8, 8, 16) * 2 - 1
+    distance = load_distance("ssim+l2", None).measure
+    early, late = (
+        project(model, config, target, [1, 2], distance, _options(loss="ssim+l2", iterations=count, candidates=2))
+        for count in (1, 40)
+    )
+    assert late.reconstruction.shape == target.shape
+    assert all(after["distance"] < before["distance"] for before, after in zip(early.losses, late.losses, strict=True))
+
+
 # --- Distances. ---
 
 
