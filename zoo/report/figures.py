@@ -59,14 +59,14 @@ def compare(path: Path, first: np.ndarray, second: np.ndarray, titles: Sequence[
     """
     count, height, width = first.shape
     tall = 2.4 * height / width
-    figure = _figure(3 * 2.4 + 2.6, count * tall + 0.5, facecolor="black", layout="constrained")
+    figure = _figure(3 * 2.4 + 3.0, count * tall + 0.5, facecolor="black", layout="constrained")
     grid = figure.subplots(count, 3, squeeze=False)
     largest = float(np.percentile(np.abs(second - first), 99.5)) or 1.0
     for row, one, other, title in zip(grid, first, second, titles, strict=True):
         for axes, plane in zip(row[:2], (one, other), strict=True):
             axes.imshow(plane, cmap="gray", vmin=-1, vmax=1)
         shown = row[2].imshow(other - one, cmap="RdBu_r", vmin=-largest, vmax=largest)
-        row[0].set_ylabel(title, color="white", fontsize=8, rotation=0, ha="right", va="center")
+        row[0].set_ylabel(title, color="white", fontsize=8, rotation=0, ha="right", va="center", labelpad=8)
         for axes in row:
             axes.set_xticks([])
             axes.set_yticks([])
