@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from zoo.config import Config, MethodConfig, TrainingConfig
-from zoo.tasks import SampleOptions
+from zoo.tasks import ProjectOptions, SampleOptions
 
 
 class StyleGANTraining(TrainingConfig):
@@ -134,3 +134,39 @@ class StyleGANOptions(SampleOptions):
     truncation: float = Field(
         1.0, ge=0, le=2, description="psi: below 1 more typical and less varied images; 0 is the mean style"
     )
+
+
+class StyleGANProjectOptions(ProjectOptions):
+    """Options of ``zoo project``; the defaults are the paper's (Güllmar et al., section 2.3).
+
+    Lengths of the ramps that are not given are their shares of the paper's 3000 iterations, and recorded as numbers.
+    """
+
+    candidates: int = Field(100, ge=2, description="Samples of which the one most similar to the image is the start")
+    w_noise: float = Field(0.05, ge=0, description="Noise on w, in units of the samples' standard deviation …")
+    w_noise_iterations: int = Field(750, ge=0, description="… falling to 0 over these; else a quarter of iterations")
+    learning_rate: float = Field(0.1, gt=0, description="Of Adam, between the ramps")
+    ramp_up: int = Field(50, ge=0, description="Iterations of linear rise; else 1/60 of iterations")
+    ramp_down: int = Field(250, ge=0, description="Iterations of cosine fall at the end; else 1/12 of iterations")
+    noise_weight: float = Field(1e5, ge=0, description="Weight of the regulariser of the noise maps, c")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_proportion(cls, values: Any) -> Any:
+        iterations = values.get("iterations") if isinstance(values, dict) else None
+        if not isinstance(iterations, int):
+            return values
+        shares = {"w_noise_iterations": 4, "ramp_up": 60, "ramp_down": 12}
+        return {**{name: iterations // share for name, share in shares.items()}, **values}
+
+    @model_validator(mode="after")
+    def _ends_in_time(self) -> StyleGANProjectOptions:
+        if self.ramp_up + self.ramp_down > self.iterations:
+            raise ValueError(
+                f"ramp_up {self.ramp_up} and ramp_down {self.ramp_down} take longer than iterations {self.iterations}"
+            )
+        if self.w_noise and self.w_noise_iterations > self.iterations:
+            raise ValueError(
+                f"w_noise_iterations {self.w_noise_iterations} must end within iterations {self.iterations}"
+            )
+        return self

@@ -54,15 +54,24 @@ class StyleGANExamples:
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return example ``index``; nothing about it is random."""
         number, first, position = self.places[index]
-        images, head = self.scans[number].images, self.heads[number]
-        if len(self.config.size) == 3:
-            image = np.moveaxis(images, 0, 3)  # [C, I, J, K]
-        else:
-            image, head = images[first], head[:2]
+        images = self.scans[number].images
+        image = np.moveaxis(images, 0, 3) if len(self.config.size) == 3 else images[first]  # [C, I, J(, K)]
         return {
-            "image": to_network(image, head, self.config),
+            "image": to_network(image, self._extent(number), self.config),
             "slice_position": np.array(position, np.float32),
         }
+
+    def lesions(self, index: int) -> np.ndarray:
+        """Return the lesion mask of example ``index``, bool ``[*size]``: pixels of which most is lesion."""
+        number, first, _ = self.places[index]
+        mask = self.scans[number].lesion_mask
+        chosen = np.moveaxis(mask, 0, 2) if len(self.config.size) == 3 else mask[first]
+        # On the scale of intensities -1 is none, 1 is all, and 0 is half.
+        share: np.ndarray = to_network(2.0 * chosen[None] - 1, self._extent(number), self.config)
+        return share[0] > 0
+
+    def _extent(self, number: int) -> Sequence[tuple[int, int]]:
+        return self.heads[number][: len(self.config.size)]
 
 
 def to_network(image: np.ndarray, head: Sequence[tuple[int, int]], config: StyleGANConfig) -> np.ndarray:

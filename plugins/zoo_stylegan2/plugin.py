@@ -87,7 +87,12 @@ def zoo_methods() -> list[Method]:
             parts="zoo_stylegan2.networks:parts",
             trainer="zoo_stylegan2.training:StyleGANTrainer",
             examples="zoo_stylegan2.examples:StyleGANExamples",
-            tasks={"sample": Task(run="zoo_stylegan2.tasks:sample", options="zoo_stylegan2.config:StyleGANOptions")},
+            tasks={
+                "sample": Task(run="zoo_stylegan2.tasks:sample", options="zoo_stylegan2.config:StyleGANOptions"),
+                "project": Task(
+                    run="zoo_stylegan2.projection:project", options="zoo_stylegan2.config:StyleGANProjectOptions"
+                ),
+            },
             reported_on="411 subjects, Inception features (Güllmar et al.); other data than ours",
             reported=(
                 {"model": "T1w, three echoes", "fid": 13.33, "kimg": "18,600"},

@@ -20,6 +20,7 @@ COMMANDS = {
     "fill": "Fill the lesions of a patient.",
     "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "sample": "Generate images.",
+    "project": "Find the codes from which a generator makes given images.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",
 }

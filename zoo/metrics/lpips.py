@@ -1,4 +1,4 @@
-"""LPIPS with AlexNet, from weights that are on this machine."""
+"""LPIPS with AlexNet or VGG16, from weights that are on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,8 +17,8 @@ from torch import Tensor
 from zoo.errors import DataError
 from zoo.files import sha256
 
-ALEXNET = "alexnet-owt-7be5be79.pth"
-"""Torchvision's file; its name carries the start of its SHA-256."""
+_TRUNKS = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
+"""What the lpips package calls them, and torchvision's files, whose names carry the start of their SHA-256."""
 
 MIN_SIDE = 64
 """Pixels; AlexNet's strides leave nothing of smaller images."""
@@ -29,20 +30,61 @@ def find_alexnet(weights: Path | None) -> Path:
     Raises:
         DataError: It is not there; nothing is downloaded.
     """
-    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
+    return _find("alex", weights, "--lpips-weights FILE")
+
+
+def _find(net: str, weights: Path | None, option: str) -> Path:
+    trunk, name = _TRUNKS[net]
+    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
         raise DataError(
-            f"LPIPS needs AlexNet's weights, and there is no {path.name if weights else ALEXNET} in {path.parent}; "
-            "fetch torchvision's file on a machine with internet and give it with --lpips-weights FILE."
+            f"LPIPS needs {trunk}'s weights, and there is no {path.name if weights else name} in {path.parent}; "
+            f"fetch torchvision's file on a machine with internet and give it with {option}."
         )
     return path
 
 
-def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return LPIPS as a function of two batches.
+def load_network(net: str, weights: Path | None, option: str) -> tuple[Any, Path]:
+    """Return the lpips package's network, filled from a file, and that file.
 
     Args:
-        weights: AlexNet's weights, ``.safetensors`` or torchvision's own ``.pth``; ``None`` looks in torch's cache.
+        net: ``"alex"`` or ``"vgg"``.
+        weights: The trunk's weights, ``.safetensors`` or torchvision's own ``.pth``; ``None`` looks in torch's cache.
+        option: How a user gives the file, for the message.
+
+    Raises:
+        DataError: The weights are missing or are another network's.
+
+    Source: Zhang et al. 2018, linear weights 0.1 of the lpips package.
+    """
+    file = _find(net, weights, option)
+    state = _read(net, file)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lpips
+
+        # The linear weights come with the package; the trunk starts random and is filled from the file.
+        network = lpips.LPIPS(net=net, pnet_rand=True, pretrained=False, verbose=False)
+        linear = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    loaded = network.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
+    # `lins` is another name for lin0 to lin4.
+    absent = [name for name in loaded.missing_keys if name.startswith("lin") and not name.startswith("lins")]
+    if loaded.unexpected_keys or absent:
+        raise DataError(f"The linear weights of the installed lpips package do not fit: {loaded}.")
+    # The package cuts the trunk's features into slices and keeps their numbers: slice2.3.weight is features.3.weight.
+    names = list(network.net.state_dict())
+    try:
+        network.net.load_state_dict({name: state[f"features.{name.partition('.')[2]}"] for name in names})
+    except (KeyError, RuntimeError) as error:
+        raise DataError(f"These are not {_TRUNKS[net][0]}'s weights: {error}.") from None
+    return network.eval().requires_grad_(False), file
+
+
+def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return LPIPS with AlexNet as a function of two batches.
+
+    Args:
+        weights: As for `load_network`.
 
     Returns:
         ``(first, second) -> [B]`` for images ``[B, 1 or 3, H, W]`` in [-1, 1] of at least 64 pixels a side; lower is
@@ -50,29 +92,8 @@ def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor
 
     Raises:
         DataError: The weights are missing or are not AlexNet's.
-
-    Source: Zhang et al. 2018, linear weights 0.1 of the lpips package.
     """
-    state = _read_alexnet(find_alexnet(weights))
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import lpips
-
-        # The linear weights come with the package; the trunk starts random and is filled from the file.
-        network = lpips.LPIPS(net="alex", pnet_rand=True, pretrained=False, verbose=False)
-        linear = Path(lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
-    loaded = network.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
-    # `lins` is another name for lin0 to lin4.
-    absent = [name for name in loaded.missing_keys if name.startswith("lin") and not name.startswith("lins")]
-    if loaded.unexpected_keys or absent:
-        raise DataError(f"The linear weights of the installed lpips package do not fit: {loaded}.")
-    # The package cuts AlexNet's features into slices and keeps their numbers: slice2.3.weight is features.3.weight.
-    names = list(network.net.state_dict())
-    try:
-        network.net.load_state_dict({name: state[f"features.{name.partition('.')[2]}"] for name in names})
-    except (KeyError, RuntimeError) as error:
-        raise DataError(f"These are not AlexNet's weights: {error}.") from None
-    network.eval().requires_grad_(False)
+    network, _ = load_network("alex", weights, "--lpips-weights FILE")
 
     @torch.inference_mode()
     def measure(first: Tensor, second: Tensor) -> Tensor:
@@ -86,12 +107,13 @@ def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor
     return measure
 
 
-def _read_alexnet(path: Path) -> dict[str, Tensor]:
+def _read(net: str, path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path} is not a whole safetensors file: {error}.") from None
-    if not sha256(path).startswith("7be5be79"):
-        raise DataError(f"{path} is not torchvision's {ALEXNET}; other .pth files may hold code and are not opened.")
+    name = _TRUNKS[net][1]
+    if not sha256(path).startswith(name.removesuffix(".pth").rpartition("-")[2]):
+        raise DataError(f"{path} is not torchvision's {name}; other .pth files may hold code and are not opened.")
     return torch.load(path, map_location="cpu", weights_only=True)

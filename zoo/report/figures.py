@@ -49,6 +49,34 @@ def sheet(images: np.ndarray, path: Path, *, titles: Sequence[str] | None = None
     figure.savefig(path, format="png", facecolor="black")
 
 
+def compare(path: Path, first: np.ndarray, second: np.ndarray, titles: Sequence[str]) -> None:
+    """Draw targets, reconstructions and their differences, a row an image.
+
+    Args:
+        path: PNG file.
+        first, second: ``[N, H, W]`` in [-1, 1], row 0 on top.
+        titles: One a row, beside it.
+    """
+    count, height, width = first.shape
+    tall = 2.4 * height / width
+    figure = _figure(3 * 2.4 + 3.0, count * tall + 0.5, facecolor="black", layout="constrained")
+    grid = figure.subplots(count, 3, squeeze=False)
+    largest = float(np.percentile(np.abs(second - first), 99.5)) or 1.0
+    for row, one, other, title in zip(grid, first, second, titles, strict=True):
+        for axes, plane in zip(row[:2], (one, other), strict=True):
+            axes.imshow(plane, cmap="gray", vmin=-1, vmax=1)
+        shown = row[2].imshow(other - one, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        row[0].set_ylabel(title, color="white", fontsize=8, rotation=0, ha="right", va="center", labelpad=8)
+        for axes in row:
+            axes.set_xticks([])
+            axes.set_yticks([])
+    for axes, name in zip(grid[0], ("target", "reconstruction", "difference"), strict=True):
+        axes.set_title(name, color="white", fontsize=10)
+    bar = figure.colorbar(shown, ax=grid[:, 2], fraction=0.05, pad=0.02)
+    bar.ax.tick_params(colors="white", labelsize=8)
+    figure.savefig(path, format="png", facecolor="black")
+
+
 def before_after(
     path: Path,
     before: np.ndarray,

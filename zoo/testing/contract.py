@@ -78,7 +78,7 @@ class _Contract:
     def test_tasks_keep_their_promise(
         self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path
     ) -> None:
-        checks = {"fill": _check_fill, "sample": _check_sample}
+        checks = {"fill": _check_fill, "sample": _check_sample, "project": _check_project}
         for verb in registered.tasks:
             assert verb in checks, f"the contract kit has no check for the task {verb!r}"
             checks[verb](artifact, cohort, tmp_path)
@@ -343,6 +343,44 @@ def _check_sample(artifact: Artifact, cohort: Path, folder: Path) -> None:
     for path in together.images:
         assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["Synthetic"] is True
     assert together.sheet.stat().st_size > 0
+
+
+def _check_project(artifact: Artifact, cohort: Path, folder: Path) -> None:
+    """Codes make the reconstruction again; an image alone, in a batch, and after a stop gives the same."""
+    from zoo.imaging.cohort import read_cohort
+    from zoo.projecting import choose_scans, find_targets, project_files
+    from zoo.projections import Projections
+
+    options = {"loss": "ssim+l2", "iterations": 3, "seed": 5}
+    scans = choose_scans(artifact, read_cohort(cohort), everybody=True)
+    targets = find_targets(artifact, scans.subset(scans.subjects[:2]), positions=(0.5,))
+    report = project_files(artifact, targets, folder / "together", options={**options, "batch_size": 2})
+    together = Projections.read(report.projections)
+    assert together.model_sha256 == artifact.sha256
+    assert len(together) == len(targets.rows) >= 2
+    assert torch.equal(together.image, torch.from_numpy(targets.images))
+    made = artifact.parts()["synthesis"](together.w, *together.noise)
+    assert _distance(together.reconstruction, made) < 1e-4
+    for planes in together.noise:
+        assert float(planes.flatten(1).mean(1).abs().max()) < 1e-4
+        assert torch.allclose(planes.flatten(1).square().mean(1), torch.ones(len(planes)), atol=1e-3)
+
+    one = find_targets(artifact, scans.subset(scans.subjects[1:2]), positions=(0.5,))
+    report = project_files(artifact, one, folder / "alone", options={**options, "batch_size": 1})
+    alone = Projections.read(report.projections)
+    assert _distance(together.w[-1:], alone.w) < 1e-3
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    torn = folder / "torn"
+    with pytest.raises(KeyboardInterrupt):
+        project_files(artifact, targets, torn, options={**options, "batch_size": 1}, progress=stop)
+    assert not list(torn.glob("*.safetensors"))
+    whole = project_files(artifact, targets, torn, options={**options, "batch_size": 1})
+    again = Projections.read(whole.projections)
+    assert _distance(again.w[-1:], alone.w) == 0
 
 
 def _train(
