@@ -41,8 +41,8 @@ class FitOptions(Config):
 
     folds: int = Field(10, ge=2, description="Parts of the cross-validation; a subject is in one of them")
     seed: int = Field(0, ge=0, description="Decides which subjects share a fold, and the bootstrap")
-    svm_c: float = Field(1.0, gt=0, description="C of the support vector machine, times the codes' dimensions")
-    ridge: float = Field(1.0, gt=0, description="Penalty of the ridge regression, over the codes' dimensions")
+    svm_c: float = Field(0.1, gt=0, description="C of the support vector machine, times the codes' dimensions")
+    ridge: float = Field(0.1, gt=0, description="Penalty of the ridge regression, over the codes' dimensions")
 
 
 @dataclass(frozen=True)
@@ -469,9 +469,7 @@ class Directions:
                         f"{file} has format {number}; this version of mri-zoo knows up to {FORMAT}. Update: pip "
                         "install -U mri-zoo"
                     )
-                items = {
-                    name: Direction(stored.get_tensor(name), found) for name, found in about["directions"].items()
-                }
+                items = {name: Direction(stored.get_tensor(name), found) for name, found in about["directions"].items()}
                 return cls(items, about["method"], about["model_sha256"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{file} does not hold directions of the zoo ({error}).") from None
