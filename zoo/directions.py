@@ -174,7 +174,7 @@ def subject_folds(
     Raises:
         DataError: There are fewer subjects than folds, in all or in one of the groups.
     """
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
     owners = np.array(subjects)
     parts = [(f"of {attribute.name} {level!r}", attribute.values == number) for number, level in
@@ -190,7 +190,7 @@ def subject_folds(
     if attribute.kind == "groups":
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         return list(splitter.split(rows, attribute.values.astype(int), owners))
-    # Folds of whole subjects in a random order; GroupKFold itself would go by their number of rows.
+    # Folds of whole subjects in a random order; scikit-learn goes by their number of rows.
     names = np.unique(owners)
     place = {name: index % folds for index, name in enumerate(np.random.default_rng(seed).permutation(names))}
     fold = np.array([place[name] for name in owners])

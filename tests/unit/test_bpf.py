@@ -33,7 +33,7 @@ def test_the_fraction_of_a_known_slice() -> None:
 
 
 def test_centres_of_the_baseline_are_kept() -> None:
-    image, tissue = _slice()
+    image, _ = _slice()
     wider, truth = _slice(ventricle=14)
     found = bpf_along(np.stack([wider, image, image + 0.05]), baseline=1)
     assert found[0] == pytest.approx((truth >= 2).sum() / (truth >= 1).sum(), abs=0.002)

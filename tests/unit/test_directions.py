@@ -214,7 +214,7 @@ def test_columns_that_give_no_direction_are_refused(column: str, levels: tuple[s
 
 def test_fewer_subjects_than_folds_are_refused() -> None:
     rows = _rows({"age": [30, 40, 50], "group": ["HC", "MS", "HC"]})
-    with pytest.raises(DataError, match="3 subjects with age, fewer than 4 folds.*--folds 3"):
+    with pytest.raises(DataError, match=r"3 subjects with age, fewer than 4 folds.*--folds 3"):
         subject_folds(read_attribute(rows, "age"), _subjects(rows), 4, 0)
     with pytest.raises(DataError, match="1 subjects of group 'MS'"):
         subject_folds(read_attribute(rows, "group"), _subjects(rows), 2, 0)

@@ -20,6 +20,7 @@ COMMANDS = {
     "fill": "Fill the lesions of a patient.",
     "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "sample": "Generate images.",
+    "edit": "Find directions in latent space, walk projected images along them, and measure what moves.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",
 }
