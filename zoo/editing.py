@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.alpha_range import BPF, AlphaRange, Criterion, alphas_within, find_alpha_range
+from zoo.alpha_range import BPF, TOLERATED, AlphaRange, Criterion, alphas_within, find_alpha_range
 from zoo.artifact import Artifact
 from zoo.config import validate
 from zoo.descriptors import resolve
@@ -643,7 +643,10 @@ def range_sentences(edits: Sequence[Edited]) -> list[str]:
     return [
         f"{edit.name}: alpha {edit.range.low:g} (ended by {edit.range.low_ended_by}) to {edit.range.high:g} (ended by "
         f"{edit.range.high_ended_by}), in steps of {edit.range.step:g}; outside already at alpha 0: "
-        + ", ".join(f"{share:.0%} by {name}" for name, share in edit.range.outside.items())
+        + ", ".join(
+            f"{share:.0%} by {name}" + (", which therefore could not end it" if share > 1 - TOLERATED else "")
+            for name, share in edit.range.outside.items()
+        )
         for edit in edits
         if edit.range
     ]

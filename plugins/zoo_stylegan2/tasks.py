@@ -72,7 +72,7 @@ def critic(config: StyleGANConfig, checkpoint: Path, device: str) -> Callable[[T
         ArtifactError: The checkpoint is damaged.
     """
     network = build_discriminator(config).eval().requires_grad_(False)
-    network.load_state_dict(load_state(checkpoint)["discriminator"])
+    network.load_state_dict(load_state(checkpoint)["trainer"]["discriminator"])
     network.to(device)
 
     @torch.inference_mode()
