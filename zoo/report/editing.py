@@ -126,6 +126,6 @@ def edit_profiles(path: Path, image: np.ndarray, profiles: Profiles, alphas: Seq
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
     along_row.set_ylabel("intensity", fontsize=8)
-    along_column.legend(fontsize=6, loc="upper right")
+    figure.legend(*along_column.get_legend_handles_labels(), fontsize=7, loc="outside right center")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
