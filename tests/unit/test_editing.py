@@ -130,7 +130,7 @@ def test_applying_writes_images_differences_pictures_and_tables(
     assert (out / "group" / "sheet.png").stat().st_size > 0
     content = json.loads((out / "edit.json").read_text())
     (edit,) = content["edits"]
-    assert [leak["attribute"] for leak in edit["leakage"]] == ["position", "group", "age"]
+    assert [leak["attribute"] for leak in edit["leakage"]] == ["position", "age", "group"]
     assert all(leak["per_alpha"]["n"] == SUBJECTS for leak in edit["leakage"])
     fractions = [row for row in edit["curves"] if row["quantity"] == "BPF" and row["group"] == "group MS"]
     assert [row["alpha"] for row in fractions] == [-2, 0, 3]
@@ -161,6 +161,7 @@ def test_directions_that_cannot_be_are_refused(
     [
         (("--alpha", "1", "--name", "ages"), "Did you mean 'age'"),
         (("--alpha", "far"), "takes numbers"),
+        (("--alpha", "1,nan"), "takes numbers"),
         ((), "either --alpha"),
         (("--alpha", "1", "--features", "vgg"), "no features 'vgg'"),
         (("--alpha", "1", "--folds", "9"), "at least as many subjects"),
