@@ -33,19 +33,21 @@ class Evaluation:
         about: Data, seed, masks, extractors: what a reader needs to repeat it.
         by_subject: One row a subject, condition and filler.
         pictures: PNG bytes and a caption each.
+        columns: What the condition and who are called in tables.
     """
 
     scores: Mapping[str, Score]
     about: Mapping[str, Any]
     by_subject: Sequence[Mapping[str, Any]] = ()
     pictures: Sequence[tuple[bytes, str]] = field(default=(), repr=False)
+    columns: tuple[str, str] = ("masks", "filled by")
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row a condition and filler, with a column a metric, empty where it does not apply."""
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for key, score in self.scores.items():
             condition, who, metric = key.split("/")
-            row = rows.setdefault((condition, who), {"masks": condition, "filled by": who, "n": score.n})
+            row = rows.setdefault((condition, who), {self.columns[0]: condition, self.columns[1]: who, "n": score.n})
             row[metric] = _cell(score)
         columns = dict.fromkeys(column for row in rows.values() for column in row)
         return [{column: row.get(column, "") for column in columns} for row in rows.values()]

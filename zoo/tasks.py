@@ -67,6 +67,12 @@ class SampleOptions(Config):
     batch_size: int = Field(16, ge=1, description="Samples a network call; changes only rounding")
 
 
+class EditOptions(Config):
+    """Options of every editor; a method extends them."""
+
+    batch_size: int = Field(16, ge=1, description="Images a network call; changes only rounding")
+
+
 @dataclass(frozen=True)
 class Samples:
     """Generated images.
@@ -167,3 +173,18 @@ class Placed(Protocol):
 
     def lesions(self, index: int) -> Any:
         """Return its lesion mask, bool ``[*size]``, all false where the cohort has none."""
+
+
+class EditTask(Protocol):
+    """The verb ``edit``: make images of codes; walking and measuring are the host's (``zoo.editing``)."""
+
+    def __call__(self, parts: Parts, config: Any, codes: Tensor, noise: Sequence[Tensor], options: Any) -> Samples:
+        """Return one image a code, the same for the same code and noise.
+
+        Args:
+            parts: The method's parts as callables.
+            config: The settings the model was trained with.
+            codes: float32 ``[N, *code]``, as the method's projections hold them, moved along a direction.
+            noise: The maps of the projections, each ``[N, 1, *spatial]``.
+            options: The method's options.
+        """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo import Citation, Method, Task, hookimpl
+from zoo import Citation, Evaluator, Method, Task, hookimpl
 
 # Güllmar et al., section 2.2. Padded to 256 pixels, which its 14 style layers tell; where it is silent, what the
 # reference does for one GPU at 256 pixels: batch 16, gamma 0.82, 5,000 images of half-life.
@@ -92,11 +92,27 @@ def zoo_methods() -> list[Method]:
                 "project": Task(
                     run="zoo_stylegan2.projection:project", options="zoo_stylegan2.config:StyleGANProjectOptions"
                 ),
+                "edit": Task(run="zoo_stylegan2.tasks:edit", options="zoo.tasks:EditOptions"),
             },
+            critic="zoo_stylegan2.tasks:critic",
+            evaluators=("realism",),
             reported_on="411 subjects, Inception features (Güllmar et al.); other data than ours",
             reported=(
                 {"model": "T1w, three echoes", "fid": 13.33, "kimg": "18,600"},
                 {"model": "ADC", "fid": 12.09, "kimg": "9,200"},
             ),
+        )
+    ]
+
+
+@hookimpl
+def zoo_evaluators() -> list[Evaluator]:
+    """Return ``realism``."""
+    return [
+        Evaluator(
+            name="realism",
+            summary="Distance between generated and real images by features of a named extractor.",
+            evaluate="zoo.realism:realism",
+            options="zoo.realism:RealismOptions",
         )
     ]

@@ -1,16 +1,19 @@
-"""What a trained ``stylegan2-ada`` does: sampling."""
+"""What a trained ``stylegan2-ada`` does: sampling, and making images of edited codes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from zoo.nn.stylegan import noise_shapes, style_count
 from zoo.sampling import Randomness
-from zoo.tasks import Parts, Samples
+from zoo.tasks import EditOptions, Parts, Samples
+from zoo.training import load_state
 from zoo_stylegan2.config import StyleGANConfig, StyleGANOptions
+from zoo_stylegan2.networks import build_discriminator
 
 
 def sample(parts: Parts, config: StyleGANConfig, seeds: Sequence[int], options: StyleGANOptions) -> Samples:
@@ -18,8 +21,17 @@ def sample(parts: Parts, config: StyleGANConfig, seeds: Sequence[int], options: 
 
     Copies of a contrast are averaged.
     """
-    images = draw(parts, config, Randomness(seeds), truncation=options.truncation).float().cpu()
-    grouped = images.reshape(len(images), -1, config.copies, *config.size)
+    return _as_samples(draw(parts, config, Randomness(seeds), truncation=options.truncation), config)
+
+
+def edit(parts: Parts, config: StyleGANConfig, codes: Tensor, noise: Sequence[Tensor], options: EditOptions) -> Samples:
+    """Make images of styles ``[N, styles, style_width]`` (W+), the verb ``edit``."""
+    return _as_samples(parts["synthesis"](codes, *noise), config)
+
+
+def _as_samples(images: Tensor, config: StyleGANConfig) -> Samples:
+    """Return what the network made, ``[N, image_channels, *size]``, with copies of a contrast averaged."""
+    grouped = images.float().cpu().reshape(len(images), -1, config.copies, *config.size)
     return Samples(grouped.mean(2).clamp(-1, 1), config.spacing_mm)
 
 
@@ -48,3 +60,26 @@ def draw(
         styles = w[:, None].expand(-1, style_count(config.size), -1).contiguous()
         images.append(parts["synthesis"](styles, *(planes[rows] for planes in noise)))
     return torch.cat(images)
+
+
+def critic(config: StyleGANConfig, checkpoint: Path, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the discriminator of a checkpoint as a score of single images, ``[N]`` on the CPU.
+
+    The discriminator looks at the spread of a group, so each image is scored in a group with the first real
+    companions, always the same ones.
+
+    Raises:
+        ArtifactError: The checkpoint is damaged.
+    """
+    network = build_discriminator(config).eval().requires_grad_(False)
+    network.load_state_dict(load_state(checkpoint)["trainer"]["discriminator"])
+    network.to(device)
+
+    @torch.inference_mode()
+    def score(images: Tensor, companions: Tensor) -> Tensor:
+        others = [companion.expand_as(images) for companion in companions[: network.group - 1]]
+        # Members of a group lie as far apart as there are groups: the image first, then each companion.
+        batch = torch.cat([images, *others]).repeat_interleave(config.copies, dim=1).to(device)
+        return network(batch)[: len(images)].cpu()
+
+    return score

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from zoo.errors import DataError
-from zoo.metrics.features import frechet_distance, radiomic_distance, radiomic_features
+from zoo.metrics.features import (
+    frechet_distance,
+    kernel_distance,
+    load_extractor,
+    nearest_distances,
+    radiomic_distance,
+    radiomic_features,
+)
 
 
 def _brains(count: int, seed: int, size: tuple[int, ...] = (32, 40), radius: float = 0.6) -> torch.Tensor:
@@ -61,3 +71,49 @@ def test_features_are_those_named_for_each_channel() -> None:
     turned = radiomic_features(brain.flip(2))
     changed = (turned - radiomic_features(brain)).abs() > 1e-9
     assert changed.sum(1).max() <= 1  # mirroring moves the centre from left to right and nothing else
+
+
+def test_the_distances_are_torchmetrics() -> None:
+    kid, fid = pytest.importorskip("torchmetrics.image.kid"), pytest.importorskip("torchmetrics.image.fid")
+    random = torch.Generator().manual_seed(6)
+    first, second = (torch.randn(40, 5, generator=random, dtype=torch.float64) + shift for shift in (0, 0.4))
+    assert kernel_distance(first, second) == pytest.approx(float(kid.poly_mmd(first, second)), rel=1e-9)
+    parts = [value for some in (first, second) for value in (some.mean(0), torch.cov(some.T))]
+    assert frechet_distance(first, second) == pytest.approx(float(fid._compute_fid(*parts)), rel=1e-6)
+    assert kernel_distance(first[:20], first[20:]) < 0.2 * kernel_distance(first, second + 1)
+
+
+def test_the_nearest_image_may_not_be_ones_own() -> None:
+    features = torch.tensor([[0.0], [1.0], [5.0]])
+    own = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+    assert nearest_distances(features, features).tolist() == [0, 0, 0]
+    assert nearest_distances(features, features, not_of=own).tolist() == [5, 4, 4]
+    with pytest.raises(DataError, match="at least two subjects"):
+        nearest_distances(features, features, not_of=torch.ones(3, 3, dtype=torch.bool))
+
+
+def test_a_network_is_named_with_its_weights(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    images = torch.rand(3, 1, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    random = load_extractor("timm:test_resnet")
+    assert random.name == "timm test_resnet, random weights of seed 0"
+    assert torch.equal(random.features(images), load_extractor("timm:test_resnet").features(images))
+    torch.manual_seed(5)
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), file)
+    named = load_extractor("timm:test_resnet", file)
+    assert "weights.safetensors, SHA-256" in named.name
+    assert not torch.equal(named.features(images), random.features(images))
+    with pytest.raises(DataError, match=r"\[B, 1 or 3, H, W\]"):
+        random.features(torch.zeros(1, 1, 8, 8, 8))
+    save_file({"conv.weight": torch.zeros(1)}, file)
+    with pytest.raises(DataError, match="does not hold the weights"):
+        load_extractor("timm:test_resnet", file)
+
+
+@pytest.mark.parametrize("name", ["inception", "timm:", "timm:resnet_18"])
+def test_features_that_do_not_exist_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"no features|no network"):
+        load_extractor(name)
+    with pytest.raises(DataError, match="take no weights"):
+        load_extractor("radiomic", Path("weights.safetensors"))

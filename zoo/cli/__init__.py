@@ -21,6 +21,7 @@ COMMANDS = {
     "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "sample": "Generate images.",
     "project": "Find the codes from which a generator makes given images.",
+    "edit": "Find directions in latent space, walk projected images along them, and measure what moves.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",
 }

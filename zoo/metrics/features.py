@@ -1,16 +1,28 @@
-"""A distance between sets of images by a small fixed set of features, which needs no pretrained network.
+"""Distances between sets of images by features of a named extractor.
 
-It tells a generator's checkpoints apart on any machine, in 2D and 3D and for any number of channels. It is not the
-Fréchet Inception distance and its values cannot be compared with that.
+The small fixed set of features needs no pretrained network, in 2D and 3D and for any number of channels. None of the
+distances here is the Fréchet Inception distance of the literature, whose network and resizing are its own, and values
+by two extractors cannot be compared.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from zoo.errors import DataError
+from zoo.errors import DataError, MissingExtraError, did_you_mean
+from zoo.files import sha256
+
+RADIOMIC = "radiomic"
+"""Name of the fixed set of features."""
 
 _POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _OCTAVES = 3
@@ -71,8 +83,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
     Source: Heusel et al. 2017, equation 6: ``|m1 - m2|² + trace(C1 + C2 - 2 (C1 C2)^½)``.
     """
-    if min(len(first), len(second)) < 2:
-        raise DataError(f"A distance between sets of {len(first)} and {len(second)} images needs two in each.")
+    _check_two(first, second)
     first, second = first.double(), second.double()
     between = (first.mean(0) - second.mean(0)).square().sum()
     one, other = torch.cov(first.T), torch.cov(second.T)
@@ -80,6 +91,128 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
     return float((between + one.trace() + other.trace() - 2 * shared).clamp(min=0))
+
+
+def kernel_distance(first: Tensor, second: Tensor) -> float:
+    """Return the squared maximum mean discrepancy between two sets of features, unbiased, so it may be below 0.
+
+    Args:
+        first, second: ``[N, F]`` and ``[M, F]``.
+
+    Raises:
+        DataError: A set has fewer than two rows.
+
+    Source: Bińkowski et al. 2018, section 4, kernel ``(x · y / F + 1)³``. Departure: all pairs at once instead of means
+    over subsets; the interval comes from a bootstrap.
+    """
+    _check_two(first, second)
+    first, second = first.double(), second.double()
+
+    def kernel(one: Tensor, other: Tensor) -> Tensor:
+        return (one @ other.T / one.shape[1] + 1) ** 3
+
+    def within(some: Tensor) -> Tensor:
+        values = kernel(some, some)
+        return (values.sum() - values.trace()) / (len(some) * (len(some) - 1))
+
+    return float(within(first) + within(second) - 2 * kernel(first, second).mean())
+
+
+def _check_two(first: Tensor, second: Tensor) -> None:
+    if min(len(first), len(second)) < 2:
+        raise DataError(f"A distance between sets of {len(first)} and {len(second)} images needs two in each.")
+
+
+def nearest_distances(images: Tensor, real: Tensor, *, not_of: Tensor | None = None) -> Tensor:
+    """Return the distance of each image to the nearest real one, float64 ``[N]``.
+
+    Args:
+        images: ``[N, F]`` features.
+        real: ``[M, F]`` features in the same units.
+        not_of: bool ``[N, M]``, real images that do not count for an image, such as those of the same subject.
+
+    Raises:
+        DataError: No real image is left for an image.
+    """
+    distances = torch.cdist(images.double(), real.double())
+    if not_of is not None:
+        distances = distances.masked_fill(not_of, torch.inf)
+    nearest = distances.min(dim=1).values
+    if nearest.isinf().any():
+        raise DataError("A distance to the nearest image of another subject needs at least two subjects.")
+    return nearest
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Features of images, and what they are.
+
+    Attributes:
+        name: The network, its weights and their hash, or the name of the fixed set.
+        features: ``[B, C, *spatial]`` in [-1, 1] to float64 ``[B, F]``.
+    """
+
+    name: str
+    features: Callable[[Tensor], Tensor]
+
+
+def load_extractor(name: str, weights: Path | None = None) -> Extractor:
+    """Return an extractor by name.
+
+    Args:
+        name: `RADIOMIC`, or ``"timm:resnet18"`` for a network of timm, the features before its classifier. Images of
+            one or three channels are resized to the network's own input.
+        weights: The network's weights, ``.safetensors`` as timm names them; without, they are random numbers of seed 0.
+
+    Raises:
+        DataError: There is no such network, or the weights are not its.
+        MissingExtraError: timm is not installed.
+    """
+    kind, _, network = name.partition(":")
+    if name == RADIOMIC:
+        if weights:
+            raise DataError(f"The features {RADIOMIC!r} are fixed and take no weights; name a network: timm:resnet18.")
+        return Extractor("fixed set of 17 features a channel", radiomic_features)
+    if kind != "timm" or not network:
+        raise DataError(f"There are no features {name!r}; write {RADIOMIC}, or timm:NAME for a network of timm.")
+    return _timm_extractor(network, weights)
+
+
+def _timm_extractor(network: str, weights: Path | None) -> Extractor:
+    try:
+        import timm
+    except ImportError:
+        raise MissingExtraError(f"Features of {network!r} need timm: pip install 'mri-zoo[features]'.") from None
+    if network not in timm.list_models():
+        raise DataError(f"timm has no network {network!r}.{did_you_mean(network, timm.list_models())}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(network, pretrained=False, num_classes=0)
+    told = "random weights of seed 0"
+    if weights:
+        try:
+            state = load_file(weights)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{weights} is not a whole safetensors file: {error}.") from None
+        own = model.state_dict()
+        wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
+        if wrong:
+            raise DataError(f"{weights} does not hold the weights of timm's {network}: {', '.join(wrong[:3])} …")
+        model.load_state_dict({key: state[key] for key in own})
+        told = f"weights {weights.name}, SHA-256 {sha256(weights)[:12]}"
+    model.eval().requires_grad_(False)
+    settings = cast(dict[str, Any], model.pretrained_cfg)
+    _, *side = settings["input_size"]
+    mean, deviation = (torch.tensor(settings[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> Tensor:
+        if images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise DataError(f"timm's networks take [B, 1 or 3, H, W], got {list(images.shape)}; use {RADIOMIC}.")
+        scaled = F.interpolate(images.float(), side, mode="bilinear", align_corners=False, antialias=True)
+        return model((scaled.expand(-1, 3, -1, -1) / 2 + 0.5 - mean) / deviation).double()
+
+    return Extractor(f"timm {network}, {told}", features)
 
 
 def radiomic_distance(real: Tensor, generated: Tensor) -> float:

@@ -1,8 +1,8 @@
-"""Means over subjects, with their intervals."""
+"""Means over subjects with their intervals, and tests of changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,3 +47,92 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     sd = float(np.std(values, ddof=1))
     reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * sd / len(values) ** 0.5
     return Interval(mean, mean - reach, mean + reach, len(values), sd)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A change within subjects.
+
+    Attributes:
+        change: Mean of the differences, with its interval.
+        p: Two-sided p of Student's paired test, uncorrected; ``None`` for fewer than two subjects, or where all change
+            alike.
+        holm: The same after Holm's correction for all tests of the family; ``None`` where there is no p.
+    """
+
+    change: Interval
+    p: float | None
+    holm: float | None
+
+
+def paired_tests(values: np.ndarray, baseline: int) -> list[PairedTest | None]:
+    """Test each column of values against one of them; that one itself gets ``None``.
+
+    Args:
+        values: ``[subjects, conditions]``, finite.
+        baseline: Column of the baseline.
+
+    Raises:
+        DataError: There is no subject, or a value is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise DataError("Values to be tested hold NaN or infinite ones; leave those subjects out.")
+    changes = values - values[:, [baseline]]
+    columns = [column for column in range(values.shape[1]) if column != baseline]
+    intervals = {column: mean_interval(changes[:, column].tolist()) for column in columns}
+    found: dict[int, float] = {}
+    for column, interval in intervals.items():
+        if interval.sd:
+            t = interval.mean / (interval.sd / interval.n**0.5)
+            found[column] = float(2 * stats.t.sf(abs(t), interval.n - 1))
+    corrected = dict(zip(found, holm(list(found.values())), strict=True))
+    return [
+        PairedTest(intervals[column], found.get(column), corrected.get(column)) if column != baseline else None
+        for column in range(values.shape[1])
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number by Holm's step-down method (Holm 1979)."""
+    order = np.argsort(p_values)
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        corrected[index] = highest
+    return corrected
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float],
+    owners: Sequence[str],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float] | None:
+    """Return the percentile interval of a statistic over redrawn subjects, ``None`` for fewer than two of them.
+
+    Args:
+        statistic: Of the indices of the rows drawn; nan where it is not defined, such draws are left out.
+        owners: The subject of each row; all rows of a subject are drawn together.
+        draws: Redrawn sets.
+        seed: Decides them.
+        confidence: In (0, 1).
+    """
+    rows: dict[str, list[int]] = {}
+    for index, owner in enumerate(owners):
+        rows.setdefault(owner, []).append(index)
+    blocks = [np.array(indices) for indices in rows.values()]
+    if len(blocks) < 2:
+        return None
+    random = np.random.default_rng(seed)
+    values = [
+        statistic(np.concatenate([blocks[choice] for choice in random.integers(len(blocks), size=len(blocks))]))
+        for _ in range(draws)
+    ]
+    known = np.array([value for value in values if np.isfinite(value)])
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

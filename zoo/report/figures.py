@@ -15,7 +15,7 @@ _TILE = 160
 _DPI = 100
 
 
-def _figure(width: float, height: float, **options: Any) -> Figure:
+def empty_figure(width: float, height: float, **options: Any) -> Figure:
     """Return an empty figure of a size in inches that can save itself as PNG."""
     figure = Figure(figsize=(width, height), dpi=_DPI, **options)
     FigureCanvasAgg(figure)
@@ -35,7 +35,9 @@ def sheet(images: np.ndarray, path: Path, *, titles: Sequence[str] | None = None
     rows = -(-count // columns)
     zoom = max(1, -(-_TILE // min(height, width)))
     top = 24 if titles else 0
-    figure = _figure(columns * (width * zoom + 2) / _DPI, (rows * (height * zoom + 2) + top) / _DPI, facecolor="black")
+    figure = empty_figure(
+        columns * (width * zoom + 2) / _DPI, (rows * (height * zoom + 2) + top) / _DPI, facecolor="black"
+    )
     total_width, total_height = columns * (width * zoom + 2), rows * (height * zoom + 2) + top
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
@@ -59,7 +61,7 @@ def compare(path: Path, first: np.ndarray, second: np.ndarray, titles: Sequence[
     """
     count, height, width = first.shape
     tall = 2.4 * height / width
-    figure = _figure(3 * 2.4 + 3.0, count * tall + 0.5, facecolor="black", layout="constrained")
+    figure = empty_figure(3 * 2.4 + 3.0, count * tall + 0.5, facecolor="black", layout="constrained")
     grid = figure.subplots(count, 3, squeeze=False)
     largest = float(np.percentile(np.abs(second - first), 99.5)) or 1.0
     for row, one, other, title in zip(grid, first, second, titles, strict=True):
@@ -104,7 +106,7 @@ def before_after(
     largest = float(np.percentile(np.abs(difference[mask]), 99)) or 1.0
     extent = (0, (high[0] - low[0]) * spacing_mm[0], 0, (high[1] - low[1]) * spacing_mm[1])
     tall = 3.1 * extent[3] / extent[1]
-    figure = _figure(3 * 3.1 + 0.9, len(slices) * tall + 0.6, facecolor="black", layout="constrained")
+    figure = empty_figure(3 * 3.1 + 0.9, len(slices) * tall + 0.6, facecolor="black", layout="constrained")
     grid = figure.subplots(len(slices), 3, squeeze=False)
     for row, index in zip(grid, slices, strict=True):
         planes = [volume[(*window, index)].T for volume in (before, after, difference)]
@@ -149,12 +151,12 @@ def loss_curves(metrics: Sequence[Mapping[str, float]]) -> Figure:
     """
     names = sorted({name for line in metrics for name in line} - {"images", "seconds"})
     if not names:
-        figure = _figure(6, 1)
+        figure = empty_figure(6, 1)
         figure.text(0.5, 0.5, "nothing was logged", ha="center", va="center")
         return figure
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = _figure(4 * columns, 2.8 * rows, layout="constrained")
+    figure = empty_figure(4 * columns, 2.8 * rows, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in panels[len(names) :]:
         axes.set_axis_off()

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from zoo.artifact import Artifact
 from zoo.config import MethodConfig, resolve_config, validate
 from zoo.descriptors import Method, resolve
+from zoo.directions import walk
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.evaluation import evaluate
 from zoo.experiment import estimate_cost, launch, plan_training, train_method
@@ -78,7 +79,13 @@ class _Contract:
     def test_tasks_keep_their_promise(
         self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path
     ) -> None:
-        checks = {"fill": _check_fill, "sample": _check_sample, "project": _check_project}
+        checks = {
+            "fill": _check_fill,
+            "sample": _check_sample,
+            "project": _check_project,
+            "edit": _check_edit,
+        }
+
         for verb in registered.tasks:
             assert verb in checks, f"the contract kit has no check for the task {verb!r}"
             checks[verb](artifact, cohort, tmp_path)
@@ -381,6 +388,28 @@ def _check_project(artifact: Artifact, cohort: Path, folder: Path) -> None:
     whole = project_files(artifact, targets, torn, options={**options, "batch_size": 1})
     again = Projections.read(whole.projections)
     assert _distance(again.w[-1:], alone.w) == 0
+
+
+def _check_edit(artifact: Artifact, cohort: Path, folder: Path) -> None:
+    """Editing by 0 makes the image itself again, an image is the same alone and in a batch, and alpha changes it."""
+    specs = artifact.part_specs()["synthesis"].inputs
+    codes, *noise = example_inputs(artifact.part_specs()["synthesis"], seed=8, axes={"batch": 3}).values()
+    assert specs[0].name == "w"
+    task, parts = artifact.method.task("edit"), artifact.parts()
+    run, options = resolve(task.run), resolve(task.options)()
+    direction = torch.randn(codes.shape[1:], generator=torch.Generator().manual_seed(1))
+    direction /= direction.norm()
+
+    def edited(rows: slice, alpha: float) -> torch.Tensor:
+        moved = walk(codes[rows], direction, alpha)
+        return run(parts, artifact.config, moved, [planes[rows] for planes in noise], options).images
+
+    together = edited(slice(0, 3), 5.0)
+    assert together.shape[:2] == (3, len(artifact.config.data.contrasts))
+    assert together.abs().max() <= 1
+    assert (edited(slice(1, 2), 5.0) - together[1:2]).abs().max() < 1e-5
+    assert torch.equal(edited(slice(0, 3), 0.0), run(parts, artifact.config, codes, noise, options).images)
+    assert not torch.equal(together, edited(slice(0, 3), -5.0))
 
 
 def _train(

@@ -1,0 +1,259 @@
+"""Editing projected images: what is written, how far it may go, and that the model itself decides the images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from tests.conftest import TINY
+from zoo.alpha_range import BPF, BPF_SLOPE, AlphaRange, Criterion, alphas_within, find_alpha_range
+from zoo.descriptors import resolve
+from zoo.directions import Directions
+from zoo.editing import _critic, _Real, contrasts_of
+from zoo.errors import DataError
+from zoo.imaging.phantom import make_subject
+from zoo.metrics.features import load_extractor
+from zoo.projections import Projections
+from zoo.sampling import example_inputs
+from zoo_stylegan2.config import StyleGANConfig
+from zoo_stylegan2.networks import build_discriminator
+from zoo_stylegan2.tasks import critic
+
+SUBJECTS = 4
+SLICES = 2
+
+
+@pytest.fixture(scope="module")
+def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained for a moment."""
+    from zoo.cli import main
+
+    folder = tmp_path_factory.mktemp("edited") / "run"
+    given = ["train", "stylegan2-ada", "--data", str(phantom), "--out", str(folder), "--images", "32", *TINY]
+    with pytest.raises(SystemExit) as stop:
+        main(given)
+    assert not stop.value.code
+    return folder
+
+
+@pytest.fixture(scope="module")
+def projections(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random codes of the run's model, with phantom slices as the images they stand for."""
+    artifact = zoo.load(run)
+    count = SUBJECTS * SLICES
+    codes, *noise = example_inputs(artifact.part_specs()["synthesis"], seed=1, axes={"batch": count}).values()
+    slices = []
+    for number in range(SUBJECTS):
+        volume = make_subject(number, 0, 4.0).images["T1w"]
+        for index in (18, 22):
+            plane = np.zeros((40, 48), np.float32)
+            cut = volume[:40, :48, index].astype(np.float32)
+            plane[: cut.shape[0], : cut.shape[1]] = cut / volume.max()
+            slices.append(plane[None] * 2 - 1)
+    rows = tuple(
+        {
+            "subject": f"sub-{number}",
+            "scan": f"sub-{number}",
+            "slice": 18 + 4 * index,
+            "position": 0.5 + 0.1 * index,
+            "covariates": {"group": ("HC", "MS")[number % 2], "age": f"{30 + 7 * number}", "site": "one"},
+            "losses": {},
+        }
+        for number in range(SUBJECTS)
+        for index in range(SLICES)
+    )
+    with torch.no_grad():
+        made = artifact.build().synthesis(codes, *noise)
+    folder = tmp_path_factory.mktemp("projected")
+    images = torch.from_numpy(np.stack(slices))
+    found = Projections(codes, tuple(noise), images, made, rows, artifact.method.name, str(artifact.sha256))
+    found.write(folder / "projections.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def directions(run: Path, projections: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directions of group and age."""
+    from zoo.cli import main
+
+    folder = tmp_path_factory.mktemp("directions")
+    with pytest.raises(SystemExit) as stop:
+        main(["edit", "directions", str(run), str(projections), "--by", "age", "--against", "group:age",
+              "--folds", "2", "--out", str(folder)])  # fmt: skip
+    assert not stop.value.code
+    return folder
+
+
+def test_directions_are_kept_with_their_figures(directions: Path) -> None:
+    found = Directions.read(directions)
+    assert list(found.items) == ["age", "group", "group-without-age"]
+    overlap = (found.items["group-without-age"].vector * found.items["age"].vector).sum()
+    assert abs(float(overlap)) < 1e-5
+    about = json.loads((directions / "directions.json").read_text())
+    assert about["directions"]["group"]["subjects"] == SUBJECTS
+    assert "Prediction of subjects" in (directions / "directions.html").read_text()
+
+
+def test_applying_writes_images_differences_pictures_and_tables(
+    run: Path, projections: Path, directions: Path, tmp_path: Path, zoo_command
+) -> None:
+    out = tmp_path / "edits"
+    code, printed, err = zoo_command(
+        "edit", "apply", run, projections, directions, "--name", "group", "--alpha", "-2,3", "--folds", "2",
+        "--out", out, "--set", "batch_size=2",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Leakage" in printed
+    assert "one value only" in err  # the site, which cannot be measured
+    stored = Projections.read(projections)
+    artifact = zoo.load(run)
+    direction = Directions.read(directions).items["group"].vector
+    image = nibabel.load(out / "group" / "edit-0003_sub-1_slice-022_T1w.nii.gz")
+    assert image.shape == (40, 48, 1, 3)
+    for column, alpha in enumerate((-2.0, 0.0, 3.0)):
+        made = artifact.parts()["synthesis"](stored.w[3:4] + alpha * direction, *(some[3:4] for some in stored.noise))
+        expected = (contrasts_of(made, artifact).clamp(-1, 1)[0, 0] + 1) / 2
+        assert np.allclose(image.get_fdata()[:, :, 0, column], expected.numpy(), atol=1e-5)
+    difference = nibabel.load(out / "group" / "edit-0003_sub-1_slice-022_T1w_difference.nii.gz").get_fdata()
+    assert np.allclose(difference, image.get_fdata() - image.get_fdata()[..., 1:2], atol=1e-5)
+    about = json.loads((out / "group" / "edit-0003_sub-1_slice-022_T1w.json").read_text())
+    assert about["Synthetic"] is True
+    assert about["Alphas"] == [-2, 0, 3]
+    assert str(tmp_path) not in about["Command"]
+    assert len(list((out / "group").glob("*.nii.gz"))) == 2 * SUBJECTS * SLICES
+    assert (out / "group" / "sheet.png").stat().st_size > 0
+    content = json.loads((out / "edit.json").read_text())
+    (edit,) = content["edits"]
+    assert [leak["attribute"] for leak in edit["leakage"]] == ["position", "age", "group"]
+    assert all(leak["per_alpha"]["n"] == SUBJECTS for leak in edit["leakage"])
+    fractions = [row for row in edit["curves"] if row["quantity"] == "BPF" and row["group"] == "group MS"]
+    assert [row["alpha"] for row in fractions] == [-2, 0, 3]
+    assert fractions[1]["p"] is None
+    assert "correlated" in (out / "edit.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--by", "agee"), "no column 'agee'"),
+        (("--by", "site"), "one value only"),
+        (("--by", "age", "--folds", "5"), "fewer than 5 folds"),
+        ((), "write --by COLUMN"),
+        (("--against", "group"), "write --against group:age"),
+    ],
+)
+def test_directions_that_cannot_be_are_refused(
+    run: Path, projections: Path, tmp_path: Path, zoo_command, arguments: tuple[str, ...], message: str
+) -> None:
+    code, _, err = zoo_command("edit", "directions", run, projections, *arguments, "--out", tmp_path / "out")
+    assert (code, message in err) == (1, True), err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--alpha", "1", "--name", "ages"), "Did you mean 'age'"),
+        (("--alpha", "far"), "takes numbers"),
+        (("--alpha", "1,nan"), "takes numbers"),
+        ((), "either --alpha"),
+        (("--alpha", "1", "--features", "vgg"), "no features 'vgg'"),
+        (("--alpha", "1", "--folds", "9"), "at least as many subjects"),
+    ],
+)
+def test_edits_that_cannot_be_are_refused(
+    run: Path, projections: Path, directions: Path, tmp_path: Path, zoo_command, arguments, message: str
+) -> None:
+    code, _, err = zoo_command("edit", "apply", run, projections, directions, *arguments, "--out", tmp_path / "out")
+    assert (code, message in err) == (1, True), err
+
+
+def test_directions_of_another_model_are_refused(
+    run: Path, projections: Path, directions: Path, tmp_path: Path, zoo_command
+) -> None:
+    other = Directions(Directions.read(directions).items, "stylegan2-ada", "0" * 64)
+    other.write(tmp_path / "directions.safetensors")
+    code, _, err = zoo_command("edit", "apply", run, projections, tmp_path, "--alpha", "1", "--out", tmp_path / "out")
+    assert (code, "another model" in err) == (1, True)
+
+
+# --- How far. ---
+
+
+def _range(*criteria: Criterion, step: float = 1.0) -> AlphaRange:
+    """Walk images of one voxel, whose value is alpha and a little more for each of 40 subjects."""
+    spread = np.linspace(-0.5, 0.5, 40)
+    return find_alpha_range(lambda alpha: (alpha + spread)[:, None, None, None], criteria, step)
+
+
+def _value(images: np.ndarray) -> np.ndarray:
+    return images[:, 0, 0, 0]
+
+
+def test_the_range_ends_where_more_images_are_outside_than_at_0() -> None:
+    found = _range(Criterion("value", -3.2, 5.9, _value))
+    assert (found.low, found.high) == (-2, 5)
+    assert (found.low_ended_by, found.high_ended_by) == ("value", "value")
+    assert found.outside == {"value": 0}
+    first = _range(Criterion("value", -9, 9, _value), Criterion("narrow", None, 2.6, _value))
+    assert (first.high, first.high_ended_by) == (2, "narrow")
+    already = _range(Criterion("value", 0.0, 5.9, _value))  # half are outside before anything is edited
+    assert already.outside["value"] == 0.5
+    assert (already.low, already.high) == (0, 5)
+
+
+def test_the_range_ends_where_the_slope_turns() -> None:
+    found = _range(Criterion(BPF, None, None, lambda images: -np.square(_value(images) - 3.5)))
+    assert (found.high, found.high_ended_by) == (4, BPF_SLOPE)  # 3 and 4 are alike, 5 is lower
+    assert "limit" in found.low_ended_by
+
+
+def test_alphas_fill_the_range() -> None:
+    assert alphas_within(AlphaRange(-2, 4, "", "", 1, {}), 2) == [-2, -1, 0, 2, 4]
+    assert alphas_within(AlphaRange(0, 4, "", "", 1, {}), 2) == [0, 2, 4]
+    with pytest.raises(DataError, match="ended by a below 0 and by b above"):
+        alphas_within(AlphaRange(0, 0, "a", "b", 1, {}), 2)
+
+
+def test_the_discriminator_scores_an_image_as_in_training(run: Path, projections: Path) -> None:
+    artifact = zoo.load(run)
+    config = artifact.config
+    assert isinstance(config, StyleGANConfig)
+    checkpoint = sorted((run / "checkpoints").iterdir())[-1]
+    score = critic(config, checkpoint, "cpu")
+    images = Projections.read(projections).image
+    together, alone = score(images[:3], images), score(images[2:3], images)
+    assert torch.allclose(together[2:], alone, atol=1e-5)
+    from zoo.training import load_state
+
+    network = build_discriminator(config)
+    network.load_state_dict(load_state(checkpoint)["trainer"]["discriminator"])
+    group = torch.cat([images[2:3], images[:3]])
+    assert torch.allclose(network(group)[:1], alone, atol=1e-5)
+
+
+def test_the_criteria_come_from_real_images(run: Path, projections: Path) -> None:
+    artifact, stored = zoo.load(run), Projections.read(projections)
+    real = _Real.of(artifact, stored, load_extractor("radiomic"), 0.6)
+    assert real.of_subjects == (1, 3, 5, 7)
+    criteria = real.criteria(_critic(artifact, real, "cpu"))
+    assert [item.name.split()[0] for item in criteria] == ["feature", "parenchymal", "discriminator"]
+    chosen = real.images[list(real.of_subjects)]
+    for item in criteria:
+        assert item.measure(chosen).shape == (SUBJECTS,)
+    far = np.ones_like(chosen)
+    assert criteria[0].outside(criteria[0].measure(far)) == 1
+
+
+def test_the_task_makes_the_same_image_of_the_same_code(run: Path) -> None:
+    artifact = zoo.load(run)
+    task = artifact.method.task("edit")
+    codes, *noise = example_inputs(artifact.part_specs()["synthesis"], seed=3, axes={"batch": 2}).values()
+    made = resolve(task.run)(artifact.parts(), artifact.config, codes, noise, resolve(task.options)())
+    assert made.images.shape == (2, 1, 40, 48)

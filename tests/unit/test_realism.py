@@ -1,0 +1,76 @@
+"""The evaluator ``realism`` tells what it compared, and worse images are further off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from tests.conftest import TINY
+from zoo.imaging.cohort import read_cohort
+from zoo.imaging.phantom import write_phantom
+from zoo.metrics.features import frechet_distance, kernel_distance
+from zoo.realism import RealismOptions, _redrawn, realism
+
+
+@pytest.fixture(scope="module")
+def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained for a moment."""
+    from zoo.cli import main
+
+    folder = tmp_path_factory.mktemp("realism") / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "stylegan2-ada", "--data", str(phantom), "--out", str(folder), "--images", "32", *TINY])
+    assert not stop.value.code
+    return folder
+
+
+def test_distances_come_with_numbers_intervals_and_a_baseline(run: Path, tmp_path: Path, zoo_command) -> None:
+    others = write_phantom(tmp_path / "others", subjects=3, seed=7, spacing_mm=4.0)
+    code, out, err = zoo_command(
+        "evaluate", run, "--data", others, "--set", "samples=40", "--set", "bootstraps=20", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)["realism"]
+    scores = found["scores"]
+    assert set(scores) == {
+        f"samples/{who}/{name}" for who in ("model", "real-halves") for name in ("frechet", "kernel")
+    }
+    for name in ("frechet", "kernel"):
+        own = scores[f"samples/model/{name}"]
+        assert own["n"] == 3
+        assert own["ci"][0] < own["value"] < own["ci"][1]
+        # Noise, after four steps of training, is further from brains than brains are from each other.
+        assert own["value"] > 3 * abs(scores[f"samples/real-halves/{name}"]["value"])
+    assert found["about"]["features"] == "fixed set of 17 features a channel"
+    assert found["about"]["generated images"] == 40
+    assert [row["subject"] for row in found["by_subject"]] == ["sub-001", "sub-002", "sub-003"]
+    assert sum(row["images"] for row in found["by_subject"]) == found["about"]["real images"]
+
+
+def test_one_subject_has_no_interval(run: Path, tmp_path: Path) -> None:
+    other = write_phantom(tmp_path / "other", subjects=1, seed=8, spacing_mm=4.0)
+    options = RealismOptions(samples=8, bootstraps=10)
+    found = realism(zoo.load(run), read_cohort(other), options, lambda done, total: None)
+    assert set(found.scores) == {"samples/model/frechet", "samples/model/kernel"}
+    assert all(score.ci is None and "not of" in score.note for score in found.scores.values())
+
+
+def test_redrawing_keeps_a_subjects_images_together() -> None:
+    real = torch.arange(6.0)[:, None].expand(6, 2)
+    rows = {"one": torch.tensor([0, 1, 2]), "two": torch.tensor([3, 4, 5])}
+    means: list[float] = []
+
+    def measure(first: torch.Tensor, second: torch.Tensor) -> float:
+        means.append(float(first.mean()))
+        return 0.0
+
+    options = RealismOptions(bootstraps=30)
+    drawn = _redrawn(real, real, rows, {"mean": measure}, options, lambda done: None)
+    assert len(drawn["mean"]) == 30
+    assert set(means) == {1.0, 2.5, 4.0}
+    assert frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
+    assert kernel_distance(real, real + 3) > kernel_distance(real, real)
