@@ -48,6 +48,7 @@ def sample_files(
     first: int = 0,
     options: Mapping[str, object],
     backend: str = "torch",
+    precision: str = "fp32",
     device: str = "cpu",
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -64,7 +65,7 @@ def sample_files(
         count: Samples.
         first: Number of the first one.
         options: Of the method's sampling options.
-        backend, device: What runs the networks, and where.
+        backend, precision, device: What runs the networks, in which arithmetic, and where.
         command: Its words, recorded in the sidecars without folders.
         progress: Called with (samples done, samples in all).
 
@@ -75,7 +76,7 @@ def sample_files(
     """
     task = artifact.method.task("sample")
     checked = validate(resolve(task.options), options, what=f"zoo sample with {artifact.method.name}")
-    run, parts = resolve(task.run), artifact.parts(backend, device)
+    run, parts = resolve(task.run), artifact.parts(backend, device, precision)
     sidecar = {
         "Synthetic": True,
         "Description": "Generated image of nobody. Research use only, not for diagnosis.",
@@ -83,6 +84,7 @@ def sample_files(
         "ModelSHA256": artifact.sha256,
         "Options": checked.model_dump(mode="json"),
         "Backend": backend,
+        "Precision": precision,
         "Units": "arbitrary, 0 to 1",
         "Command": shlex.join(Path(word).name if "/" in word else word for word in command),
     }

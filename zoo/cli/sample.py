@@ -8,6 +8,7 @@ import click
 
 from zoo.cli.output import progress_bar, show_json
 from zoo.config import merge, parse_assignment
+from zoo.descriptors import PRECISIONS
 
 
 @click.command(name="sample")
@@ -20,6 +21,8 @@ from zoo.config import merge, parse_assignment
 @click.option("--batch", type=click.IntRange(min=1), help="Samples a network call; default: the method's.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another option of the method.")
 @click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+              help="Arithmetic of the networks.")  # fmt: skip
 @click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the written files as JSON.")
 @click.pass_obj
@@ -34,6 +37,7 @@ def command(
     batch: int | None,
     assignments: tuple[str, ...],
     backend: str,
+    precision: str,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -44,9 +48,8 @@ def command(
     zoo sample RUN -n 64 --seed 3 --truncation 0.7 --out samples
     zoo sample RUN -n 1 --first 17 --out samples --backend torch
     """
-    import torch
-
     import zoo
+    from zoo.artifact import default_device
     from zoo.samples import sample_files
 
     given = {"seed": seed, "truncation": truncation, "batch_size": batch}
@@ -62,7 +65,8 @@ def command(
             first=first,
             options=options,
             backend=backend,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            precision=precision,
+            device=device or default_device(backend),
             command=["zoo", *words],
             progress=progress,
         )
