@@ -27,6 +27,9 @@ HALVES = "real-halves"
 
 Measures = Mapping[str, Callable[[Tensor, Tensor], float]]
 
+MEASURES: Measures = {"frechet": frechet_distance, "kernel": kernel_distance}
+"""Distances between two sets of features, by name."""
+
 _BATCH = 64
 
 
@@ -75,7 +78,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
     rows = {
         subject: torch.tensor([place for place, owner in enumerate(owners) if owner == subject]) for subject in subjects
     }
-    measures: Measures = {"frechet": frechet_distance, "kernel": kernel_distance}
+    measures = MEASURES if len(real) > 1 else {}
     drawn = _redrawn(real, made, rows, measures, options, lambda done: progress(3 + done, steps))
     note = ""
     if min(len(real), len(made)) <= real.shape[1]:
@@ -83,7 +86,11 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
             f"{len(real)} real and {len(made)} generated images for {real.shape[1]} features: covariances are not of "
             "full rank and the Fréchet distance is too high; compare only with the same numbers"
         )
-    scores: dict[str, Score] = {}
+    few = "a distance between sets needs two real images, and there is one"
+    scores = {
+        f"samples/{MODEL}/{name}": Score(value=None, unit="", better="lower", n=len(subjects), note=few)
+        for name in MEASURES
+    }
     halves = [torch.cat([rows[subject] for subject in subjects[start::2]]) for start in (0, 1) if subjects[start::2]]
     for name, measure in measures.items():
         value = measure(real, made)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def export(job: ExportJob) -> ExportReport:
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as temporary:
         xml = Path(temporary) / f"{stem}.xml"
         try:
-            openvino.save_model(openvino.Core().read_model(job.onnx), xml, compress_to_fp16=False)
+            openvino.save_model(_core().read_model(job.onnx), xml, compress_to_fp16=False)
         except RuntimeError as error:
             raise ExportError(f"OpenVINO cannot convert {job.onnx.name}: {error}") from None
         job.progress(1, 2)
@@ -79,6 +80,15 @@ def export(job: ExportJob) -> ExportReport:
     )
     write_report(folder / f"{stem}.json", key, report)
     return report
+
+
+@cache
+def _core() -> Any:
+    # One for the process: each installs a stack for signal handlers and on its end puts back the one it found, so of
+    # two that overlap the last to go leaves a stack that is no more, and the next Ctrl-C ends the process.
+    import openvino
+
+    return openvino.Core()
 
 
 def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., Any]:
@@ -103,9 +113,7 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
 
 def open_model(xml: Path, part: Part, precision: str) -> Callable[..., Any]:
     """Compile a model of OpenVINO's format for as many threads as torch uses; see `load`."""
-    import openvino
-
-    core = openvino.Core()
+    core = _core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ProviderError("This CPU has no bf16 arithmetic, so OpenVINO would not run in it; use --precision fp32.")
     settings = {

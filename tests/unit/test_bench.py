@@ -220,7 +220,7 @@ def test_a_process_that_dies_or_is_asked_for_too_much_says_so(trained: Path, tmp
         assert child.hear(0)["status"] == "not measured"
     with Child(job.model_copy(update={"kind": "task", "name": "detect"})) as child:
         assert child.hear(120) == {
-            "status": "not measured", "note": "no benchmark times the task 'detect' yet; fill is timed"
+            "status": "not measured", "note": "no benchmark times the task 'detect' yet; fill and sample are timed"
         }  # fmt: skip
 
 

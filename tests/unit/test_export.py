@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -302,3 +304,30 @@ def test_the_gate_of_sampling_compares_whole_images(tmp_path: Path) -> None:
 
     with pytest.raises(TaskGateError, match=r"PSNR 33\.\d dB"):
         sample_gate(artifact, {**parts, "synthesis": shifted}, "fp16", lambda done, total: None)
+
+
+def test_openvino_leaves_signals_alone(tmp_path: Path) -> None:
+    """Two models that overlap in time: afterwards a signal is handled, and does not end the process."""
+    pytest.importorskip("openvino")
+    code = """
+import signal, sys
+from pathlib import Path
+import numpy as np, openvino
+from openvino import opset13
+from zoo.descriptors import Part, TensorSpec
+from zoo_openvino.runtime import open_model
+
+one = opset13.parameter([1, 4], np.float32, name="x")
+openvino.save_model(openvino.Model([opset13.relu(one)], [one]), sys.argv[1])
+spec = TensorSpec(name="x", dtype="float32", shape=(1, 4), range=None, meaning="")
+part = Part(module="", inputs=(spec,), outputs=())
+first = open_model(Path(sys.argv[1]), part, "fp32")
+second = open_model(Path(sys.argv[1]), part, "fp32")
+del first
+del second
+caught = []
+signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+signal.raise_signal(signal.SIGTERM)
+sys.exit(caught != [signal.SIGTERM])
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "relu.xml")], check=False).returncode == 0
