@@ -29,15 +29,18 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from zoo.config import resolve_config
+from zoo.metrics.perceptual import load_distance
 from zoo.nn import stylegan
 from zoo.registry import registry
 from zoo.run import environment
 from zoo.sampling import Randomness
-from zoo_stylegan2.config import StyleGANConfig
+from zoo_stylegan2.config import StyleGANConfig, StyleGANProjectOptions
 from zoo_stylegan2.networks import build
+from zoo_stylegan2.projection import project
 from zoo_stylegan2.training import StyleGANTrainer
 
 BATCHES = (1, 8)
+ITERATIONS = 20
 SAME = 1e-4
 """Largest difference of two formulations, relative to the largest value."""
 
@@ -208,13 +211,44 @@ def measure_training(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]
     ]  # fmt: skip
 
 
+def measure_projection(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
+    """Return seconds an iteration and image: the usual shape one image at a time, ours eight at once."""
+    torch.manual_seed(0)
+    ours = build(config).eval()
+    with usual_shape():
+        usual = build(config).eval()
+    usual.load_state_dict(ours.state_dict())
+    images = torch.rand(BATCHES[-1], config.image_channels, *config.size) * 2 - 1
+    distance = load_distance("ssim+l2", None).measure
+    options = StyleGANProjectOptions(iterations=ITERATIONS, candidates=2)
+
+    def one_at_a_time() -> None:
+        with usual_shape():
+            for number, image in enumerate(images[:2]):  # two are enough to know what one takes
+                project(usual, config, image[None], [number], distance, options)
+
+    def together() -> None:
+        project(ours, config, images, range(len(images)), distance, options)
+
+    times = seconds_in_turn({"usual shape, one by one": one_at_a_time, "torch fp32, together": together}, rounds)
+    each = {
+        "usual shape, one by one": times["usual shape, one by one"] / 2,
+        "torch fp32, together": times["torch fp32, together"] / len(images),
+    }
+    return [
+        {"what": "projection", "batch": len(images), "how": name, "seconds": seconds / ITERATIONS,
+         "ratio": each["usual shape, one by one"] / seconds}
+        for name, seconds in each.items()
+    ]  # fmt: skip
+
+
 def main() -> None:
     """Measure and print; with ``--out`` append JSON lines."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", type=int, nargs=2, default=(256, 256))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", choices=("generator", "training"))
+    parser.add_argument("--only", choices=("generator", "training", "projection"))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -225,6 +259,7 @@ def main() -> None:
     for name, measure, settings in (
         ("generator", measure_generator, (size, *large)),
         ("training", measure_training, ()),
+        ("projection", measure_projection, ()),
     ):
         if arguments.only in (None, name):
             config = resolve_config(method, assignments=settings)
