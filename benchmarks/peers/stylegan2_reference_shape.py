@@ -46,14 +46,20 @@ SAME = 1e-4
 
 
 def grouped_modulated_conv(
-    x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, up_filter: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    demodulate: bool = True,
+    gain: float = 1.0,
+    up_filter: Tensor | None = None,
 ) -> Tensor:
     """Do what `zoo.nn.stylegan.modulated_conv` does with a weight of its own for each sample."""
     batch, inputs, height, width = x.shape
     outputs, _, side, _ = weight.shape
     own = weight[None] * style[:, None, :, None, None]
     if demodulate:
-        own = own * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + 1e-8)
+        own = own * (gain * torch.rsqrt(own.square().sum((2, 3, 4), keepdim=True) + 1e-8))
     grouped = x.reshape(1, batch * inputs, height, width)
     if up_filter is None:
         flat = own.reshape(batch * outputs, inputs, side, side)

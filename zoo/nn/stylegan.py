@@ -201,7 +201,13 @@ class EqualConv(nn.Module):
 
 
 def modulated_conv(
-    x: Tensor, weight: Tensor, style: Tensor, *, demodulate: bool = True, up_filter: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    *,
+    demodulate: bool = True,
+    gain: float = 1.0,
+    up_filter: Tensor | None = None,
 ) -> Tensor:
     """Convolve each sample with weights scaled by its own style, without a weight tensor of its own.
 
@@ -213,6 +219,7 @@ def modulated_conv(
         weight: ``[outputs, inputs, *window]``.
         style: ``[B, inputs]``.
         demodulate: Scale each filter to unit norm.
+        gain: To that norm instead.
         up_filter: `binomial_filter`, to double each side by a transposed convolution and this filter.
 
     Source: StyleGAN2 paper, section 2.2 and equations 1 and 3.
@@ -232,7 +239,7 @@ def modulated_conv(
         return y
     power = _whole(weight).square().flatten(2).sum(2)  # [outputs, inputs]
     norm = torch.rsqrt(F.linear(_whole(style).square(), power) + 1e-8)
-    return y * norm.reshape(shape).to(y.dtype)
+    return y * (gain * norm).reshape(shape).to(y.dtype)
 
 
 def _whole(x: Tensor) -> Tensor:
@@ -275,10 +282,11 @@ class StyledConv(nn.Module):
             w: ``[B, style_width]``.
             noise: One plane for all channels, ``[B, 1, *spatial]`` of the result.
         """
-        y = modulated_conv(x, self.weight, self.affine(w), up_filter=self.taps)
-        bias = self.bias.reshape(-1, *[1] * (x.dim() - 2))
-        y = y + (noise * self.noise_strength + bias).to(y.dtype)
-        return _clamped(F.leaky_relu(y, SLOPE, inplace=True) * GAIN, GAIN)
+        # A positive factor passes the leaky ReLU, so the gain goes where a product is made anyway.
+        y = modulated_conv(x, self.weight, self.affine(w), gain=GAIN, up_filter=self.taps)
+        y += (noise * (self.noise_strength * GAIN)).to(y.dtype)
+        y += (self.bias * GAIN).reshape(-1, *[1] * (x.dim() - 2)).to(y.dtype)
+        return _clamped(F.leaky_relu(y, SLOPE, inplace=True), GAIN)
 
 
 class ToImage(nn.Module):
