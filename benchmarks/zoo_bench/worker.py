@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from zoo import machine
+from zoo.allocator import keep_freed_memory
 from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import ConfigError, MissingExtraError, NoGpuError, ParityError, ZooError
@@ -76,6 +77,7 @@ def _answer(answers: IO[str], content: Mapping[str, Any]) -> None:
 def _prepare(job: Job) -> None:
     import torch
 
+    keep_freed_memory()  # as the command line does
     torch.set_num_threads(job.threads)
     if job.device.startswith("cuda") and not torch.cuda.is_available():
         raise NotMeasured("no GPU")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from zoo.allocator import keep_freed_memory
 from zoo.errors import UnknownNameError, ZooError, did_you_mean
 
 COMMANDS = {
@@ -59,6 +60,7 @@ def group(debug: bool) -> None:
 
     Research use only. Not a medical device.
     """
+    keep_freed_memory()
 
 
 def main(arguments: list[str] | None = None) -> None:
