@@ -233,7 +233,13 @@ def fit_linear(
     return weights, offset - float(mean @ weights)
 
 
-def fit_direction(codes: Tensor, attribute: Attribute, subjects: Sequence[str], options: FitOptions) -> Direction:
+def fit_direction(
+    codes: Tensor,
+    attribute: Attribute,
+    subjects: Sequence[str],
+    options: FitOptions,
+    others: tuple[Tensor, Attribute, Sequence[str]] | None = None,
+) -> Direction:
     """Fit the direction along which an attribute changes, and measure on unseen subjects what it predicts.
 
     Args:
@@ -241,6 +247,7 @@ def fit_direction(codes: Tensor, attribute: Attribute, subjects: Sequence[str], 
         attribute: For some of them.
         subjects: One an image of ``codes``.
         options: Folds and regularisation.
+        others: Codes, attribute and subjects of further images, to be predicted by the fit on all of the first.
 
     Returns:
         The direction fitted on all images that have the attribute; ``about`` holds the cross-validated figures, and
@@ -257,7 +264,10 @@ def fit_direction(codes: Tensor, attribute: Attribute, subjects: Sequence[str], 
         weights, offset = fit_linear(flat[fitted], attribute.values[fitted], attribute.kind, options)
         predicted[held] = flat[held] @ weights + offset
         normals.append(_unit(weights, attribute.name))
-    weights, _ = fit_linear(flat, attribute.values, attribute.kind, options)
+    weights, offset = fit_linear(flat, attribute.values, attribute.kind, options)
+    found = scores(attribute, predicted, owners, options.seed)
+    if others:
+        found += _scores_of_others(weights, offset, *others, options.seed)
     normal = _unit(weights, attribute.name)
     stacked = np.stack(normals)
     cosines = np.abs(stacked @ stacked.T)[np.triu_indices(len(stacked), 1)]
@@ -269,7 +279,7 @@ def fit_direction(codes: Tensor, attribute: Attribute, subjects: Sequence[str], 
         "images": len(owners),
         "model": "linear support vector machine" if attribute.kind == "groups" else "ridge regression",
         "options": options.model_dump(mode="json"),
-        "scores": scores(attribute, predicted, owners, options.seed),
+        "scores": found,
         "stability": {
             "mean": float(cosines.mean()),
             "low": float(np.quantile(cosines, 0.025)),
@@ -279,6 +289,15 @@ def fit_direction(codes: Tensor, attribute: Attribute, subjects: Sequence[str], 
         "without": [],
     }
     return Direction(torch.from_numpy(normal).float().reshape(codes.shape[1:]), about)
+
+
+def _scores_of_others(
+    weights: np.ndarray, offset: float, codes: Tensor, attribute: Attribute, subjects: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    flat = codes.double().flatten(1).numpy()[attribute.rows]
+    owners = [subjects[index] for index in attribute.rows]
+    found = scores(attribute, flat @ weights + offset, owners, seed)
+    return [{**score, "over": f"other {score['over']}"} for score in found]
 
 
 def _unit(weights: np.ndarray, name: str) -> np.ndarray:

@@ -78,6 +78,7 @@ def direction_files(
     against: Mapping[str, Sequence[str]],
     levels: Mapping[str, Sequence[str]],
     options: FitOptions,
+    unseen: Projections | None = None,
     progress: Progress | None = None,
 ) -> Directions:
     """Fit directions of projected images and write them with a page of their figures.
@@ -90,19 +91,34 @@ def direction_files(
         against: For some of them others to be orthogonal to; the direction is called ``"group-without-age"``.
         levels: Two values to tell apart, for columns with more.
         options: Folds and regularisation.
+        unseen: Projections of further subjects, whose attributes are predicted by what was fitted.
         progress: Called with (directions done, directions in all).
 
     Raises:
-        DataError: The projections are another model's; a column gives no direction; too few subjects.
+        DataError: The projections are another model's; a column gives no direction; too few subjects;
+            ``unseen`` holds a subject that was fitted on.
         ArtifactError: The disk is full or the folder cannot be written.
     """
     _check_same_model(artifact, projections.method, projections.model_sha256, "projections")
     wanted = list(dict.fromkeys([*columns, *(name for pair in against.items() for name in (pair[0], *pair[1]))]))
     subjects = _subjects(projections)
     attributes = [read_attribute(projections.rows, name, levels.get(name, ())) for name in wanted]
+    further = {}
+    if unseen is not None:
+        _check_same_model(artifact, unseen.method, unseen.model_sha256, "projections of --test")
+        again = sorted(set(subjects) & set(_subjects(unseen)))
+        if again:
+            raise DataError(
+                f"Subject {again[0]!r} is in both projections; --test wants other subjects than were fitted on."
+            )
+        for attribute in attributes:
+            known = read_attribute(unseen.rows, attribute.name, attribute.levels)
+            if known.kind != attribute.kind:
+                raise DataError(f"The subjects of --test have too few values of {attribute.name!r} to predict.")
+            further[attribute.name] = (unseen.w, known, _subjects(unseen))
     fitted: dict[str, Direction] = {}
     for number, attribute in enumerate(attributes, start=1):
-        fitted[attribute.name] = fit_direction(projections.w, attribute, subjects, options)
+        fitted[attribute.name] = fit_direction(projections.w, attribute, subjects, options, further.get(attribute.name))
         if progress:
             progress(number, len(attributes))
     items = dict(fitted)
@@ -242,6 +258,7 @@ def edit_files(
     extractor: Extractor,
     *,
     backend: str = "torch",
+    precision: str = "fp32",
     device: str = "cpu",
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -256,7 +273,7 @@ def edit_files(
             image and contrast ``….nii.gz`` and ``…_difference.nii.gz``, alpha along the fourth axis.
         settings: What is edited and how it is measured.
         extractor: Features that the leakage table and the distance to real images go by.
-        backend, device: What runs the networks, and where.
+        backend, precision, device: What runs the networks, in which arithmetic, and where.
         command: Its words, recorded without folders.
         progress: Called with (images made, images in all) for each direction.
 
@@ -277,7 +294,7 @@ def edit_files(
             f"({settings.folds}); project more or set --folds."
         )
 
-    run, parts = resolve(task.run), artifact.parts(backend, device)
+    run, parts = resolve(task.run), artifact.parts(backend, device, precision)
 
     def draw(rows: Sequence[int], direction: Direction, alphas: Sequence[float]) -> np.ndarray:
         """Make an image ``[n, C, *spatial]`` of each projection, edited by its alpha."""
@@ -310,7 +327,8 @@ def edit_files(
         edits.append(
             _apply(
                 artifact, projections, (name, direction), folder / _safe(name), alphas, found, attributes, settings,
-                real, draw, notes, sidecar=_sidecar(artifact, name, options, backend, command), progress=progress,
+                real, draw, notes, sidecar=_sidecar(artifact, name, options, backend, precision, command),
+                progress=progress,
             )
         )  # fmt: skip
     page = folder / "edit.html"
@@ -579,7 +597,9 @@ def _write_images(
         write_text(folder / f"{stem}_{contrast}.json", json.dumps(about, indent=2) + "\n")
 
 
-def _sidecar(artifact: Artifact, name: str, options: Any, backend: str, command: Sequence[str]) -> dict[str, Any]:
+def _sidecar(
+    artifact: Artifact, name: str, options: Any, backend: str, precision: str, command: Sequence[str]
+) -> dict[str, Any]:
     return {
         "Synthetic": True,
         "Description": "Edited image; of nobody. The fourth axis is alpha. Research use only, not for diagnosis.",
@@ -588,6 +608,7 @@ def _sidecar(artifact: Artifact, name: str, options: Any, backend: str, command:
         "Direction": name,
         "Options": options.model_dump(mode="json"),
         "Backend": backend,
+        "Precision": precision,
         "Units": "arbitrary, 0 to 1; differences to alpha 0 of the same",
         "Command": shlex.join(Path(word).name if "/" in word else word for word in command),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -98,6 +99,23 @@ def test_directions_are_kept_with_their_figures(directions: Path) -> None:
     about = json.loads((directions / "directions.json").read_text())
     assert about["directions"]["group"]["subjects"] == SUBJECTS
     assert "Prediction of subjects" in (directions / "directions.html").read_text()
+
+
+def test_directions_are_measured_on_other_subjects(run: Path, projections: Path, tmp_path: Path, zoo_command) -> None:
+    stored = Projections.read(projections)
+    rows = tuple({**row, "subject": f"other-{row['subject']}"} for row in stored.rows)
+    for name, some in (("others", rows), ("same", stored.rows)):
+        (tmp_path / name).mkdir()
+        replace(stored, rows=some).write(tmp_path / name / "projections.safetensors")
+    fit = ("edit", "directions", run, projections, "--by", "age", "--folds", "2", "--out", tmp_path / "found")
+    code, printed, err = zoo_command(*fit, "--test", tmp_path / "others", "--json")
+    assert code == 0, err
+    scores = {(row["measure"], row["over"]): row["value"] for row in json.loads(printed)["age"]["scores"]}
+    assert scores["Spearman", "other subjects"] > 0.9  # the codes that it was fitted on, under other names
+    assert scores["R²", "other images"] > scores["R²", "images"]
+    code, _, err = zoo_command(*fit, "--test", tmp_path / "same")
+    assert code == 1
+    assert "is in both projections" in err
 
 
 def test_applying_writes_images_differences_pictures_and_tables(

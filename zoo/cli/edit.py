@@ -10,6 +10,7 @@ import click
 
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.config import merge, parse_assignment, validate
+from zoo.descriptors import PRECISIONS
 from zoo.errors import ConfigError
 
 
@@ -41,6 +42,7 @@ _levels_option = click.option(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the directions and their page.")
 @click.option("--folds", type=click.IntRange(min=2), help="Of the cross-validation; default: 10.")
 @click.option("--seed", type=click.IntRange(min=0), help="Decides the folds; default: 0.")
+@click.option("--test", type=click.Path(path_type=Path), help="Projections of other subjects, to be predicted, too.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="svm_c or ridge.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def directions_command(
@@ -52,6 +54,7 @@ def directions_command(
     out: Path,
     folds: int | None,
     seed: int | None,
+    test: Path | None,
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -60,6 +63,7 @@ def directions_command(
     \b
     zoo edit directions RUN PROJECTIONS --by group --by age --against group:age --out DIR
     zoo edit directions RUN PROJECTIONS --by position --folds 5 --out DIR
+    zoo edit directions RUN PROJECTIONS --by age --test OTHER-PROJECTIONS --out DIR
     zoo edit directions RUN PROJECTIONS --by type --levels type=RRMS,PPMS --out DIR
     """
     import zoo
@@ -82,6 +86,7 @@ def directions_command(
             against=_pairs(against, ":", "--against group:age,position"),
             levels=_pairs(levels, "=", "--levels group=HC,MS"),
             options=options,
+            unseen=Projections.read(test) if test else None,
             progress=progress,
         )
     if as_json:
@@ -108,6 +113,7 @@ def directions_command(
 @click.option("--weights", type=click.Path(path_type=Path), help="Of that network, .safetensors; default: random.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="An option of the method.")
 @click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic.")
 @click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -128,6 +134,7 @@ def apply_command(
     weights: Path | None,
     assignments: tuple[str, ...],
     backend: str,
+    precision: str,
     device: str | None,
     as_json: bool,
 ) -> None:
@@ -165,6 +172,7 @@ def apply_command(
             settings,
             load_extractor(features, weights),
             backend=backend,
+            precision=precision,
             device=device or default_device(backend),
             command=["zoo", *words],
             progress=progress,
