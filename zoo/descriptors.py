@@ -127,6 +127,8 @@ class Method:
             neither of ``build``, ``parts``, ``trainer`` and ``examples``, and is used by its name instead of a run.
         examples: ``(config, cohort: PackedCohort) -> zoo.training.Examples``: what a training step reads.
         tasks: By verb.
+        codes: ``(parts, config, seeds) -> (codes, noise)``, for a method with the task ``edit``: codes
+            ``[N, *code]`` of random images and their noise maps, as that task takes them.
         critic: ``(config, checkpoint: Path, device) -> (images, companions) -> scores``, for a method that trains a
             discriminator: a score an image ``[N, C, *spatial]``, higher for what looks real, with ``companions``
             real images that may stand beside it where the discriminator looks at several.
@@ -149,6 +151,7 @@ class Method:
     trainer: str = ""
     examples: str = ""
     tasks: Mapping[str, Task] = field(default_factory=dict)
+    codes: str = ""
     critic: str = ""
     evaluators: tuple[str, ...] = ()
     reported: tuple[Mapping[str, Any], ...] = ()

@@ -35,6 +35,9 @@ POSITION = "position"
 _MISSING = {"", "n/a", "nan", "na"}
 _BOOTSTRAPS = 1000
 
+RIDGE = 1.0
+"""Penalty of regressions on features, which are standardised."""
+
 
 class FitOptions(Config):
     """How directions are fitted."""
@@ -43,6 +46,21 @@ class FitOptions(Config):
     seed: int = Field(0, ge=0, description="Decides which subjects share a fold, and the bootstrap")
     svm_c: float = Field(0.1, gt=0, description="C of the support vector machine, times the codes' dimensions")
     ridge: float = Field(0.1, gt=0, description="Penalty of the ridge regression, over the codes' dimensions")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated images, and the real ones that a regressor learns from what they show.
+
+    Attributes:
+        codes: ``[M, *code]`` of generated images.
+        features: ``[M, F]`` of them.
+        real: ``[N, F]`` of the projected images themselves.
+    """
+
+    codes: Tensor
+    features: np.ndarray
+    real: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -238,15 +256,21 @@ def fit_direction(
     attribute: Attribute,
     subjects: Sequence[str],
     options: FitOptions,
+    generated: Generated | None = None,
     others: tuple[Tensor, Attribute, Sequence[str]] | None = None,
 ) -> Direction:
     """Fit the direction along which an attribute changes, and measure on unseen subjects what it predicts.
+
+    With ``generated``, a ridge regression from features to the attribute is fitted on the real images, it labels the
+    generated ones, and the direction is fitted on their codes: a cohort of tens of subjects leaves too few codes for
+    their many dimensions, while a regressor on few features can learn from it.
 
     Args:
         codes: ``[N, *code]``, all images.
         attribute: For some of them.
         subjects: One an image of ``codes``.
         options: Folds and regularisation.
+        generated: Images to label and fit on.
         others: Codes, attribute and subjects of further images, to be predicted by the fit on all of the first.
 
     Returns:
@@ -255,29 +279,46 @@ def fit_direction(
 
     Raises:
         DataError: Too few subjects, or codes that do not differ along any direction.
+
+    Source: Güllmar et al., section 2.5, for fits on codes; Shen et al. 2020, "Interpreting the Latent Space of GANs
+    for Semantic Face Editing", section 3, for labelled samples (there by a classifier, and with a support vector
+    machine; here labels are numbers, so that no threshold throws any of them away).
     """
     flat = codes.double().flatten(1).numpy()[attribute.rows]
     owners = [subjects[index] for index in attribute.rows]
+    made = generated.codes.double().flatten(1).numpy() if generated else flat
+    middle = 0.5 if generated and attribute.kind == "groups" else 0.0  # scores take what is above 0 for the second
+
+    def fit(rows: np.ndarray) -> tuple[np.ndarray, float]:
+        values = attribute.values[rows]
+        if generated is None:
+            return fit_linear(flat[rows], values, attribute.kind, options)
+        weights, offset = ridge_on_features(generated.real[attribute.rows][rows], values)
+        weights, offset = fit_linear(made, generated.features @ weights + offset, "continuous", options)
+        return weights, offset - middle
+
     predicted = np.empty(len(flat))
     normals = []
     for fitted, held in subject_folds(attribute, owners, options.folds, options.seed):
-        weights, offset = fit_linear(flat[fitted], attribute.values[fitted], attribute.kind, options)
+        weights, offset = fit(fitted)
         predicted[held] = flat[held] @ weights + offset
         normals.append(_unit(weights, attribute.name))
-    weights, offset = fit_linear(flat, attribute.values, attribute.kind, options)
+    weights, offset = fit(np.arange(len(flat)))
     found = scores(attribute, predicted, owners, options.seed)
     if others:
         found += _scores_of_others(weights, offset, *others, options.seed)
     normal = _unit(weights, attribute.name)
     stacked = np.stack(normals)
     cosines = np.abs(stacked @ stacked.T)[np.triu_indices(len(stacked), 1)]
+    model = "linear support vector machine" if attribute.kind == "groups" else "ridge regression"
     about = {
         "attribute": attribute.name,
         "kind": attribute.kind,
         "levels": list(attribute.levels),
         "subjects": len(set(owners)),
+        "fitted_on": sorted(set(owners)),
         "images": len(owners),
-        "model": "linear support vector machine" if attribute.kind == "groups" else "ridge regression",
+        "model": f"ridge regression on {len(made)} labelled samples" if generated else model,
         "options": options.model_dump(mode="json"),
         "scores": found,
         "stability": {
@@ -289,6 +330,21 @@ def fit_direction(
         "without": [],
     }
     return Direction(torch.from_numpy(normal).float().reshape(codes.shape[1:]), about)
+
+
+def ridge_on_features(features: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return weights ``[F]`` and offset of a ridge regression on standardised features, in the features' own units.
+
+    Args:
+        features: ``[N, F]``.
+        values: ``[N]``.
+    """
+    from sklearn.linear_model import Ridge
+
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(spread > 1e-9, spread, np.inf)  # a feature that never varied says nothing
+    weights = Ridge(alpha=RIDGE).fit((features - mean) / scale, values).coef_ / scale
+    return weights, float(values.mean() - mean @ weights)
 
 
 def _scores_of_others(

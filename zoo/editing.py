@@ -28,13 +28,14 @@ from zoo.directions import (
     Direction,
     Directions,
     FitOptions,
+    Generated,
     conditional,
     fit_direction,
     read_attribute,
     usable_attributes,
     walk,
 )
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 from zoo.files import replacing, write_text
 from zoo.leakage import Leak, measure_leakage
 from zoo.metrics.bpf import classify, fit_centres, parenchymal_fraction
@@ -44,6 +45,7 @@ from zoo.metrics.statistics import Interval, paired_tests
 from zoo.projections import Projections
 from zoo.report.editing import edit_curves, edit_profiles, edit_sheet
 from zoo.report.html import Section, write_report
+from zoo.sampling import seed_for
 from zoo.tasks import Progress
 
 SIGNIFICANT = 0.001
@@ -60,9 +62,9 @@ _AUTO_COUNT = 5
 _STEPS_A_SPREAD = 4
 _FEATURE_BATCH = 64
 _NOTE = (
-    "Exploratory: directions are fitted on the same subjects that are edited, and what lies along them is correlated "
-    "with the attribute, not caused by it. p: Student's paired test against alpha 0, uncorrected; Holm: corrected for "
-    "the alphas of a row. Synthetic images of nobody; research use only, not for diagnosis."
+    "Exploratory: what lies along a direction is correlated with its attribute, not caused by it. p: Student's paired "
+    "test against alpha 0, uncorrected; Holm: corrected for the alphas of a row. Synthetic images of nobody; research "
+    "use only, not for diagnosis."
 )
 
 
@@ -75,9 +77,11 @@ def direction_files(
     folder: Path,
     *,
     columns: Sequence[str],
-    against: Mapping[str, Sequence[str]],
+    against: Sequence[tuple[str, Sequence[str]]],
     levels: Mapping[str, Sequence[str]],
     options: FitOptions,
+    samples: int = 0,
+    extractor: Extractor | None = None,
     unseen: Projections | None = None,
     progress: Progress | None = None,
 ) -> Directions:
@@ -91,6 +95,9 @@ def direction_files(
         against: For some of them others to be orthogonal to; the direction is called ``"group-without-age"``.
         levels: Two values to tell apart, for columns with more.
         options: Folds and regularisation.
+        samples: Generated images that a regressor labels and that directions are fitted on; 0 for the projections'
+            own codes.
+        extractor: Features of that regressor; wanted with ``samples``.
         unseen: Projections of further subjects, whose attributes are predicted by what was fitted.
         progress: Called with (directions done, directions in all).
 
@@ -100,7 +107,7 @@ def direction_files(
         ArtifactError: The disk is full or the folder cannot be written.
     """
     _check_same_model(artifact, projections.method, projections.model_sha256, "projections")
-    wanted = list(dict.fromkeys([*columns, *(name for pair in against.items() for name in (pair[0], *pair[1]))]))
+    wanted = list(dict.fromkeys([*columns, *(name for pair in against for name in (pair[0], *pair[1]))]))
     subjects = _subjects(projections)
     attributes = [read_attribute(projections.rows, name, levels.get(name, ())) for name in wanted]
     further = {}
@@ -116,13 +123,22 @@ def direction_files(
             if known.kind != attribute.kind:
                 raise DataError(f"The subjects of --test have too few values of {attribute.name!r} to predict.")
             further[attribute.name] = (unseen.w, known, _subjects(unseen))
+    steps = samples + len(attributes)
+    generated = None
+    if samples and extractor:
+        generated = _generate(
+            artifact, projections, samples, extractor, options.seed,
+            lambda done: progress(done, steps) if progress else None,
+        )  # fmt: skip
     fitted: dict[str, Direction] = {}
     for number, attribute in enumerate(attributes, start=1):
-        fitted[attribute.name] = fit_direction(projections.w, attribute, subjects, options, further.get(attribute.name))
+        fitted[attribute.name] = fit_direction(
+            projections.w, attribute, subjects, options, generated, further.get(attribute.name)
+        )
         if progress:
-            progress(number, len(attributes))
+            progress(samples + number, steps)
     items = dict(fitted)
-    for name, others in against.items():
+    for name, others in against:
         items[f"{name}-without-{'-'.join(others)}"] = conditional(name, others, fitted, projections.w)
     directions = Directions(items, projections.method, projections.model_sha256)
     directions.write(folder / DIRECTIONS_FILE)
@@ -149,6 +165,38 @@ def direction_files(
         ],
     )
     return directions
+
+
+def _generate(
+    artifact: Artifact,
+    projections: Projections,
+    samples: int,
+    extractor: Extractor,
+    seed: int,
+    report: Callable[[int], None],
+) -> Generated:
+    """Return generated images' codes and features, and the features of the projected images.
+
+    Raises:
+        ConfigError: The method draws no codes.
+    """
+    if not artifact.method.codes:
+        raise ConfigError(f"{artifact.method.name!r} draws no codes of its own; leave out --samples.")
+    task, codes_of = artifact.method.task("edit"), resolve(artifact.method.codes)
+    run, parts, options = resolve(task.run), artifact.parts(), resolve(task.options)()
+    codes, features = [], []
+    for first in range(0, samples, options.batch_size):
+        seeds = [seed_for(seed, number) for number in range(first, min(first + options.batch_size, samples))]
+        some, noise = codes_of(parts, artifact.config, seeds)
+        codes.append(some)
+        features.append(extractor.features(run(parts, artifact.config, some, noise, options).images))
+        report(first + len(seeds))
+    real = contrasts_of(projections.image, artifact).split(_FEATURE_BATCH)
+    return Generated(
+        torch.cat(codes),
+        torch.cat(features).numpy(),
+        torch.cat([extractor.features(batch) for batch in real]).numpy(),
+    )
 
 
 def score_rows(directions: Directions) -> list[dict[str, Any]]:
@@ -288,6 +336,10 @@ def edit_files(
     _check_same_model(artifact, directions.method, directions.model_sha256, "directions")
     chosen = directions.choose(settings.names)
     attributes, notes = usable_attributes(projections.rows, settings.levels)
+    fitted_on = {name for item in chosen.values() for name in item.about.get("fitted_on", ())}
+    both = sorted(fitted_on & set(_subjects(projections)))
+    if both:
+        notes.append(f"Directions were fitted on {len(both)} of the subjects that are edited, such as {both[0]}.")
     if len(set(_subjects(projections))) < settings.folds:
         raise DataError(
             f"The leakage table needs at least as many subjects ({len(set(_subjects(projections)))}) as folds "

@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from zoo.directions import Attribute, scores, subject_folds
+from zoo.directions import Attribute, ridge_on_features, scores, subject_folds
 from zoo.metrics.statistics import Interval, mean_interval
-
-RIDGE = 1.0
-"""Penalty of the regressors, on standardised features."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def measure_leakage(
         features, versions = real[attribute.rows], edited[attribute.rows]
         predicted, slopes = np.empty(len(owners)), np.empty(len(owners))
         for fitted, held in subject_folds(attribute, owners, folds, seed):
-            weights, offset = _regressor(features[fitted], attribute.values[fitted])
+            weights, offset = ridge_on_features(features[fitted], attribute.values[fitted])
             predicted[held] = features[held] @ weights + offset
             slopes[held] = (versions[held] @ weights) @ centred / (centred @ centred)
         names = np.array(owners)
@@ -86,13 +83,3 @@ def measure_leakage(
             )
         )
     return found
-
-
-def _regressor(features: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return weights and offset of a ridge regression on standardised features, in the features' own units."""
-    from sklearn.linear_model import Ridge
-
-    mean, spread = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(spread > 1e-9, spread, np.inf)  # a feature that never varied says nothing
-    weights = Ridge(alpha=RIDGE).fit((features - mean) / scale, values).coef_ / scale
-    return weights, float(values.mean() - mean @ weights)

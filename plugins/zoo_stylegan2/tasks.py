@@ -52,14 +52,23 @@ def draw(
         truncation: psi.
         batch_size: Images a call; ``None`` for all at once.
     """
+    images = []
+    styles, noise = _codes(parts, config, random, truncation)
+    for rows in torch.arange(len(styles), device=styles.device).split(batch_size or len(styles)):
+        images.append(parts["synthesis"](styles[rows], *(planes[rows] for planes in noise)))
+    return torch.cat(images)
+
+
+def draw_codes(parts: Parts, config: StyleGANConfig, seeds: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """Return styles ``[N, styles, style_width]`` and noise maps of random images: those of the verb ``sample``."""
+    return _codes(parts, config, Randomness(seeds), truncation=1.0)
+
+
+def _codes(parts: Parts, config: StyleGANConfig, random: Randomness, truncation: float) -> tuple[Tensor, list[Tensor]]:
     z = random.normal((config.network.latent_width,))
     noise = [random.normal((1, *shape)) for shape in noise_shapes(config.size)]
-    images = []
-    for rows in torch.arange(len(z), device=z.device).split(batch_size or len(z)):
-        w = parts["mapping"](z[rows], torch.full((len(rows),), truncation, device=z.device))
-        styles = w[:, None].expand(-1, style_count(config.size), -1).contiguous()
-        images.append(parts["synthesis"](styles, *(planes[rows] for planes in noise)))
-    return torch.cat(images)
+    w = parts["mapping"](z, torch.full((len(z),), truncation, device=z.device))
+    return w[:, None].expand(-1, style_count(config.size), -1).contiguous(), noise
 
 
 def critic(config: StyleGANConfig, checkpoint: Path, device: str) -> Callable[[Tensor, Tensor], Tensor]:

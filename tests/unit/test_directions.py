@@ -14,6 +14,7 @@ from zoo.directions import (
     Direction,
     Directions,
     FitOptions,
+    Generated,
     conditional,
     fit_direction,
     orthogonalise,
@@ -140,6 +141,22 @@ def test_walking_adds_alpha_times_the_direction() -> None:
     assert torch.equal(walk(codes, direction, 0), codes)
     assert torch.allclose(walk(codes, direction, -3) - codes, -3 * direction)
     assert torch.equal(walk(codes, direction, 2)[1:], walk(codes[1:], direction, 2))
+
+
+def test_labelled_samples_show_a_direction_that_codes_hide() -> None:
+    random = np.random.default_rng(0)
+    rows = _rows({"age": [float(age) for age in range(30, 54)]})
+    age = np.array([float(row["covariates"]["age"]) for row in rows])
+    codes = torch.from_numpy(random.standard_normal((len(rows), *SHAPE))).float()  # nothing of age is in them
+    made = torch.from_numpy(random.standard_normal((2000, *SHAPE))).float()
+    shown = made[:, 3, 5].numpy()
+    features = np.stack([10 * shown, random.standard_normal(2000)], 1)
+    real = np.stack([age, random.standard_normal(len(age))], 1)
+    attribute = read_attribute(rows, "age")
+    options = FitOptions(folds=4)
+    found = fit_direction(codes, attribute, _subjects(rows), options, Generated(made, features, real))
+    assert float((found.vector * _unit(35)).sum()) > 0.95
+    assert abs(float((fit_direction(codes, attribute, _subjects(rows), options).vector * _unit(35)).sum())) < 0.5
 
 
 def test_a_confounded_attribute_leaks_before_and_not_after() -> None:

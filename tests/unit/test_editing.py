@@ -118,6 +118,19 @@ def test_directions_are_measured_on_other_subjects(run: Path, projections: Path,
     assert "is in both projections" in err
 
 
+def test_directions_are_fitted_on_labelled_samples(run: Path, projections: Path, tmp_path: Path, zoo_command) -> None:
+    code, printed, err = zoo_command(
+        "edit", "directions", run, projections, "--by", "age", "--against", "group:age", "--against",
+        "group:position,age", "--folds", "2", "--samples", "24", "--out", tmp_path / "found", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert list(json.loads(printed)) == ["age", "group", "position", "group-without-age", "group-without-position-age"]
+    assert json.loads(printed)["age"]["model"] == "ridge regression on 24 labelled samples"
+    found = Directions.read(tmp_path / "found").items["age"].vector
+    # A sample has one style for all layers, so a direction of samples moves all layers alike.
+    assert torch.allclose(found, found[:1].expand_as(found), atol=1e-5)
+
+
 def test_applying_writes_images_differences_pictures_and_tables(
     run: Path, projections: Path, directions: Path, tmp_path: Path, zoo_command
 ) -> None:

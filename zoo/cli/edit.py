@@ -29,6 +29,16 @@ _levels_option = click.option(
     "--levels", "levels", multiple=True, metavar="COLUMN=A,B", help="Two values of a column to tell apart, A to B."
 )
 
+_features_option = click.option(
+    "--features",
+    default="radiomic",
+    show_default=True,
+    help="What regressors see, or a network of timm: timm:resnet18.",
+)
+_weights_option = click.option(
+    "--weights", type=click.Path(path_type=Path), help="Of that network, .safetensors; default: random."
+)
+
 
 @command.command(name="directions")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -42,6 +52,14 @@ _levels_option = click.option(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the directions and their page.")
 @click.option("--folds", type=click.IntRange(min=2), help="Of the cross-validation; default: 10.")
 @click.option("--seed", type=click.IntRange(min=0), help="Decides the folds; default: 0.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Fit on so many generated images, labelled by a regressor of the real ones; for small cohorts.",
+)
+@_features_option
+@_weights_option
 @click.option("--test", type=click.Path(path_type=Path), help="Projections of other subjects, to be predicted, too.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="svm_c or ridge.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -54,6 +72,9 @@ def directions_command(
     out: Path,
     folds: int | None,
     seed: int | None,
+    samples: int,
+    features: str,
+    weights: Path | None,
     test: Path | None,
     assignments: tuple[str, ...],
     as_json: bool,
@@ -63,12 +84,14 @@ def directions_command(
     \b
     zoo edit directions RUN PROJECTIONS --by group --by age --against group:age --out DIR
     zoo edit directions RUN PROJECTIONS --by position --folds 5 --out DIR
+    zoo edit directions RUN PROJECTIONS --by age --samples 4000 --out DIR
     zoo edit directions RUN PROJECTIONS --by age --test OTHER-PROJECTIONS --out DIR
     zoo edit directions RUN PROJECTIONS --by type --levels type=RRMS,PPMS --out DIR
     """
     import zoo
     from zoo.directions import FitOptions
     from zoo.editing import direction_files, direction_rows, score_rows
+    from zoo.metrics.features import load_extractor
     from zoo.projections import Projections
 
     if not columns and not against:
@@ -84,8 +107,10 @@ def directions_command(
             out,
             columns=columns,
             against=_pairs(against, ":", "--against group:age,position"),
-            levels=_pairs(levels, "=", "--levels group=HC,MS"),
+            levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
             options=options,
+            samples=samples,
+            extractor=load_extractor(features, weights),
             unseen=Projections.read(test) if test else None,
             progress=progress,
         )
@@ -109,8 +134,8 @@ def directions_command(
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of the leakage's regressors.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the folds.")
 @_levels_option
-@click.option("--features", default="radiomic", show_default=True, help="Or a network of timm: timm:resnet18.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Of that network, .safetensors; default: random.")
+@_features_option
+@_weights_option
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="An option of the method.")
 @click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic.")
@@ -159,7 +184,7 @@ def apply_command(
         names=names,
         ventricles=VENTRICLES if ventricles is None else ventricles,
         folds=folds,
-        levels=_pairs(levels, "=", "--levels group=HC,MS"),
+        levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
         seed=seed,
         options=merge(*(parse_assignment(text) for text in assignments)),
     )
@@ -202,12 +227,12 @@ def _numbers(text: str) -> list[float]:
         raise ConfigError(f"--alpha takes numbers between commas, got {text!r}; write --alpha -10,0,10.") from None
 
 
-def _pairs(given: tuple[str, ...], between: str, example: str) -> dict[str, list[str]]:
-    """Return ``{"group": ["age", "position"]}`` of ``"group:age,position"``."""
-    found = {}
+def _pairs(given: tuple[str, ...], between: str, example: str) -> list[tuple[str, list[str]]]:
+    """Return ``[("group", ["age", "position"])]`` of ``"group:age,position"``."""
+    found = []
     for text in given:
         name, _, rest = text.partition(between)
         if not name or not all(rest.split(",")):
             raise ConfigError(f"{text!r} is not understood; write {example}.")
-        found[name] = rest.split(",")
+        found.append((name, rest.split(",")))
     return found

@@ -60,7 +60,7 @@ class _Contract:
             yield
 
     def test_code_it_names_exists(self, registered: Method) -> None:
-        for target in (registered.build, registered.parts, registered.trainer, registered.examples):
+        for target in (registered.build, registered.parts, registered.trainer, registered.examples, registered.codes):
             assert not target or callable(resolve(target))
         for task in registered.tasks.values():
             assert callable(resolve(task.run))
@@ -397,6 +397,11 @@ def _check_edit(artifact: Artifact, cohort: Path, folder: Path) -> None:
     assert specs[0].name == "w"
     task, parts = artifact.method.task("edit"), artifact.parts()
     run, options = resolve(task.run), resolve(task.options)()
+    drawn, maps = resolve(artifact.method.codes)(parts, artifact.config, [4, 5, 6])
+    one, own = resolve(artifact.method.codes)(parts, artifact.config, [5])
+    assert drawn.shape == codes.shape
+    assert _distance(drawn[1:2], one) < 1e-5
+    assert all(torch.equal(planes[1:2], mine) for planes, mine in zip(maps, own, strict=True))
     direction = torch.randn(codes.shape[1:], generator=torch.Generator().manual_seed(1))
     direction /= direction.norm()
 
