@@ -44,7 +44,7 @@ class FitOptions(Config):
 
     folds: int = Field(10, ge=2, description="Parts of the cross-validation; a subject is in one of them")
     seed: int = Field(0, ge=0, description="Decides which subjects share a fold, and the bootstrap")
-    svm_c: float = Field(0.1, gt=0, description="C of the support vector machine, times the codes' dimensions")
+    svm_c: float = Field(1.0, gt=0, description="C of the support vector machine, times the codes' dimensions")
     ridge: float = Field(0.1, gt=0, description="Penalty of the ridge regression, over the codes' dimensions")
 
 

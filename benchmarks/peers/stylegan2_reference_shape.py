@@ -4,7 +4,7 @@
 
 The usual shape: weights modulated for each sample and a grouped convolution (transposed convolution and filter where
 it doubles the image), memory contiguous, float32. It is built here from the definition in the StyleGAN2 paper
-(equations 1 and 3), by putting that modulated convolution into the zoo's networks; outputs must agree before anything
+(equations 1 and 3), by putting that modulated convolution and the layer round it into the zoo's networks; outputs must agree before anything
 is timed. Ratios are of medians; both sides are timed in turn, so that a change of the machine's pace meets both.
 """
 
@@ -71,16 +71,24 @@ def grouped_modulated_conv(
     return F.conv2d(y, (up_filter * 4).expand(outputs, 1, -1, -1), padding=1, groups=outputs)
 
 
+def plain_styled_conv(self: stylegan.StyledConv, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """Do what `zoo.nn.stylegan.StyledConv` does in the order of the paper: noise, bias, activation, gain."""
+    y = grouped_modulated_conv(x, self.weight, self.affine(w), up_filter=self.taps)
+    y = y.add_(noise * self.noise_strength) + self.bias[:, None, None]
+    return F.leaky_relu(y, stylegan.SLOPE) * stylegan.GAIN
+
+
 @contextmanager
 def usual_shape() -> Iterator[None]:
     """Build and run networks in the usual shape inside the block."""
-    ours = stylegan.modulated_conv, stylegan._CHANNELS_LAST
+    ours = stylegan.modulated_conv, stylegan._CHANNELS_LAST, stylegan.StyledConv.forward
     stylegan.modulated_conv = grouped_modulated_conv
     stylegan._CHANNELS_LAST = {2: torch.contiguous_format, 3: torch.contiguous_format}
+    stylegan.StyledConv.forward = plain_styled_conv
     try:
         yield
     finally:
-        stylegan.modulated_conv, stylegan._CHANNELS_LAST = ours
+        stylegan.modulated_conv, stylegan._CHANNELS_LAST, stylegan.StyledConv.forward = ours
 
 
 def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
