@@ -3,9 +3,11 @@
     python benchmarks/peers/stylegan2_reference_shape.py [--size 256 256] [--rounds 5] [--threads 2] [--out FILE.jsonl]
 
 The usual shape: weights modulated for each sample and a grouped convolution (transposed convolution and filter where
-it doubles the image), memory contiguous, float32. It is built here from the definition in the StyleGAN2 paper
-(equations 1 and 3), by putting that modulated convolution and the layer round it into the zoo's networks; outputs must agree before anything
-is timed. Ratios are of medians; both sides are timed in turn, so that a change of the machine's pace meets both.
+it doubles the image), then noise, bias, activation and gain one after the other, memory contiguous, float32. It is
+built here from the definition in the StyleGAN2 paper (equations 1 and 3), by putting that layer into the zoo's
+networks; outputs must agree before anything is timed. Ratios are of medians; both sides are timed in turn, so that a
+change of the machine's pace meets both. Both have the C library's usual memory; `benchmarks/freed_memory.py` shows what
+keeping it does.
 """
 
 from __future__ import annotations
@@ -84,11 +86,11 @@ def usual_shape() -> Iterator[None]:
     ours = stylegan.modulated_conv, stylegan._CHANNELS_LAST, stylegan.StyledConv.forward
     stylegan.modulated_conv = grouped_modulated_conv
     stylegan._CHANNELS_LAST = {2: torch.contiguous_format, 3: torch.contiguous_format}
-    stylegan.StyledConv.forward = plain_styled_conv
+    stylegan.StyledConv.forward = plain_styled_conv  # type: ignore[method-assign]
     try:
         yield
     finally:
-        stylegan.modulated_conv, stylegan._CHANNELS_LAST, stylegan.StyledConv.forward = ours
+        stylegan.modulated_conv, stylegan._CHANNELS_LAST, stylegan.StyledConv.forward = ours  # type: ignore[method-assign]
 
 
 def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
