@@ -316,7 +316,7 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
     if artifact.path:
         with safe_open(artifact.path, framework="np") as file:
             parameters = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    shape = () if job.kind == "task" else artifact.part_specs()[job.name].inputs[0].shape
+    shape = () if job.kind == "task" else artifact.part_specs()[job.name].outputs[0].shape
     return Record(
         run_id=bench.run_id,
         group=bench.groups,
