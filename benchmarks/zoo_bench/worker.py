@@ -77,7 +77,8 @@ def _answer(answers: IO[str], content: Mapping[str, Any]) -> None:
 def _prepare(job: Job) -> None:
     import torch
 
-    keep_freed_memory()  # as the command line does
+    if not job.contiguous:  # that row is torch as it comes
+        keep_freed_memory()  # as the command line does
     torch.set_num_threads(job.threads)
     if job.device.startswith("cuda") and not torch.cuda.is_available():
         raise NotMeasured("no GPU")
