@@ -6,8 +6,9 @@ The usual shape: weights modulated for each sample and a grouped convolution (tr
 it doubles the image), then noise, bias, activation and gain one after the other, memory contiguous, float32. It is
 built here from the definition in the StyleGAN2 paper (equations 1 and 3), by putting that layer into the zoo's
 networks; outputs must agree before anything is timed. Ratios are of medians; both sides are timed in turn, so that a
-change of the machine's pace meets both. Both have the C library's usual memory; `benchmarks/freed_memory.py` shows what
-keeping it does.
+change of the machine's pace meets both. Both have the C library's usual memory (`benchmarks/freed_memory.py` shows what
+keeping it does), except for training, where each side runs in processes of its own and the zoo's keeps memory as
+`zoo train` does.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import argparse
 import importlib.util
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from zoo.allocator import keep_freed_memory
 from zoo.config import resolve_config
 from zoo.metrics.perceptual import load_distance
 from zoo.nn import stylegan
@@ -198,32 +202,37 @@ def measure_generator(config: StyleGANConfig, rounds: int) -> list[dict[str, Any
     return rows
 
 
-def measure_training(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
-    """Return seconds of one step of each, over a whole cycle of lazy regularisers."""
+def training_seconds(config: StyleGANConfig, side: str) -> float:
+    """Return seconds of one step in this process, the mean of a whole cycle of lazy regularisers after another."""
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     cycle = max(config.loss.r1_interval, config.loss.path_interval)
     image = torch.rand(config.training.batch_size, config.image_channels, *config.size) * 2 - 1
-
-    def steps(trainer: StyleGANTrainer) -> None:
-        for number in range(cycle):
-            trainer.step({"image": image}, Randomness([number * 1000 + index for index in range(len(image))]))
-
-    torch.manual_seed(0)
-    ours = StyleGANTrainer(config, build(config), fabric)
-    with usual_shape():
+    if side == "zoo":
+        keep_freed_memory()  # as `zoo train` does
+    with usual_shape() if side == "usual" else nullcontext():
         torch.manual_seed(0)
-        usual = StyleGANTrainer(config, build(config), fabric)
+        trainer = StyleGANTrainer(config, build(config), fabric)
+        for number in range(2 * cycle):
+            if number == cycle:
+                began = time.perf_counter()
+            trainer.step({"image": image}, Randomness([number * 1000 + index for index in range(len(image))]))
+    return (time.perf_counter() - began) / cycle
 
-    def plain() -> None:
-        with usual_shape():
-            steps(usual)
 
-    times = seconds_in_turn({"usual shape": plain, "torch fp32": lambda: steps(ours)}, rounds)
+def measure_training(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
+    """Return seconds of one step of each, every time in a fresh process, as the memory they keep differs."""
+    times: dict[str, list[float]] = {"usual": [], "zoo": []}
+    for _ in range(rounds):
+        for side, found in times.items():
+            command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--training-of", side]
+            found.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    names = {"usual": "usual shape", "zoo": "torch fp32, kept"}
+    medians = {side: statistics.median(found) for side, found in times.items()}
     return [
-        {"what": "training step", "batch": len(image), "how": name, "seconds": seconds / cycle,
-         "ratio": times["usual shape"] / seconds}
-        for name, seconds in times.items()
+        {"what": "training step", "batch": config.training.batch_size, "how": names[side], "seconds": seconds,
+         "ratio": medians["usual"] / seconds}
+        for side, seconds in medians.items()
     ]  # fmt: skip
 
 
@@ -266,9 +275,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=("generator", "training", "projection"))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--training-of", choices=("usual", "zoo"), help="Print seconds a step of one side, and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     method = registry().methods["stylegan2-ada"]
+    if arguments.training_of:
+        small = resolve_config(method)
+        assert isinstance(small, StyleGANConfig)
+        print(training_seconds(small, arguments.training_of))
+        return
     size = f"size={arguments.size[0]},{arguments.size[1]}"
     large = ("network.channel_budget=16384", "network.channel_limit=512", "network.style_width=512")
     rows: list[dict[str, Any]] = []
