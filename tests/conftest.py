@@ -56,14 +56,18 @@ TINY = (
 """Settings of a training that takes about a second."""
 
 
+def train_briefly(folder: Path, method: str, data: Path, *settings: str) -> Path:
+    """Train by the command line and return the run folder."""
+    from zoo.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["train", method, "--data", str(data), "--out", str(folder), *settings])
+    assert not stop.value.code
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of lesion filling on the phantom."""
-    from zoo.cli import main
-
     folder = tmp_path_factory.mktemp("trained") / "run"
-    arguments = ["train", "lesion-filling", "--data", str(phantom), "--out", str(folder), "--images", "64", *TINY]
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert not stop.value.code
-    return folder
+    return train_briefly(folder, "lesion-filling", phantom, "--images", "64", *TINY)

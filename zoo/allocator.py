@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt in glibc's malloc.h
@@ -17,6 +16,8 @@ def keep_freed_memory() -> None:
     process stays as large as it has been. Other C libraries are left as they are.
     """
     if sys.platform == "linux":
+        import ctypes  # a tenth of what `zoo --help` takes
+
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(_MMAP_THRESHOLD, _MOST)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from zoo.config import MethodConfig, validate
 from zoo.descriptors import Exporter, Method, Part, resolve
-from zoo.errors import ArtifactError, ConfigError, MissingExtraError
+from zoo.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from zoo.files import replacing, sha256
 from zoo.registry import registry
 
@@ -98,6 +98,17 @@ class Artifact:
             raise ArtifactError(f"{self.path} does not hold this model's tensors: {'; '.join(wrong[:5])}.")
         model.load_state_dict(weights)
         return model.eval().to(device)
+
+    def contrasts_of(self, images: Tensor) -> Tensor:
+        """Return images with one channel a contrast, ``[N, contrasts, *spatial]``, of images as the network sees them.
+
+        Raises:
+            DataError: Their channels cannot be shared out among the contrasts.
+        """
+        count = len(self.config.data.contrasts)
+        if images.shape[1] % count:
+            raise DataError(f"Images of {images.shape[1]} channels do not fit the model's {count} contrasts.")
+        return images.reshape(len(images), count, -1, *images.shape[2:]).mean(2)
 
     def part_specs(self) -> dict[str, Part]:
         """Return the declared parts by name; a method without training has none."""

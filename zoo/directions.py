@@ -6,7 +6,6 @@ All here are functions of codes and of what is known about the images they stand
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 from zoo.config import Config
 from zoo.errors import ArtifactError, DataError, did_you_mean
 from zoo.files import replacing
+from zoo.imaging.cohort import as_number
 from zoo.metrics.statistics import bootstrap_interval
 
 FORMAT = 1
@@ -125,7 +125,7 @@ def read_attribute(rows: Sequence[Mapping[str, Any]], name: str, levels: Sequenc
     if len(different) < 2:
         only = f"has one value only ({different[0]!r})" if different else "has no values"
         raise DataError(f"Column {name!r} {only} among the {len(rows)} projected images; no direction can be found.")
-    numbers = [_number(text) for text in different]
+    numbers = [as_number(text) for text in different]
     if len(different) == 2:
         return _groups(name, texts, held, tuple(different))
     if any(number is None for number in numbers):
@@ -147,14 +147,6 @@ def _groups(name: str, texts: Sequence[str], held: Sequence[int], levels: tuple[
     chosen = [index for index in held if texts[index] in levels]
     values = np.array([float(levels.index(texts[index])) for index in chosen])
     return Attribute(name, "groups", np.array(chosen), values, levels)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def usable_attributes(
@@ -257,7 +249,7 @@ def fit_direction(
     subjects: Sequence[str],
     options: FitOptions,
     generated: Generated | None = None,
-    others: tuple[Tensor, Attribute, Sequence[str]] | None = None,
+    unseen: tuple[Tensor, Attribute, Sequence[str]] | None = None,
 ) -> Direction:
     """Fit the direction along which an attribute changes, and measure on unseen subjects what it predicts.
 
@@ -271,7 +263,7 @@ def fit_direction(
         subjects: One an image of ``codes``.
         options: Folds and regularisation.
         generated: Images to label and fit on.
-        others: Codes, attribute and subjects of further images, to be predicted by the fit on all of the first.
+        unseen: Codes, attribute and subjects of further images, to be predicted by the fit on all of the first.
 
     Returns:
         The direction fitted on all images that have the attribute; ``about`` holds the cross-validated figures, and
@@ -305,8 +297,8 @@ def fit_direction(
         normals.append(_unit(weights, attribute.name))
     weights, offset = fit(np.arange(len(flat)))
     found = scores(attribute, predicted, owners, options.seed)
-    if others:
-        found += _scores_of_others(weights, offset, *others, options.seed)
+    if unseen:
+        found += _scores_of_unseen(weights, offset, *unseen, options.seed)
     normal = _unit(weights, attribute.name)
     stacked = np.stack(normals)
     cosines = np.abs(stacked @ stacked.T)[np.triu_indices(len(stacked), 1)]
@@ -347,7 +339,7 @@ def ridge_on_features(features: np.ndarray, values: np.ndarray) -> tuple[np.ndar
     return weights, float(values.mean() - mean @ weights)
 
 
-def _scores_of_others(
+def _scores_of_unseen(
     weights: np.ndarray, offset: float, codes: Tensor, attribute: Attribute, subjects: Sequence[str], seed: int
 ) -> list[dict[str, Any]]:
     flat = codes.double().flatten(1).numpy()[attribute.rows]

@@ -39,7 +39,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.files import replacing, write_text
 from zoo.leakage import Leak, measure_leakage
 from zoo.metrics.bpf import classify, fit_centres, parenchymal_fraction
-from zoo.metrics.features import Extractor, nearest_distances
+from zoo.metrics.features import RADIOMIC, Extractor, load_extractor, nearest_distances
 from zoo.metrics.profiles import profiles_through_ventricle, ventricle_share
 from zoo.metrics.statistics import Interval, paired_tests
 from zoo.projections import Projections
@@ -60,7 +60,7 @@ Draw = Callable[[Sequence[int], Direction, Sequence[float]], np.ndarray]
 _SHOWN = 6
 _AUTO_COUNT = 5
 _STEPS_A_SPREAD = 4
-_FEATURE_BATCH = 64
+_SCORED_AT_ONCE = 64
 _NOTE = (
     "Exploratory: what lies along a direction is correlated with its attribute, not caused by it. p: Student's paired "
     "test against alpha 0, uncorrected; Holm: corrected for the alphas of a row. Synthetic images of nobody; research "
@@ -97,7 +97,7 @@ def direction_files(
         options: Folds and regularisation.
         samples: Generated images that a regressor labels and that directions are fitted on; 0 for the projections'
             own codes.
-        extractor: Features of that regressor; wanted with ``samples``.
+        extractor: Features of that regressor; the fixed set where none is given.
         unseen: Projections of further subjects, whose attributes are predicted by what was fitted.
         progress: Called with (directions done, directions in all).
 
@@ -125,9 +125,9 @@ def direction_files(
             further[attribute.name] = (unseen.w, known, _subjects(unseen))
     steps = samples + len(attributes)
     generated = None
-    if samples and extractor:
+    if samples:
         generated = _generate(
-            artifact, projections, samples, extractor, options.seed,
+            artifact, projections, samples, extractor or load_extractor(RADIOMIC), options.seed,
             lambda done: progress(done, steps) if progress else None,
         )  # fmt: skip
     fitted: dict[str, Direction] = {}
@@ -191,12 +191,8 @@ def _generate(
         codes.append(some)
         features.append(extractor.features(run(parts, artifact.config, some, noise, options).images))
         report(first + len(seeds))
-    real = contrasts_of(projections.image, artifact).split(_FEATURE_BATCH)
-    return Generated(
-        torch.cat(codes),
-        torch.cat(features).numpy(),
-        torch.cat([extractor.features(batch) for batch in real]).numpy(),
-    )
+    real = extractor.in_batches(artifact.contrasts_of(projections.image))
+    return Generated(torch.cat(codes), torch.cat(features).numpy(), real.numpy())
 
 
 def score_rows(directions: Directions) -> list[dict[str, Any]]:
@@ -394,14 +390,6 @@ def _edit_all(draw: Draw, rows: Sequence[int], direction: Direction) -> Callable
     return lambda alpha: draw(rows, direction, [alpha] * len(rows))
 
 
-def contrasts_of(images: Tensor, artifact: Artifact) -> Tensor:
-    """Return images with one channel a contrast, ``[N, contrasts, *spatial]``, of images as the network sees them."""
-    count = len(artifact.config.data.contrasts)
-    if images.shape[1] % count:
-        raise DataError(f"Images of {images.shape[1]} channels do not fit the model's {count} contrasts.")
-    return images.reshape(len(images), count, -1, *images.shape[2:]).mean(2)
-
-
 @dataclass(frozen=True)
 class _Real:
     """The projected images themselves, and what edited ones are compared with.
@@ -424,13 +412,8 @@ class _Real:
 
     @classmethod
     def of(cls, artifact: Artifact, projections: Projections, extractor: Extractor, position: float) -> _Real:
-        images = contrasts_of(projections.image, artifact).numpy()
-
-        def raw(some: np.ndarray) -> Tensor:
-            batches = torch.from_numpy(some).split(_FEATURE_BATCH)
-            return torch.cat([extractor.features(batch) for batch in batches])
-
-        features = raw(images)
+        images = artifact.contrasts_of(projections.image).numpy()
+        features = extractor.in_batches(torch.from_numpy(images))
         # A feature that hardly varies among few real images must not outweigh all the others.
         scale = features.std(0, correction=0).clamp(min=0.01)
         nearest: dict[str, int] = {}
@@ -441,7 +424,7 @@ class _Real:
         return cls(
             images,
             features / scale,
-            lambda some: raw(some) / scale,
+            lambda some: extractor.in_batches(torch.from_numpy(some)) / scale,
             tuple(_subjects(projections)),
             tuple(nearest.values()),
             extractor.name,
@@ -489,7 +472,7 @@ def _critic(artifact: Artifact, real: _Real, device: str) -> Callable[[np.ndarra
     companions = torch.from_numpy(real.images)
 
     def measure(images: np.ndarray) -> np.ndarray:
-        batches = torch.from_numpy(images).split(_FEATURE_BATCH)
+        batches = torch.from_numpy(images).split(_SCORED_AT_ONCE)
         return torch.cat([score(batch, companions) for batch in batches]).double().numpy()
 
     return measure

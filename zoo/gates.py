@@ -87,19 +87,8 @@ def fill_gate(artifact: Artifact, parts: Parts, precision: str, progress: Callab
     )
     measured = inpainting_metrics(found, truth, hole)
     psnr, ssim = float(measured["psnr_in"].mean()), float(measured["ssim_in"].mean())
-    least_psnr, least_ssim = FILL_LIMITS[precision]
-    figures = {
-        "psnr": psnr,
-        "ssim": ssim,
-        "least": {"psnr": least_psnr, "ssim": least_ssim},
-        "on": f"inside lesions of a phantom patient, {', '.join(contrasts)}, {len(slices)} of {lesions} slices",
-    }
-    if not (psnr >= least_psnr and ssim >= least_ssim):
-        raise TaskGateError(
-            f"Filled with {precision} parts, a patient differs from torch in float32: PSNR {psnr:.1f} dB and SSIM "
-            f"{ssim:.4f} inside the mask; {least_psnr:g} dB and {least_ssim:g} are the least."
-        )
-    return figures
+    where = f"inside lesions of a phantom patient, {', '.join(contrasts)}, {len(slices)} of {lesions} slices"
+    return _judged(psnr, ssim, FILL_LIMITS[precision], f"A patient filled with {precision} parts", where)
 
 
 def sample_gate(
@@ -116,18 +105,19 @@ def sample_gate(
         progress(number + 1, _SAMPLES)
     expected, found = (torch.cat(some) for some in zip(*images, strict=True))
     psnr, ssim = image_fidelity(found, expected)
-    least_psnr, least_ssim = SAMPLE_LIMITS[precision]
+    what = f"An image generated with {precision} parts"
+    return _judged(psnr, ssim, SAMPLE_LIMITS[precision], what, f"{_SAMPLES} generated images")
+
+
+def _judged(psnr: float, ssim: float, limits: tuple[float, float], what: str, where: str) -> dict[str, Any]:
+    """Return the figures of a gate that is passed, with its limits; raise where it is not."""
+    least_psnr, least_ssim = limits
     if not (psnr >= least_psnr and ssim >= least_ssim):
         raise TaskGateError(
-            f"Images generated with {precision} parts differ from those of torch in float32: PSNR {psnr:.1f} dB and "
-            f"SSIM {ssim:.4f}; {least_psnr:g} dB and {least_ssim:g} are the least."
+            f"{what} differs from torch's in float32 ({where}): PSNR {psnr:.1f} dB and SSIM {ssim:.4f}; "
+            f"{least_psnr:g} dB and {least_ssim:g} are the least."
         )
-    return {
-        "psnr": psnr,
-        "ssim": ssim,
-        "least": {"psnr": least_psnr, "ssim": least_ssim},
-        "on": f"{_SAMPLES} generated images",
-    }
+    return {"psnr": psnr, "ssim": ssim, "least": {"psnr": least_psnr, "ssim": least_ssim}, "on": where}
 
 
 def image_fidelity(found: Tensor, expected: Tensor) -> tuple[float, float]:

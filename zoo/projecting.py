@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from zoo.errors import ArtifactError, ConfigError, DataError, did_you_mean
 from zoo.evaluation import unseen
 from zoo.files import replacing, write_text
 from zoo.imaging.cache import PackedCohort, pack_cohort
-from zoo.imaging.cohort import Cohort
+from zoo.imaging.cohort import Cohort, as_number
 from zoo.metrics.image import MAX_PSNR, ssim_map
 from zoo.metrics.perceptual import NamedDistance, load_distance
 from zoo.metrics.statistics import Interval, mean_interval
@@ -177,20 +176,14 @@ def _rows(
             "scan": packed.scans[number].id,
             "slice": int(index),
             "position": float(position),
-            "covariates": {name: _value(text) for name, text in packed.scans[number].covariates.items()},
+            "covariates": {
+                name: text if (value := as_number(text)) is None else value
+                for name, text in packed.scans[number].covariates.items()
+            },
             "trained_on": packed.scans[number].subject in known,
         }
         for number, index, position in places
     )
-
-
-def _value(text: str) -> float | str:
-    """Return a cell of participants.tsv as a number where it is one."""
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
 
 
 def project_files(

@@ -30,8 +30,6 @@ Measures = Mapping[str, Callable[[Tensor, Tensor], float]]
 MEASURES: Measures = {"frechet": frechet_distance, "kernel": kernel_distance}
 """Distances between two sets of features, by name."""
 
-_BATCH = 64
-
 
 class RealismOptions(Config):
     """Options of the evaluator ``realism``."""
@@ -66,9 +64,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
     progress(1, steps)
     generated = _generate(artifact, options)
     progress(2, steps)
-    real, made = (
-        torch.cat([extractor.features(batch) for batch in some.split(_BATCH)]) for some in (images, generated)
-    )
+    real, made = extractor.in_batches(images), extractor.in_batches(generated)
     # A feature that hardly varies among few real images must not outweigh all the others.
     scale = real.std(0, correction=0).clamp(min=0.01) if options.features == RADIOMIC else 1.0
     real, made = real / scale, made / scale
@@ -145,9 +141,7 @@ def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]
                 raise DataError(f"Examples of {artifact.method.name!r} have no image to compare samples with.")
             images.append(example["image"])
             owners.append(subject)
-    stacked = torch.from_numpy(np.stack(images)).float()
-    contrasts = len(config.data.contrasts)
-    return stacked.reshape(len(stacked), contrasts, -1, *stacked.shape[2:]).mean(2), owners
+    return artifact.contrasts_of(torch.from_numpy(np.stack(images)).float()), owners
 
 
 def _generate(artifact: Artifact, options: RealismOptions) -> Tensor:

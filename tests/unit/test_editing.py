@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import zoo
-from tests.conftest import TINY
+from tests.conftest import TINY, train_briefly
 from zoo.alpha_range import BPF, BPF_SLOPE, AlphaRange, Criterion, alphas_within, find_alpha_range
 from zoo.descriptors import resolve
 from zoo.directions import Directions
-from zoo.editing import _critic, _Real, contrasts_of
+from zoo.editing import _critic, _Real
 from zoo.errors import DataError
 from zoo.imaging.phantom import make_subject
 from zoo.metrics.features import load_extractor
@@ -33,14 +33,8 @@ SLICES = 2
 @pytest.fixture(scope="module")
 def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained for a moment."""
-    from zoo.cli import main
-
     folder = tmp_path_factory.mktemp("edited") / "run"
-    given = ["train", "stylegan2-ada", "--data", str(phantom), "--out", str(folder), "--images", "32", *TINY]
-    with pytest.raises(SystemExit) as stop:
-        main(given)
-    assert not stop.value.code
-    return folder
+    return train_briefly(folder, "stylegan2-ada", phantom, "--images", "32", *TINY)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +143,7 @@ def test_applying_writes_images_differences_pictures_and_tables(
     assert image.shape == (40, 48, 1, 3)
     for column, alpha in enumerate((-2.0, 0.0, 3.0)):
         made = artifact.parts()["synthesis"](stored.w[3:4] + alpha * direction, *(some[3:4] for some in stored.noise))
-        expected = (contrasts_of(made, artifact).clamp(-1, 1)[0, 0] + 1) / 2
+        expected = (artifact.contrasts_of(made).clamp(-1, 1)[0, 0] + 1) / 2
         assert np.allclose(image.get_fdata()[:, :, 0, column], expected.numpy(), atol=1e-5)
     difference = nibabel.load(out / "group" / "edit-0003_sub-1_slice-022_T1w_difference.nii.gz").get_fdata()
     assert np.allclose(difference, image.get_fdata() - image.get_fdata()[..., 1:2], atol=1e-5)

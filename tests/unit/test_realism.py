@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from tests.conftest import TINY
+from tests.conftest import TINY, train_briefly
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.phantom import write_phantom
 from zoo.metrics.features import frechet_distance, kernel_distance
@@ -19,13 +19,8 @@ from zoo.realism import RealismOptions, _redrawn, realism
 @pytest.fixture(scope="module")
 def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained for a moment."""
-    from zoo.cli import main
-
     folder = tmp_path_factory.mktemp("realism") / "run"
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "stylegan2-ada", "--data", str(phantom), "--out", str(folder), "--images", "32", *TINY])
-    assert not stop.value.code
-    return folder
+    return train_briefly(folder, "stylegan2-ada", phantom, "--images", "32", *TINY)
 
 
 def test_distances_come_with_numbers_intervals_and_a_baseline(run: Path, tmp_path: Path, zoo_command) -> None:

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
+from tests.conftest import train_briefly
 from zoo.config import MethodConfig, resolve_config
 from zoo.descriptors import resolve
 from zoo.errors import ConfigError, DataError
@@ -51,13 +52,8 @@ def _trainer(config: StyleGANConfig, **options: str) -> StyleGANTrainer:
 @pytest.fixture(scope="module")
 def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the phantom."""
-    from zoo.cli import main
-
     folder = tmp_path_factory.mktemp("stylegan") / "run"
-    with pytest.raises(SystemExit) as stop:
-        main(["train", METHOD, "--data", str(phantom), "--out", str(folder), "--images", "64", *SMALL])
-    assert not stop.value.code
-    return folder
+    return train_briefly(folder, METHOD, phantom, "--images", "64", *SMALL)
 
 
 # --- What is learnt. ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,15 @@ _ENTITY = re.compile(r"(?P<key>[a-zA-Z0-9]+)-(?P<value>[a-zA-Z0-9+.]+)")
 _IMAGE_SUFFIXES = (".nii.gz", ".nii")
 ROLES = ("lesion-mask", "tissue", "white-matter", "lesion-free")
 """What a scan may carry beside its contrasts."""
+
+
+def as_number(text: str) -> float | None:
+    """Return a cell of a table as a finite number, or ``None`` where it is something else."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from zoo.files import sha256
 RADIOMIC = "radiomic"
 """Name of the fixed set of features."""
 
+BATCH = 64
+"""Images whose features are computed at once."""
+
 _POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _OCTAVES = 3
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -154,6 +157,10 @@ class Extractor:
 
     name: str
     features: Callable[[Tensor], Tensor]
+
+    def in_batches(self, images: Tensor) -> Tensor:
+        """Return the features of as many images as there are, `BATCH` at a time."""
+        return torch.cat([self.features(batch) for batch in images.split(BATCH)])
 
 
 def load_extractor(name: str, weights: Path | None = None) -> Extractor:
