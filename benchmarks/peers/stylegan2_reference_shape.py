@@ -27,7 +27,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -41,7 +40,7 @@ from zoo.registry import registry
 from zoo.run import environment
 from zoo.sampling import Randomness
 from zoo_stylegan2.config import StyleGANConfig, StyleGANProjectOptions
-from zoo_stylegan2.networks import build
+from zoo_stylegan2.networks import build, parts
 from zoo_stylegan2.projection import project
 from zoo_stylegan2.training import StyleGANTrainer
 
@@ -110,41 +109,36 @@ def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def runtimes(synthesis: stylegan.Synthesis, inputs: list[Tensor], folder: Path) -> dict[str, Callable[..., np.ndarray]]:
+def runtimes(
+    synthesis: stylegan.Synthesis, config: StyleGANConfig, inputs: list[Tensor], folder: Path
+) -> dict[str, Callable[..., Tensor]]:
     """Return the synthesis network in the runtimes that are installed, exported once with a dynamic batch."""
     if not (importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")):
         return {}
-    import onnxruntime
+    from zoo_onnx.runtime import open_session
 
+    part = parts(config)["synthesis"]
+    file = folder / "synthesis.onnx"
     batch = torch.export.Dim.DYNAMIC
-    names = ["w", *(f"noise_{number}" for number in range(len(inputs) - 1))]
     axes = ({0: batch}, tuple({0: batch} for _ in inputs[1:]))
+    names = [spec.name for spec in part.inputs]
     program = torch.onnx.export(
-        synthesis, tuple(inputs), dynamo=True, dynamic_shapes=axes, input_names=names, verbose=False
+        synthesis,
+        tuple(inputs),
+        dynamo=True,
+        dynamic_shapes=axes,
+        input_names=names,
+        output_names=[part.outputs[0].name],
+        verbose=False,
     )
     assert program is not None
-    program.save(folder / "synthesis.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(folder / "synthesis.onnx", options, providers=["CPUExecutionProvider"])
-
-    def onnx(*values: np.ndarray) -> np.ndarray:
-        return session.run(None, dict(zip(names, values, strict=True)))[0]
-
-    found: dict[str, Callable[..., np.ndarray]] = {"onnxruntime fp32": onnx}
+    program.save(file)
+    found = {"onnxruntime fp32": open_session(file, part, "cpu")}
     if importlib.util.find_spec("openvino"):
-        import openvino
+        from zoo_openvino.runtime import open_model
 
-        for hint in ("f32", "bf16"):
-            settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-            compiled = openvino.Core().compile_model(folder / "synthesis.onnx", "CPU", settings)
-            name = "openvino fp32" if hint == "f32" else "openvino bf16"
-            found[name] = partial(_run_openvino, compiled)
+        found |= {f"openvino {precision}": open_model(file, part, precision) for precision in ("fp32", "bf16")}
     return found
-
-
-def _run_openvino(compiled: Any, *values: np.ndarray) -> np.ndarray:
-    return compiled(list(values))[0]
 
 
 def measure_generator(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
@@ -163,10 +157,9 @@ def measure_generator(config: StyleGANConfig, rounds: int) -> list[dict[str, Any
         styles = stylegan.style_count(config.size)
         example = [torch.randn(2, styles, config.network.style_width), *(torch.randn(2, 1, *s) for s in shapes)]
         with torch.inference_mode(False):
-            exported = runtimes(ours, [tensor.clone() for tensor in example], Path(folder))
+            exported = runtimes(ours, config, [tensor.clone() for tensor in example], Path(folder))
         for batch in BATCHES:
             w, *noise = (torch.randn(batch, *tensor.shape[1:]) for tensor in example)
-            arrays = [tensor.numpy() for tensor in (w, *noise)]
 
             def plain(w: Tensor = w, noise: list[Tensor] = noise) -> Tensor:
                 with usual_shape():
@@ -183,11 +176,11 @@ def measure_generator(config: StyleGANConfig, rounds: int) -> list[dict[str, Any
                 "usual shape": plain,
                 "torch fp32": fast,
                 "torch bf16": half,
-                **{name: partial(call, *arrays) for name, call in exported.items()},
+                **{name: partial(call, w, *noise) for name, call in exported.items()},
             }
-            reference = torch.as_tensor(plain())
+            reference = plain()
             errors = {
-                name: float((torch.as_tensor(call()).float() - reference).abs().max() / reference.abs().max())
+                name: float((call().float() - reference).abs().max() / reference.abs().max())
                 for name, call in calls.items()
             }
             unlike = [name for name, error in errors.items() if "bf16" not in name and error > SAME]

@@ -312,7 +312,7 @@ def test_openvino_leaves_signals_alone(tmp_path: Path) -> None:
     code = """
 import signal, sys
 from pathlib import Path
-import numpy as np, openvino
+import numpy as np, openvino, torch
 from openvino import opset13
 from zoo.descriptors import Part, TensorSpec
 from zoo_openvino.runtime import open_model
@@ -322,7 +322,9 @@ openvino.save_model(openvino.Model([opset13.relu(one)], [one]), sys.argv[1])
 spec = TensorSpec(name="x", dtype="float32", shape=(1, 4), range=None, meaning="")
 part = Part(module="", inputs=(spec,), outputs=())
 first = open_model(Path(sys.argv[1]), part, "fp32")
+first(torch.ones(1, 4))
 second = open_model(Path(sys.argv[1]), part, "fp32")
+second(torch.ones(1, 4))
 del first
 del second
 caught = []

@@ -20,6 +20,7 @@ from zoo.artifact import Artifact
 from zoo.descriptors import Part, TensorSpec
 from zoo.errors import (
     ConfigError,
+    ExportError,
     InvalidGraphError,
     MissingExtraError,
     NoGpuError,
@@ -176,6 +177,20 @@ def test_operators_that_the_cpu_lacks_are_named(tmp_path: Path) -> None:
     onnx.save(_graph(node, shape=(3, 3), kind=onnx.TensorProto.BFLOAT16), tmp_path / "bf16.onnx")
     with pytest.raises(UnsupportedOperatorError, match=r"bf16\.onnx here: .*NOT_IMPLEMENTED.*another --precision"):
         open_session(tmp_path / "bf16.onnx", PART, "cpu")
+
+
+def test_openvino_takes_batches_by_turns(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    onnx.save(_graph(onnx.helper.make_node("Relu", ["x"], ["y"])), tmp_path / "plain.onnx")
+    relu = zoo_openvino.runtime.open_model(tmp_path / "plain.onnx", PART, "fp32")
+    for batch in (2, 1, 5, 2, 1):
+        x = torch.randn(batch, 3)
+        assert torch.equal(relu(x), x.relu())
+    with pytest.raises(ExportError, match=r"x has the size \[2, 4\]; plain\.onnx takes \[\?,3\], \? for any"):
+        relu(torch.randn(2, 4))
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    with pytest.raises(ExportError, match=r"OpenVINO cannot read broken\.onnx"):
+        zoo_openvino.runtime.open_model(tmp_path / "broken.onnx", PART, "fp32")
 
 
 # --- A trained model, whole. ---
