@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.errors import ArtifactError
+from zoo.artifact import Artifact
+from zoo.errors import ArtifactError, DataError
 from zoo.files import replacing
 
 FORMAT = 1
@@ -57,6 +58,11 @@ class Projections:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subject of each image."""
+        return [row["subject"] for row in self.rows]
 
     def write(self, path: Path) -> None:
         """Write one file, whole or not at all.
@@ -125,6 +131,25 @@ class Projections:
             raise ArtifactError(f"{file} does not hold projections of the zoo: it has no {error}.") from None
         except (ArtifactError, TypeError) as error:
             raise ArtifactError(f"{file} is damaged: {error}") from None
+
+
+def check_same_model(artifact: Artifact, method: str, digest: str, what: str) -> None:
+    """Refuse codes of one model for another.
+
+    Args:
+        artifact: The model.
+        method: Name of the method that the codes belong to.
+        digest: Hash of their model file.
+        what: What they are, plural.
+
+    Raises:
+        DataError: They are another model's.
+    """
+    if method != artifact.method.name or digest != artifact.sha256:
+        raise DataError(
+            f"The {what} were made with another model ({method}, {digest[:12]}) than the one given "
+            f"({artifact.method.name}, {str(artifact.sha256)[:12]}); codes of two models mean different things."
+        )
 
 
 def _misfit(projections: Projections) -> str:

@@ -89,8 +89,8 @@ def directions_command(
     zoo edit directions RUN PROJECTIONS --by type --levels type=RRMS,PPMS --out DIR
     """
     import zoo
+    from zoo.direction_files import direction_files, direction_rows, score_rows
     from zoo.directions import FitOptions
-    from zoo.editing import direction_files, direction_rows, score_rows
     from zoo.metrics.features import load_extractor
     from zoo.projections import Projections
 

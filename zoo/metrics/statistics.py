@@ -29,6 +29,11 @@ class Interval:
     sd: float | None
 
 
+def with_interval(value: float, low: float | None, high: float | None) -> str:
+    """Return a figure with its interval, as text of three digits: ``0.78 [0.61, 0.92]``."""
+    return f"{value:.3g}" + ("" if low is None or high is None else f" [{low:.3g}, {high:.3g}]")
+
+
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the mean with Student's interval.
 
