@@ -5,10 +5,10 @@
 The usual shape: weights modulated for each sample and a grouped convolution (transposed convolution and filter where
 it doubles the image), then noise, bias, activation and gain one after the other, memory contiguous, float32. It is
 built here from the definition in the StyleGAN2 paper (equations 1 and 3), by putting that layer into the zoo's
-networks; outputs must agree before anything is timed. Ratios are of medians; both sides are timed in turn, so that a
-change of the machine's pace meets both. Both have the C library's usual memory (`benchmarks/freed_memory.py` shows what
-keeping it does), except for training, where each side runs in processes of its own and the zoo's keeps memory as
-`zoo train` does.
+networks; outputs must agree. Ratios are of medians; both sides are timed in turn, so that a change of the machine's
+pace meets both. Generators and training run in processes of their own, where the zoo's keeps freed memory as its
+commands do (`benchmarks/freed_memory.py` shows what that does) and the other has the C library's usual memory;
+projections run in one process with usual memory.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import ExitStack, contextmanager, nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -46,6 +48,10 @@ from zoo_stylegan2.training import StyleGANTrainer
 
 BATCHES = (1, 8)
 ITERATIONS = 20
+CALLS = 4
+"""Timed calls a turn."""
+OPTIONAL = ("onnxruntime", "openvino")
+HOWS = ("usual shape", "torch fp32", "torch bf16", "onnxruntime fp32", "openvino fp32", "openvino bf16")
 SAME = 1e-4
 """Largest difference of two formulations, relative to the largest value."""
 
@@ -96,6 +102,13 @@ def usual_shape() -> Iterator[None]:
         stylegan.modulated_conv, stylegan._CHANNELS_LAST, stylegan.StyledConv.forward = ours  # type: ignore[method-assign]
 
 
+def settled(assignments: tuple[str, ...]) -> StyleGANConfig:
+    """Return the settings of `small`, changed by ``assignments``."""
+    config = resolve_config(registry().methods["stylegan2-ada"], assignments=assignments)
+    assert isinstance(config, StyleGANConfig)
+    return config
+
+
 def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Return the median seconds of each call, all of them timed once a round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -109,88 +122,116 @@ def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def runtimes(
-    synthesis: stylegan.Synthesis, config: StyleGANConfig, inputs: list[Tensor], folder: Path
-) -> dict[str, Callable[..., Tensor]]:
-    """Return the synthesis network in the runtimes that are installed, exported once with a dynamic batch."""
-    if not (importlib.util.find_spec("onnxscript") and importlib.util.find_spec("onnxruntime")):
-        return {}
-    from zoo_onnx.runtime import open_session
-
+def export_synthesis(synthesis: stylegan.Synthesis, config: StyleGANConfig, inputs: list[Tensor], file: Path) -> None:
+    """Write the synthesis network as ONNX with a dynamic batch."""
     part = parts(config)["synthesis"]
-    file = folder / "synthesis.onnx"
     batch = torch.export.Dim.DYNAMIC
-    axes = ({0: batch}, tuple({0: batch} for _ in inputs[1:]))
-    names = [spec.name for spec in part.inputs]
     program = torch.onnx.export(
         synthesis,
         tuple(inputs),
         dynamo=True,
-        dynamic_shapes=axes,
-        input_names=names,
+        dynamic_shapes=({0: batch}, tuple({0: batch} for _ in inputs[1:])),
+        input_names=[spec.name for spec in part.inputs],
         output_names=[part.outputs[0].name],
         verbose=False,
     )
     assert program is not None
     program.save(file)
-    found = {"onnxruntime fp32": open_session(file, part, "cpu")}
-    if importlib.util.find_spec("openvino"):
-        from zoo_openvino.runtime import open_model
-
-        found |= {f"openvino {precision}": open_model(file, part, precision) for precision in ("fp32", "bf16")}
-    return found
 
 
-def measure_generator(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
-    """Return seconds, ratio and error of each way to run the synthesis network."""
+def synthesis_of(config: StyleGANConfig) -> stylegan.Synthesis:
+    """Return a synthesis network with random weights, the same ones each time."""
     torch.manual_seed(0)
-    ours = build(config).eval().synthesis
-    for name, parameter in ours.named_parameters():
+    synthesis = build(config).eval().synthesis
+    for name, parameter in synthesis.named_parameters():
         if name.endswith("noise_strength"):  # it starts at 0, where noise would not be compared
             torch.nn.init.normal_(parameter, std=0.1)
-    with usual_shape():
-        usual = build(config).eval().synthesis
-    usual.load_state_dict(ours.state_dict())
+    return synthesis
+
+
+def inputs_of(config: StyleGANConfig, batch: int) -> list[Tensor]:
+    """Return styles and noise for ``batch`` images, the same ones each time."""
+    torch.manual_seed(batch)
+    styles = torch.randn(batch, stylegan.style_count(config.size), config.network.style_width)
+    return [styles, *(torch.randn(batch, 1, *shape) for shape in stylegan.noise_shapes(config.size))]
+
+
+def generator_call(how: str, config: StyleGANConfig, file: Path) -> Callable[..., Tensor]:
+    """Return the synthesis network as a callable, run in one of `HOWS`."""
+    runtime, _, precision = how.partition(" ")
+    if runtime == "onnxruntime":
+        from zoo_onnx.runtime import open_session
+
+        return open_session(file, parts(config)["synthesis"], "cpu")
+    if runtime == "openvino":
+        from zoo_openvino.runtime import open_model
+
+        return open_model(file, parts(config)["synthesis"], precision)
+    synthesis = synthesis_of(config)
+
+    def call(*inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return synthesis(*inputs)
+
+    return call
+
+
+def serve_generator(connection: Connection, how: str, settings: tuple[str, ...], threads: int, file: Path) -> None:
+    """Time calls of a batch whenever the parent asks for them, until it asks for none."""
+    torch.set_num_threads(threads)
+    config = settled(settings)
+    if how != "usual shape":
+        keep_freed_memory()  # as every command of the zoo does
+    with usual_shape() if how == "usual shape" else nullcontext(), torch.inference_mode():
+        call = generator_call(how, config, file)
+        while batch := connection.recv():
+            inputs = inputs_of(config, batch)
+            image = call(*inputs)
+            seconds = []
+            for _ in range(CALLS):
+                began = time.perf_counter()
+                call(*inputs)
+                seconds.append(time.perf_counter() - began)
+            connection.send((seconds, image.float().numpy()))
+
+
+def measure_generator(settings: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
+    """Return seconds, ratio and error of each way to run the synthesis network, each in a process of its own."""
+    config = settled(settings)
+    installed = [how for how in HOWS if how.split()[0] not in OPTIONAL or importlib.util.find_spec(how.split()[0])]
+    spawn = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        shapes = stylegan.noise_shapes(config.size)
-        styles = stylegan.style_count(config.size)
-        example = [torch.randn(2, styles, config.network.style_width), *(torch.randn(2, 1, *s) for s in shapes)]
-        with torch.inference_mode(False):
-            exported = runtimes(ours, config, [tensor.clone() for tensor in example], Path(folder))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder) / "synthesis.onnx"
+        export_synthesis(synthesis_of(config), config, inputs_of(config, 2), file)
+        lines = {}
+        for how in installed:
+            lines[how], theirs = spawn.Pipe()
+            child = spawn.Process(
+                target=serve_generator, args=(theirs, how, settings, torch.get_num_threads(), file), daemon=True
+            )
+            child.start()
+            stack.callback(child.terminate)
         for batch in BATCHES:
-            w, *noise = (torch.randn(batch, *tensor.shape[1:]) for tensor in example)
-
-            def plain(w: Tensor = w, noise: list[Tensor] = noise) -> Tensor:
-                with usual_shape():
-                    return usual(w, *noise)
-
-            def fast(w: Tensor = w, noise: list[Tensor] = noise) -> Tensor:
-                return ours(w, *noise)
-
-            def half(w: Tensor = w, noise: list[Tensor] = noise) -> Tensor:
-                with torch.autocast("cpu", torch.bfloat16):
-                    return ours(w, *noise)
-
-            calls: dict[str, Callable[[], Any]] = {
-                "usual shape": plain,
-                "torch fp32": fast,
-                "torch bf16": half,
-                **{name: partial(call, w, *noise) for name, call in exported.items()},
-            }
-            reference = plain()
+            times: dict[str, list[float]] = {how: [] for how in installed}
+            images = {}
+            for number in range(rounds + 1):
+                for how, line in lines.items():
+                    line.send(batch)
+                    seconds, images[how] = line.recv()
+                    times[how] += seconds if number else []  # the first round warms up
+            reference = images["usual shape"]
             errors = {
-                name: float((call().float() - reference).abs().max() / reference.abs().max())
-                for name, call in calls.items()
+                how: float(np.abs(image - reference).max() / np.abs(reference).max()) for how, image in images.items()
             }
-            unlike = [name for name, error in errors.items() if "bf16" not in name and error > SAME]
+            unlike = [how for how, error in errors.items() if "bf16" not in how and error > SAME]
             if unlike:
                 raise SystemExit(f"{unlike[0]} differs by {errors[unlike[0]]:.1e}; there is nothing to compare.")
-            times = seconds_in_turn(calls, rounds)
+            medians = {how: statistics.median(found) for how, found in times.items()}
             rows += [
-                {"what": "generator", "batch": batch, "how": name, "seconds": seconds, "error": errors[name],
-                 "ratio": times["usual shape"] / seconds}
-                for name, seconds in times.items()
+                {"what": "generator", "batch": batch, "how": how, "seconds": seconds, "error": errors[how],
+                 "ratio": medians["usual shape"] / seconds}
+                for how, seconds in medians.items()
             ]  # fmt: skip
     return rows
 
@@ -213,8 +254,9 @@ def training_seconds(config: StyleGANConfig, side: str) -> float:
     return (time.perf_counter() - began) / cycle
 
 
-def measure_training(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
+def measure_training(settings: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
     """Return seconds of one step of each, every time in a fresh process, as the memory they keep differs."""
+    config = settled(settings)
     times: dict[str, list[float]] = {"usual": [], "zoo": []}
     for _ in range(rounds):
         for side, found in times.items():
@@ -229,8 +271,9 @@ def measure_training(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]
     ]  # fmt: skip
 
 
-def measure_projection(config: StyleGANConfig, rounds: int) -> list[dict[str, Any]]:
+def measure_projection(settings: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
     """Return seconds an iteration and image: the usual shape one image at a time, ours eight at once."""
+    config = settled(settings)
     torch.manual_seed(0)
     ours = build(config).eval()
     with usual_shape():
@@ -271,11 +314,8 @@ def main() -> None:
     parser.add_argument("--training-of", choices=("usual", "zoo"), help="Print seconds a step of one side, and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    method = registry().methods["stylegan2-ada"]
     if arguments.training_of:
-        small = resolve_config(method)
-        assert isinstance(small, StyleGANConfig)
-        print(training_seconds(small, arguments.training_of))
+        print(training_seconds(settled(()), arguments.training_of))
         return
     size = f"size={arguments.size[0]},{arguments.size[1]}"
     large = ("network.channel_budget=16384", "network.channel_limit=512", "network.style_width=512")
@@ -286,9 +326,7 @@ def main() -> None:
         ("projection", measure_projection, ()),
     ):
         if arguments.only in (None, name):
-            config = resolve_config(method, assignments=settings)
-            assert isinstance(config, StyleGANConfig)
-            rows += [{**row, "size": config.size} for row in measure(config, arguments.rounds)]
+            rows += [{**row, "size": settled(settings).size} for row in measure(settings, arguments.rounds)]
     for row in rows:
         error = f"  error {row['error']:.1e}" if "error" in row else ""
         print(
