@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from zoo import machine
@@ -351,13 +352,21 @@ def _synchronise(job: Job) -> None:
 def _memory(used_before: int | None) -> dict[str, int | None]:
     import torch
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     used = machine.gpu_state().get("used_bytes")
     return {
-        "host_peak": peak if sys.platform == "darwin" else 1024 * peak,
+        "host_peak": peak_memory(),
         "torch_cuda_peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
         "gpu_used": None if used is None or used_before is None else used - used_before,
     }
+
+
+def peak_memory() -> int:
+    """Return the most resident memory that this process had, bytes."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux's ru_maxrss begins at what the parent had when it started this process.
+    [held] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return 1024 * int(held.split()[1])
 
 
 def environment(job: Job) -> dict[str, Any]:

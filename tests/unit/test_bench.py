@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from zoo_bench.jobs import Job, Protocol
 from zoo_bench.records import Backend, Latency, Model, Quality, Record, Work, read_records, write_records
 from zoo_bench.report import markdown, speedup, write_report
 from zoo_bench.statistics import median_interval, percentile
+from zoo_bench.worker import peak_memory
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("rounds=2", "calls=2", "seconds=0.001", "limit_s=1", "warmup_calls=1", "warmup_s=0")
@@ -171,6 +174,13 @@ def test_a_short_run_end_to_end(zoo_command, trained: Path, tmp_path: Path) -> N
     assert first.cold.build_s is None
     assert first.memory.host_peak > 1e8
     assert _names_nobody(out.read_text())
+
+
+def test_peak_memory_is_not_the_parents() -> None:
+    held = np.ones(50_000_000)  # 400 MB
+    code = "from zoo_bench.worker import peak_memory; print(peak_memory())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1e7 < int(child.stdout) < held.nbytes < peak_memory()
 
 
 def _earlier(folder: Path) -> Path:
