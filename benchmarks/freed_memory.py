@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -58,18 +57,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--job", nargs=4)
     arguments = parser.parse_args()
-    if arguments.job:
-        name, part, batch, keep = arguments.job
-        print(one_process(name, part, int(batch), keep == "keep"))
-        return
     for name, part, batch in JOBS:
         seconds: dict[str, list[float]] = {"give back": [], "keep": []}
         for _ in range(arguments.rounds):
             for how, found in seconds.items():
-                command = [sys.executable, __file__, "--job", name, part, str(batch), how]
-                found.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+                with multiprocessing.get_context("spawn").Pool(1) as fresh:
+                    found.append(fresh.apply(one_process, (name, part, batch, how == "keep")))
         usual, kept = (statistics.median(found) for found in seconds.values())
         print(f"{name} {part} batch {batch}: {usual * 1e3:.0f} ms, kept {kept * 1e3:.0f} ms, {usual / kept:.2f}x")
         if arguments.out:

@@ -18,8 +18,6 @@ import importlib.util
 import json
 import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +38,10 @@ from zoo.metrics.perceptual import load_distance
 from zoo.nn import stylegan
 from zoo.registry import registry
 from zoo.run import environment
-from zoo.sampling import Randomness
+from zoo.sampling import Randomness, example_inputs
+from zoo_onnx.runtime import open_session
+from zoo_onnx.write import write_onnx
+from zoo_openvino.runtime import open_model
 from zoo_stylegan2.config import StyleGANConfig, StyleGANProjectOptions
 from zoo_stylegan2.networks import build, parts
 from zoo_stylegan2.projection import project
@@ -122,23 +123,6 @@ def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def export_synthesis(synthesis: stylegan.Synthesis, config: StyleGANConfig, inputs: list[Tensor], file: Path) -> None:
-    """Write the synthesis network as ONNX with a dynamic batch."""
-    part = parts(config)["synthesis"]
-    batch = torch.export.Dim.DYNAMIC
-    program = torch.onnx.export(
-        synthesis,
-        tuple(inputs),
-        dynamo=True,
-        dynamic_shapes=({0: batch}, tuple({0: batch} for _ in inputs[1:])),
-        input_names=[spec.name for spec in part.inputs],
-        output_names=[part.outputs[0].name],
-        verbose=False,
-    )
-    assert program is not None
-    program.save(file)
-
-
 def synthesis_of(config: StyleGANConfig) -> stylegan.Synthesis:
     """Return a synthesis network with random weights, the same ones each time."""
     torch.manual_seed(0)
@@ -149,23 +133,12 @@ def synthesis_of(config: StyleGANConfig) -> stylegan.Synthesis:
     return synthesis
 
 
-def inputs_of(config: StyleGANConfig, batch: int) -> list[Tensor]:
-    """Return styles and noise for ``batch`` images, the same ones each time."""
-    torch.manual_seed(batch)
-    styles = torch.randn(batch, stylegan.style_count(config.size), config.network.style_width)
-    return [styles, *(torch.randn(batch, 1, *shape) for shape in stylegan.noise_shapes(config.size))]
-
-
 def generator_call(how: str, config: StyleGANConfig, file: Path) -> Callable[..., Tensor]:
     """Return the synthesis network as a callable, run in one of `HOWS`."""
     runtime, _, precision = how.partition(" ")
     if runtime == "onnxruntime":
-        from zoo_onnx.runtime import open_session
-
         return open_session(file, parts(config)["synthesis"], "cpu")
     if runtime == "openvino":
-        from zoo_openvino.runtime import open_model
-
         return open_model(file, parts(config)["synthesis"], precision)
     synthesis = synthesis_of(config)
 
@@ -185,7 +158,7 @@ def serve_generator(connection: Connection, how: str, settings: tuple[str, ...],
     with usual_shape() if how == "usual shape" else nullcontext(), torch.inference_mode():
         call = generator_call(how, config, file)
         while batch := connection.recv():
-            inputs = inputs_of(config, batch)
+            inputs = example_inputs(parts(config)["synthesis"], seed=0, axes={"batch": batch}).values()
             image = call(*inputs)
             seconds = []
             for _ in range(CALLS):
@@ -203,7 +176,8 @@ def measure_generator(settings: tuple[str, ...], rounds: int) -> list[dict[str, 
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder) / "synthesis.onnx"
-        export_synthesis(synthesis_of(config), config, inputs_of(config, 2), file)
+        if any(how.split()[0] in OPTIONAL for how in installed):
+            write_onnx(synthesis_of(config), parts(config)["synthesis"], file, opset=21, about={})
         lines = {}
         for how in installed:
             lines[how], theirs = spawn.Pipe()
@@ -236,8 +210,10 @@ def measure_generator(settings: tuple[str, ...], rounds: int) -> list[dict[str, 
     return rows
 
 
-def training_seconds(config: StyleGANConfig, side: str) -> float:
+def training_seconds(settings: tuple[str, ...], side: str, threads: int) -> float:
     """Return seconds of one step in this process, the mean of a whole cycle of lazy regularisers after another."""
+    torch.set_num_threads(threads)
+    config = settled(settings)
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     cycle = max(config.loss.r1_interval, config.loss.path_interval)
@@ -260,8 +236,8 @@ def measure_training(settings: tuple[str, ...], rounds: int) -> list[dict[str, A
     times: dict[str, list[float]] = {"usual": [], "zoo": []}
     for _ in range(rounds):
         for side, found in times.items():
-            command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--training-of", side]
-            found.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+            with multiprocessing.get_context("spawn").Pool(1) as fresh:
+                found.append(fresh.apply(training_seconds, (settings, side, torch.get_num_threads())))
     names = {"usual": "usual shape", "zoo": "torch fp32, kept"}
     medians = {side: statistics.median(found) for side, found in times.items()}
     return [
@@ -311,12 +287,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=("generator", "training", "projection"))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--training-of", choices=("usual", "zoo"), help="Print seconds a step of one side, and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.training_of:
-        print(training_seconds(settled(()), arguments.training_of))
-        return
     size = f"size={arguments.size[0]},{arguments.size[1]}"
     large = ("network.channel_budget=16384", "network.channel_limit=512", "network.style_width=512")
     rows: list[dict[str, Any]] = []

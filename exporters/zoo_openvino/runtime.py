@@ -113,7 +113,7 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
     return open_model(xml, artifact.part_specs()[part], precision)
 
 
-def open_model(xml: Path, part: Part, precision: str) -> Callable[..., Any]:
+def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
     """Open a model of OpenVINO's format or of ONNX for as many threads as torch uses; see `load`.
 
     It is compiled when inputs of a new size come, which takes a second, and kept for the last two sizes: those of a
@@ -130,9 +130,9 @@ def open_model(xml: Path, part: Part, precision: str) -> Callable[..., Any]:
         "INFERENCE_PRECISION_HINT": _HINTS[precision],  # left out, OpenVINO chooses bf16 where there is any
     }
     try:
-        model = core.read_model(xml)
+        model = core.read_model(file)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot read {xml.name}: {error}") from None
+        raise ExportError(f"OpenVINO cannot read {file.name}: {error}") from None
     names = [spec.name for spec in part.inputs]
     outputs = [spec.name for spec in part.outputs]
     declared = {name: model.input(name).partial_shape for name in names}
@@ -142,12 +142,12 @@ def open_model(xml: Path, part: Part, precision: str) -> Callable[..., Any]:
         sizes = {name: list(shape) for name, shape in zip(names, shapes, strict=True)}
         for name, size in sizes.items():
             if not declared[name].compatible(openvino.PartialShape(size)):
-                raise ExportError(f"{name} has the size {size}; {xml.name} takes {declared[name]}, ? for any.")
+                raise ExportError(f"{name} has the size {size}; {file.name} takes {declared[name]}, ? for any.")
         try:
             model.reshape(sizes)
             return core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise ExportError(f"OpenVINO cannot compile {xml.name} for {sizes}: {error}") from None
+            raise ExportError(f"OpenVINO cannot compile {file.name} for {sizes}: {error}") from None
 
     def call(*inputs: Tensor) -> Any:
         request = request_for(*(tensor.shape for tensor in inputs))
