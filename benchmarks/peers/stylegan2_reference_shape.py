@@ -5,10 +5,11 @@
 The usual shape: weights modulated for each sample and a grouped convolution (transposed convolution and filter where
 it doubles the image), then noise, bias, activation and gain one after the other, memory contiguous, float32. It is
 built here from the definition in the StyleGAN2 paper (equations 1 and 3), by putting that layer into the zoo's
-networks; outputs must agree. Ratios are of medians; both sides are timed in turn, so that a change of the machine's
-pace meets both. Generators and training run in processes of their own, where the zoo's keeps freed memory as its
-commands do (`benchmarks/freed_memory.py` shows what that does) and the other has the C library's usual memory;
-projections run in one process with usual memory.
+networks; outputs must agree. Both sides are timed in turn, so that a change of the machine's pace meets both; a ratio
+is the median over rounds. Generators and training run in a fresh process each round, since their pace depends on what
+the C library does with freed memory and differs between processes: the zoo's keeps it as its commands do
+(`benchmarks/freed_memory.py` shows what that does), the other has the C library's usual memory. Projections run in one
+process with usual memory.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from multiprocessing.connection import Connection
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
@@ -49,8 +50,8 @@ from zoo_stylegan2.training import StyleGANTrainer
 
 BATCHES = (1, 8)
 ITERATIONS = 20
-CALLS = 4
-"""Timed calls a turn."""
+CALLS, SECONDS = 5, 3.0
+"""Timed in a process, at least."""
 OPTIONAL = ("onnxruntime", "openvino")
 HOWS = ("usual shape", "torch fp32", "torch bf16", "onnxruntime fp32", "openvino fp32", "openvino bf16")
 SAME = 1e-4
@@ -110,8 +111,19 @@ def settled(assignments: tuple[str, ...]) -> StyleGANConfig:
     return config
 
 
-def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each call, all of them timed once a round."""
+def compared(usual: list[float], found: list[float]) -> dict[str, Any]:
+    """Return median seconds, and the ratio to the usual shape: median, least and most over rounds."""
+    ratios = [theirs / ours for theirs, ours in zip(usual, found, strict=True)]
+    return {
+        "seconds": statistics.median(found),
+        "ratio": statistics.median(ratios),
+        "ratios": [min(ratios), max(ratios)],
+        "rounds": len(found),
+    }
+
+
+def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each call, all of them timed once a round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -120,7 +132,7 @@ def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[st
             began = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def synthesis_of(config: StyleGANConfig) -> stylegan.Synthesis:
@@ -149,63 +161,54 @@ def generator_call(how: str, config: StyleGANConfig, file: Path) -> Callable[...
     return call
 
 
-def serve_generator(connection: Connection, how: str, settings: tuple[str, ...], threads: int, file: Path) -> None:
-    """Time calls of a batch whenever the parent asks for them, until it asks for none."""
+def generator_seconds(
+    how: str, settings: tuple[str, ...], batch: int, threads: int, file: Path
+) -> tuple[float, npt.NDArray[np.float32]]:
+    """Return the median seconds of a call in this process, and the images."""
     torch.set_num_threads(threads)
     config = settled(settings)
+    inputs = example_inputs(parts(config)["synthesis"], seed=0, axes={"batch": batch}).values()
     if how != "usual shape":
         keep_freed_memory()  # as every command of the zoo does
+    times: list[float] = []
     with usual_shape() if how == "usual shape" else nullcontext(), torch.inference_mode():
         call = generator_call(how, config, file)
-        while batch := connection.recv():
-            inputs = example_inputs(parts(config)["synthesis"], seed=0, axes={"batch": batch}).values()
-            image = call(*inputs)
-            seconds = []
-            for _ in range(CALLS):
-                began = time.perf_counter()
-                call(*inputs)
-                seconds.append(time.perf_counter() - began)
-            connection.send((seconds, image.float().numpy()))
+        image = call(*inputs)
+        while len(times) < CALLS or sum(times) < SECONDS:
+            began = time.perf_counter()
+            call(*inputs)
+            times.append(time.perf_counter() - began)
+    return statistics.median(times), image.float().numpy()
 
 
 def measure_generator(settings: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
-    """Return seconds, ratio and error of each way to run the synthesis network, each in a process of its own."""
+    """Return seconds, ratio and error of each way to run the synthesis network, every time in a fresh process."""
     config = settled(settings)
     installed = [how for how in HOWS if how.split()[0] not in OPTIONAL or importlib.util.find_spec(how.split()[0])]
-    spawn = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "synthesis.onnx"
         if any(how.split()[0] in OPTIONAL for how in installed):
             write_onnx(synthesis_of(config), parts(config)["synthesis"], file, opset=21, about={})
-        lines = {}
-        for how in installed:
-            lines[how], theirs = spawn.Pipe()
-            child = spawn.Process(
-                target=serve_generator, args=(theirs, how, settings, torch.get_num_threads(), file), daemon=True
-            )
-            child.start()
-            stack.callback(child.terminate)
         for batch in BATCHES:
             times: dict[str, list[float]] = {how: [] for how in installed}
-            images = {}
-            for number in range(rounds + 1):
-                for how, line in lines.items():
-                    line.send(batch)
-                    seconds, images[how] = line.recv()
-                    times[how] += seconds if number else []  # the first round warms up
-            reference = images["usual shape"]
-            errors = {
-                how: float(np.abs(image - reference).max() / np.abs(reference).max()) for how, image in images.items()
-            }
+            errors: dict[str, float] = {}
+            for _ in range(rounds):
+                for how, found in times.items():
+                    job = (how, settings, batch, torch.get_num_threads(), file)
+                    with multiprocessing.get_context("spawn").Pool(1) as fresh:
+                        seconds, image = fresh.apply(generator_seconds, job)
+                    found.append(seconds)
+                    if how == "usual shape":
+                        reference = image
+                    errors[how] = float(np.abs(image - reference).max() / np.abs(reference).max())
             unlike = [how for how, error in errors.items() if "bf16" not in how and error > SAME]
             if unlike:
                 raise SystemExit(f"{unlike[0]} differs by {errors[unlike[0]]:.1e}; there is nothing to compare.")
-            medians = {how: statistics.median(found) for how, found in times.items()}
             rows += [
-                {"what": "generator", "batch": batch, "how": how, "seconds": seconds, "error": errors[how],
-                 "ratio": medians["usual shape"] / seconds}
-                for how, seconds in medians.items()
+                {"what": "generator", "batch": batch, "how": how, **compared(times["usual shape"], found),
+                 "error": errors[how]}
+                for how, found in times.items()
             ]  # fmt: skip
     return rows
 
@@ -239,11 +242,10 @@ def measure_training(settings: tuple[str, ...], rounds: int) -> list[dict[str, A
             with multiprocessing.get_context("spawn").Pool(1) as fresh:
                 found.append(fresh.apply(training_seconds, (settings, side, torch.get_num_threads())))
     names = {"usual": "usual shape", "zoo": "torch fp32, kept"}
-    medians = {side: statistics.median(found) for side, found in times.items()}
     return [
-        {"what": "training step", "batch": config.training.batch_size, "how": names[side], "seconds": seconds,
-         "ratio": medians["usual"] / seconds}
-        for side, seconds in medians.items()
+        {"what": "training step", "batch": config.training.batch_size, "how": names[side],
+         **compared(times["usual"], found)}
+        for side, found in times.items()
     ]  # fmt: skip
 
 
@@ -268,15 +270,12 @@ def measure_projection(settings: tuple[str, ...], rounds: int) -> list[dict[str,
         project(ours, config, images, range(len(images)), distance, options)
 
     times = seconds_in_turn({"usual shape, one by one": one_at_a_time, "torch fp32, together": together}, rounds)
-    each = {
-        "usual shape, one by one": times["usual shape, one by one"] / 2,
-        "torch fp32, together": times["torch fp32, together"] / len(images),
-    }
+    images_each = {"usual shape, one by one": 2, "torch fp32, together": len(images)}
+    each = {how: [seconds / images_each[how] / ITERATIONS for seconds in found] for how, found in times.items()}
     return [
-        {"what": "projection", "batch": len(images), "how": name, "seconds": seconds / ITERATIONS,
-         "ratio": each["usual shape, one by one"] / seconds}
-        for name, seconds in each.items()
-    ]  # fmt: skip
+        {"what": "projection", "batch": len(images), "how": how, **compared(each["usual shape, one by one"], found)}
+        for how, found in each.items()
+    ]
 
 
 def main() -> None:
@@ -300,10 +299,11 @@ def main() -> None:
         if arguments.only in (None, name):
             rows += [{**row, "size": settled(settings).size} for row in measure(settings, arguments.rounds)]
     for row in rows:
+        least, most = row["ratios"]
         error = f"  error {row['error']:.1e}" if "error" in row else ""
         print(
             f"{row['what']:<14} {row['size']} batch {row['batch']:<3} {row['how']:<17} "
-            f"{row['seconds'] * 1e3:9.1f} ms  {row['ratio']:5.2f}x{error}"
+            f"{row['seconds'] * 1e3:9.1f} ms  {row['ratio']:5.2f}x [{least:.2f}, {most:.2f}]{error}"
         )
     if arguments.out:
         with arguments.out.open("a", encoding="utf-8") as file:

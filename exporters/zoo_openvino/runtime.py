@@ -2,7 +2,8 @@
 
 The file is float32 in both precisions. In bf16 OpenVINO casts what gains from it when the model is compiled. It is
 compiled for each size of the inputs that comes: with open axes OpenVINO reorders memory between layers, which takes up
-to half of the time (StyleGAN2's generator at 256 pixels).
+to half of the time (StyleGAN2's generator at 256 pixels), and only where sizes are known can it be told which
+convolutions gain from being done in another way (`zoo_openvino.winograd`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from zoo.export import (
     write_report,
 )
 from zoo.files import sha256
+from zoo_openvino.winograd import use_winograd
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -116,8 +118,8 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
 def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
     """Open a model of OpenVINO's format or of ONNX for as many threads as torch uses; see `load`.
 
-    It is compiled when inputs of a new size come, which takes a second, and kept for the last two sizes: those of a
-    task's batches and of what is left at their end.
+    It is compiled when inputs of a new size come, which takes a second (8 with 114 million parameters), and kept for
+    the last two sizes: those of a task's batches and of what is left at their end.
     """
     import openvino
 
@@ -143,9 +145,11 @@ def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
         for name, size in sizes.items():
             if not declared[name].compatible(openvino.PartialShape(size)):
                 raise ExportError(f"{name} has the size {size}; {file.name} takes {declared[name]}, ? for any.")
+        sized = model.clone()
         try:
-            model.reshape(sizes)
-            return core.compile_model(model, "CPU", settings).create_infer_request()
+            sized.reshape(sizes)
+            use_winograd(sized)
+            return core.compile_model(sized, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise ExportError(f"OpenVINO cannot compile {file.name} for {sizes}: {error}") from None
 
