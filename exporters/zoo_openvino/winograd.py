@@ -31,7 +31,7 @@ POINTS = np.array([0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2), -math.sqrt(
 """At which the two polynomials are multiplied; infinity is one more."""
 LEAST_CHANNELS = 128
 """Going in and coming out: with fewer, the sums take longer than the products that they save."""
-LEAST_PRODUCTS = 150e6
+LEAST_PRODUCTS = 200e6
 """Of the definition; below, starting more operators takes longer than the products that they save."""
 
 
