@@ -1,10 +1,12 @@
 """What minimal filtering does to OpenVINO's convolutions: time and rounding error, by size and precision.
 
     python benchmarks/winograd.py [--seconds 2] [--threads 2] [--out FILE.jsonl]
+    python benchmarks/winograd.py --model RUN --part denoiser --batch 1 [--out FILE.jsonl]
 
 Four convolutions of window 3 with leaky ReLUs between them, by the definition and by `zoo_openvino.winograd` (with
-its points and with 0, ±1, ±2), for every size, those that `zoo` leaves to the definition, too. The three take turns in
-one process; times are medians a convolution, errors relative to the definition in float32 (root mean squares).
+its points and with 0, ±1, ±2), for every size, those that `zoo` leaves to the definition, too. They take turns in one
+process; times are medians a convolution, errors relative to the definition in float32 (root mean squares). With
+`--model` a part that `zoo export --openvino` has exported, whole, as `zoo` runs it and by the definition.
 """
 
 from __future__ import annotations
@@ -13,17 +15,28 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 import openvino
 import torch
 from openvino import opset13 as ops
+from torch import Tensor
 
+from zoo.allocator import keep_freed_memory
+from zoo.artifact import Artifact
+from zoo.export import FOLDER
 from zoo.run import environment
-from zoo_openvino import winograd
+from zoo.sampling import example_inputs
+from zoo_openvino import runtime, winograd
+from zoo_openvino.runtime import open_model
+
+Array = npt.NDArray[np.float32]
 
 LAYERS = 4
 SIDES = {2: (8, 16, 32, 64, 128), 3: (8, 16, 32)}
@@ -61,8 +74,9 @@ def layers(dims: int, batch: int, channels: int, side: int) -> Any:
     return openvino.Model([convolution(x, 8, 1)], [source], "layers")
 
 
-def measure(core: Any, case: tuple[int, int, int, int], precision: str, least_seconds: float) -> list[dict[str, Any]]:
+def measure(case: tuple[int, int, int, int], precision: str, least_seconds: float) -> list[dict[str, Any]]:
     """Return a row for each of `WAYS`."""
+    core = runtime._core()
     dims, batch, channels, side = case
     requests: dict[str, Any] = {}
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -78,51 +92,88 @@ def measure(core: Any, case: tuple[int, int, int, int], precision: str, least_se
         ).create_infer_request()
     x = np.random.default_rng(1).standard_normal((batch, 8, *[side] * dims)).astype(np.float32)
     reference = exact([x])[0].copy()
+    calls: dict[str, Callable[[], Array]] = {way: partial(_infer, request, x) for way, request in requests.items()}
+    about = {"dims": dims, "batch": batch, "channels": channels, "side": side, "precision": precision}
+    rows = by_turns(calls, reference, least_seconds)
+    return [{**about, **row, "seconds": row["seconds"] / LAYERS} for row in rows]
+
+
+def _infer(request: Any, x: Array) -> Array:
+    found: Array = next(iter(request.infer([x], share_inputs=True).values()))
+    return found
+
+
+def by_turns(calls: dict[str, Callable[[], Array]], reference: Array, least_seconds: float) -> list[dict[str, Any]]:
+    """Return median seconds, the ratio to the first and the error of each call."""
     errors = {}
-    for way, request in requests.items():
-        found = next(iter(request.infer([x]).values()))
-        errors[way] = float(np.sqrt(np.square(found - reference).mean() / np.square(reference).mean()))
-    times: dict[str, list[float]] = {way: [] for way in requests}
-    while len(times["definition"]) < 5 or sum(map(sum, times.values())) < least_seconds:
-        for way, request in requests.items():
+    for way, call in calls.items():
+        errors[way] = float(np.sqrt(np.square(call() - reference).mean() / np.square(reference).mean()))
+    times: dict[str, list[float]] = {way: [] for way in calls}
+    while min(map(len, times.values())) < 5 or sum(map(sum, times.values())) < least_seconds:
+        for way, call in calls.items():
             began = time.perf_counter()
-            request.infer([x], share_inputs=True)
-            times[way].append((time.perf_counter() - began) / LAYERS)
+            call()
+            times[way].append(time.perf_counter() - began)
     medians = {way: statistics.median(found) for way, found in times.items()}
+    first = next(iter(medians.values()))
     return [
-        {"dims": dims, "batch": batch, "channels": channels, "side": side, "precision": precision, "way": way,
-         "seconds": medians[way], "ratio": medians["definition"] / medians[way], "error": errors[way]}
-        for way in WAYS
-    ]  # fmt: skip
+        {"way": way, "seconds": seconds, "ratio": first / seconds, "error": errors[way]}
+        for way, seconds in medians.items()
+    ]
+
+
+def measure_model(folder: Path, part: str, batch: int, least_seconds: float) -> list[dict[str, Any]]:
+    """Return rows of an exported part by the definition and as `zoo` runs it, in both precisions."""
+    artifact = Artifact.open(folder)
+    spec = artifact.part_specs()[part]
+    inputs = list(example_inputs(spec, seed=0, axes={"batch": batch}).values())
+    rows = []
+    reference: Array | None = None
+    for precision in ("fp32", "bf16"):
+        file = artifact.folder / FOLDER / "openvino" / f"{part}.{precision}.xml"
+        calls = {way: _on_arrays(open_model(file, spec, precision), inputs) for way in ("definition", "winograd")}
+        with patch.object(runtime, "use_winograd", lambda model: 0):
+            found = calls["definition"]()  # compiles
+        reference = found if reference is None else reference
+        about = {"model": artifact.method.name, "size": getattr(artifact.config, "size", None), "part": part}
+        turns = by_turns(calls, reference, least_seconds)
+        rows += [{**about, "batch": batch, "precision": precision, **row} for row in turns]
+    return rows
+
+
+def _on_arrays(call: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[[], Array]:
+    return lambda: call(*inputs).numpy()
 
 
 def main() -> None:
     """Measure and print; with ``--out`` append JSON lines."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, help="a run or export, not layers")
+    parser.add_argument("--part", default="denoiser")
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each case and precision, at least")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    core = openvino.Core()
-    for case in CASES:
-        for precision in ("fp32", "bf16"):
-            rows = measure(core, case, precision, arguments.seconds)
-            plain, ours, usual = rows
-            products = case[1] * case[2] ** 2 * (3 * case[3]) ** case[0]
-            used = case[2] >= winograd.LEAST_CHANNELS and products >= winograd.LEAST_PRODUCTS
+    keep_freed_memory()
+    if arguments.model:
+        found: Iterable[list[dict[str, Any]]] = [
+            measure_model(arguments.model, arguments.part, arguments.batch, arguments.seconds)
+        ]
+    else:
+        found = (measure(case, precision, arguments.seconds) for case in CASES for precision in ("fp32", "bf16"))
+    for rows in found:
+        for row in rows:
             print(
-                f"{case[0]}D batch {case[1]} channels {case[2]:4d} side {case[3]:4d} {precision} "
-                f"{plain['seconds'] * 1e3:8.3f} -> {ours['seconds'] * 1e3:8.3f} ms  {ours['ratio']:4.2f}x  "
-                f"error {plain['error']:.1e} -> {ours['error']:.1e} (0 ±1 ±2: {usual['error']:.1e})"
-                f"{'  used' if used else ''}",
+                *(value for name, value in row.items() if name not in ("seconds", "ratio", "error")),
+                f"{row['seconds'] * 1e3:8.3f} ms  {row['ratio']:4.2f}x  error {row['error']:.1e}",
                 flush=True,
             )
             if arguments.out:
                 with arguments.out.open("a", encoding="utf-8") as file:
-                    for row in rows:
-                        file.write(json.dumps({**row, "threads": arguments.threads, "environment": environment()}))
-                        file.write("\n")
+                    about = {"threads": arguments.threads, "environment": environment()}
+                    file.write(json.dumps({**row, **about}) + "\n")
 
 
 if __name__ == "__main__":
