@@ -130,7 +130,7 @@ def measure_model(folder: Path, part: str, batch: int, least_seconds: float) -> 
     rows = []
     reference: Array | None = None
     for precision in ("fp32", "bf16"):
-        file = artifact.folder / FOLDER / "openvino" / f"{part}.{precision}.xml"
+        file = artifact.folder / FOLDER / "openvino" / f"{part}.fp32.xml"  # the same in both precisions
         calls = {way: _on_arrays(open_model(file, spec, precision), inputs) for way in ("definition", "winograd")}
         with patch.object(runtime, "use_winograd", lambda model: 0):
             found = calls["definition"]()  # compiles
