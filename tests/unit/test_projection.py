@@ -233,9 +233,6 @@ def test_a_timm_network_takes_its_own_weights(tmp_path: Path) -> None:
     assert given.name == "feature:resnet10t, weights of mine.safetensors"
     assert given.weights_sha256 == sha256(file)
     assert not torch.allclose(given.measure(image)(-image), drawn.measure(image)(-image))
-    save_file({"conv1.0.weight": torch.zeros(2, 3)}, file)
-    with pytest.raises(DataError, match="resnet10t cannot be used"):
-        load_distance("feature:resnet10t", file)
 
 
 @pytest.mark.parametrize(

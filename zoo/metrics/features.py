@@ -14,12 +14,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from zoo.errors import DataError, MissingExtraError, did_you_mean
+from zoo.errors import DataError
 from zoo.files import sha256
+from zoo.metrics.backbones import timm_network
 
 RADIOMIC = "radiomic"
 """Name of the fixed set of features."""
@@ -172,7 +171,8 @@ def load_extractor(name: str, weights: Path | None = None) -> Extractor:
         weights: The network's weights, ``.safetensors`` as timm names them; without, they are random numbers of seed 0.
 
     Raises:
-        DataError: There is no such network, or the weights are not its.
+        DataError: There are no such features, or the weights are not the network's.
+        UnknownNameError: timm has no such network.
         MissingExtraError: timm is not installed.
     """
     kind, _, network = name.partition(":")
@@ -185,30 +185,10 @@ def load_extractor(name: str, weights: Path | None = None) -> Extractor:
     return _timm_extractor(network, weights)
 
 
-def _timm_extractor(network: str, weights: Path | None) -> Extractor:
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError(f"Features of {network!r} need timm: pip install 'mri-zoo[features]'.") from None
-    if network not in timm.list_models():
-        raise DataError(f"timm has no network {network!r}.{did_you_mean(network, timm.list_models())}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = timm.create_model(network, pretrained=False, num_classes=0)
-    told = "random weights of seed 0"
-    if weights:
-        try:
-            state = load_file(weights)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{weights} is not a whole safetensors file: {error}.") from None
-        own = model.state_dict()
-        wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
-        if wrong:
-            raise DataError(f"{weights} does not hold the weights of timm's {network}: {', '.join(wrong[:3])} …")
-        model.load_state_dict({key: state[key] for key in own})
-        told = f"weights {weights.name}, SHA-256 {sha256(weights)[:12]}"
-    model.eval().requires_grad_(False)
-    settings = cast(dict[str, Any], model.pretrained_cfg)
+def _timm_extractor(name: str, weights: Path | None) -> Extractor:
+    network = timm_network(name, weights, levels=False)
+    told = f"weights {weights.name}, SHA-256 {sha256(weights)[:12]}" if weights else "random weights of seed 0"
+    settings = cast(dict[str, Any], network.pretrained_cfg)
     _, *side = settings["input_size"]
     mean, deviation = (torch.tensor(settings[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
 
@@ -217,9 +197,9 @@ def _timm_extractor(network: str, weights: Path | None) -> Extractor:
         if images.dim() != 4 or images.shape[1] not in (1, 3):
             raise DataError(f"timm's networks take [B, 1 or 3, H, W], got {list(images.shape)}; use {RADIOMIC}.")
         scaled = F.interpolate(images.float(), side, mode="bilinear", align_corners=False, antialias=True)
-        return model((scaled.expand(-1, 3, -1, -1) / 2 + 0.5 - mean) / deviation).double()
+        return network((scaled.expand(-1, 3, -1, -1) / 2 + 0.5 - mean) / deviation).double()
 
-    return Extractor(f"timm {network}, {told}", features)
+    return Extractor(f"timm {name}, {told}", features)
 
 
 def radiomic_distance(real: Tensor, generated: Tensor) -> float:

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import ConfigError, DataError, MissingExtraError, UnknownNameError, did_you_mean
+from zoo.errors import ConfigError
 from zoo.files import sha256
+from zoo.metrics.backbones import timm_network
 from zoo.metrics.image import ssim_map
 from zoo.metrics.lpips import load_network
 from zoo.tasks import Distance
@@ -75,7 +76,7 @@ def load_distance(loss: str, weights: Path | None, device: torch.device | str = 
     kind, colon, name = loss.partition(":")
     if kind != "feature" or not colon:
         raise ConfigError(f"There is no loss {loss!r}; use lpips, feature:NAME or ssim+l2.")
-    backbone = _backbone(name, weights).to(device)
+    backbone: Any = timm_network(name, weights, levels=True).to(device)
     mean, std = (torch.tensor(backbone.default_cfg[key], device=device)[:, None, None] for key in ("mean", "std"))
 
     def look_by_name(images: Tensor) -> list[Tensor]:
@@ -134,32 +135,3 @@ def in_threes(images: Tensor) -> Tensor:
         return threes
     size = [max(side * LARGEST // longest, 1) for side in threes.shape[2:]]
     return F.interpolate(threes, size, mode="area")
-
-
-def _backbone(name: str, weights: Path | None) -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError(
-            f"--loss feature:{name} needs timm: pip install 'mri-zoo[features]'; --loss ssim+l2 needs nothing."
-        ) from None
-    if not timm.is_model(name):
-        raise UnknownNameError(f"timm has no network {name!r}.{did_you_mean(name, timm.list_models())}")
-    if weights is not None and not weights.is_file():
-        raise DataError(
-            f"There is no {weights} with weights of {name}; without --weights they are random, and told so."
-        )
-    if weights is not None and weights.suffix != ".safetensors":
-        raise DataError(f"{weights.name} may hold code that runs when it is opened; give {name}'s .safetensors file.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            if weights is None:
-                network = timm.create_model(name, pretrained=False, features_only=True)
-            else:
-                network = timm.create_model(
-                    name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, features_only=True
-                )
-        except (RuntimeError, KeyError, AttributeError, ValueError) as error:
-            raise DataError(f"{name} cannot be used as features of {weights or 'random weights'}: {error}.") from None
-    return network.eval().requires_grad_(False)
