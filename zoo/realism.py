@@ -18,7 +18,14 @@ from zoo.errors import DataError
 from zoo.evaluation import MODEL, Evaluation
 from zoo.imaging.cache import pack_cohort
 from zoo.imaging.cohort import Cohort
-from zoo.metrics.features import RADIOMIC, frechet_distance, kernel_distance, load_extractor, nearest_distances
+from zoo.metrics.features import (
+    INCEPTION,
+    RADIOMIC,
+    frechet_distance,
+    kernel_distance,
+    load_extractor,
+    nearest_distances,
+)
 from zoo.sampling import seed_for
 from zoo.tasks import Progress
 
@@ -34,8 +41,10 @@ MEASURES: Measures = {"frechet": frechet_distance, "kernel": kernel_distance}
 class RealismOptions(Config):
     """Options of the evaluator ``realism``."""
 
-    features: str = Field(RADIOMIC, description="What is compared: radiomic, or a network of timm: timm:resnet18")
-    weights: str | None = Field(None, description="Weights of that network, .safetensors; none: random ones of seed 0")
+    features: str = Field(
+        RADIOMIC, description="What is compared: radiomic, inception, or timm:NAME (a network of timm)"
+    )
+    weights: str | None = Field(None, description="File of that network's weights; none: random ones for timm's")
     samples: int = Field(256, ge=2, description="Generated images")
     seed: int = Field(0, ge=0, description="Decides the samples and the bootstrap")
     bootstraps: int = Field(200, ge=10, description="Redrawn sets for the intervals")
@@ -113,7 +122,9 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
             "generated images": len(made),
             "seed": options.seed,
             "intervals": f"bootstrap over subjects and samples, {options.bootstraps} times",
-            "not": "the Fréchet Inception distance of the literature",
+            "frechet": "the Fréchet Inception distance"
+            if options.features == INCEPTION
+            else "not the Fréchet Inception distance of the literature",
         },
         by_subject=[
             {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from zoo.errors import DataError, UnknownNameError
+from zoo.errors import DataError, MissingExtraError, UnknownNameError
 from zoo.metrics.backbones import timm_network
 from zoo.metrics.features import (
     frechet_distance,
@@ -109,7 +111,7 @@ def test_a_network_is_named_with_its_weights(tmp_path: Path) -> None:
         random.features(torch.zeros(1, 1, 8, 8, 8))
 
 
-@pytest.mark.parametrize("name", ["inception", "timm:"])
+@pytest.mark.parametrize("name", ["resnet18", "timm:"])
 def test_features_that_do_not_exist_are_refused(name: str) -> None:
     with pytest.raises(DataError, match=r"no features"):
         load_extractor(name)
@@ -136,3 +138,40 @@ def test_a_network_takes_all_its_weights_or_none(levels: bool, tmp_path: Path) -
         timm_network("test_resnet", file.rename(tmp_path / "weights.bin"), levels=levels)
     with pytest.raises(UnknownNameError, match=r"Did you mean.*resnet18"):
         timm_network("resnet_18", None, levels=levels)
+
+
+def test_inception_is_filled_from_a_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    kind = module.FeatureExtractorInceptionV3
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    torch.manual_seed(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "load_state_dict", lambda self, state: None)
+        drawn = kind("drawn", ["2048"], feature_extractor_weights_path=nothing)
+    file = tmp_path / "weights.safetensors"
+    save_file(drawn.state_dict(), file)
+
+    images = torch.rand(2, 1, 40, 32, generator=torch.Generator().manual_seed(1)) * 2.2 - 1.1
+    extractor = load_extractor("inception", file)
+    assert extractor.name.startswith("inception, weights weights.safetensors, SHA-256")
+    found = extractor.features(images)
+    assert found.shape == (2, 2048)
+    grey = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
+    assert torch.equal(found, drawn(grey)[0].double())
+    with pytest.raises(DataError, match=r"Inception takes \[B, 1 or 3, H, W\]"):
+        extractor.features(torch.zeros(1, 2, 8, 8))
+
+    save_file({"fc.weight": torch.zeros(1)}, file)
+    with pytest.raises(DataError, match="does not hold the Inception network's weights"):
+        load_extractor("inception", file)
+    torch.save({}, tmp_path / "mine.pth")
+    with pytest.raises(DataError, match=r"may hold code.*, or weights-inception-2015-12-05-6726825d\.pth"):
+        load_extractor("inception", tmp_path / "mine.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(DataError, match=r"no weights-inception-2015-12-05-6726825d\.pth in .*--weights FILE"):
+        load_extractor("inception")
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mri-zoo\[features\]'"):
+        load_extractor("inception")

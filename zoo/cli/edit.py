@@ -33,10 +33,10 @@ _features_option = click.option(
     "--features",
     default="radiomic",
     show_default=True,
-    help="What regressors see, or a network of timm: timm:resnet18.",
+    help="What regressors see: radiomic, inception, or a network of timm: timm:resnet18.",
 )
 _weights_option = click.option(
-    "--weights", type=click.Path(path_type=Path), help="Of that network, .safetensors; default: random."
+    "--weights", type=click.Path(path_type=Path), help="Of that network; timm's are .safetensors, default: random."
 )
 
 

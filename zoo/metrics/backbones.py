@@ -1,15 +1,49 @@
-"""Networks of timm as a source of features, with weights from a local file; nothing is downloaded."""
+"""Networks of others as a source of features, with weights from a local file; nothing is downloaded."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoo.errors import DataError, MissingExtraError, UnknownNameError, did_you_mean
+from zoo.metrics.weights import find_weights, read_weights
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""The network of the Fréchet Inception distance, as torch-fidelity publishes it."""
+
+
+def inception_network(weights: Path | None) -> tuple[nn.Module, Path]:
+    """Return the Inception network of the Fréchet Inception distance, and the file that it was filled from.
+
+    It takes images of whole numbers, ``[B, 3, H, W]`` uint8, resizes them as the first implementation did, and returns
+    a tuple of one tensor ``[B, 2048]``.
+
+    Args:
+        weights: `INCEPTION_FILE`, or the same as ``.safetensors``; ``None`` looks in torch's cache.
+
+    Raises:
+        MissingExtraError: torch-fidelity is not installed.
+        DataError: The file is missing, is damaged, may hold code, or does not hold these weights.
+
+    Source: Heusel et al. 2017, section 2 and appendix A1; torch-fidelity's network.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        raise MissingExtraError("Features of Inception need torch-fidelity: pip install 'mri-zoo[features]'.") from None
+    file = find_weights(weights, INCEPTION_FILE, "The Inception network", "--weights FILE")
+    safe = io.BytesIO()  # the package would open the file with pickle
+    torch.save(read_weights(file, INCEPTION_FILE), safe)
+    safe.seek(0)
+    try:
+        network: nn.Module = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=safe)
+    except RuntimeError as error:
+        raise DataError(f"{file} does not hold the Inception network's weights: {str(error)[:200]} …") from None
+    return network, file
 
 
 def timm_network(name: str, weights: Path | None, *, levels: bool) -> nn.Module:
@@ -38,10 +72,11 @@ def timm_network(name: str, weights: Path | None, *, levels: bool) -> nn.Module:
         if weights:
             _fill(network, weights, name)
         if levels:
-            own = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}} if weights else {}
+            # timm itself takes a file that lacks weights, so the file was tried on the whole network.
+            own: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
             torch.manual_seed(0)
             try:
-                network = timm.create_model(name, features_only=True, **own)
+                network = timm.create_model(name, features_only=True, **(own if weights else {}))
             except (RuntimeError, KeyError, AttributeError, ValueError) as error:
                 raise DataError(f"timm's {name} has no levels whose features could be taken: {error}.") from None
     return network.eval().requires_grad_(False)
@@ -50,15 +85,8 @@ def timm_network(name: str, weights: Path | None, *, levels: bool) -> nn.Module:
 def _fill(network: nn.Module, weights: Path, name: str) -> None:
     """Load weights into a network, all of them."""
     if not weights.is_file():
-        raise DataError(
-            f"There is no {weights} with weights of {name}; without --weights they are random, and told so."
-        )
-    if weights.suffix != ".safetensors":
-        raise DataError(f"{weights.name} may hold code that runs when it is opened; give {name}'s .safetensors file.")
-    try:
-        found: dict[str, Tensor] = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{weights} is not a whole safetensors file: {error}.") from None
+        raise DataError(f"There is no {weights} with weights of {name}; without a file they are random, and told so.")
+    found: dict[str, Tensor] = read_weights(weights)
     own = network.state_dict()
     wrong = [key for key in own if key not in found or found[key].shape != own[key].shape]
     if wrong:

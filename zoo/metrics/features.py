@@ -1,8 +1,8 @@
 """Distances between sets of images by features of a named extractor.
 
-The small fixed set of features needs no pretrained network, in 2D and 3D and for any number of channels. None of the
-distances here is the Fréchet Inception distance of the literature, whose network and resizing are its own, and values
-by two extractors cannot be compared.
+The small fixed set of features needs no pretrained network, in 2D and 3D and for any number of channels. The Fréchet
+distance is that of the literature (FID) with the features `INCEPTION` alone, and values by two extractors cannot be
+compared.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.files import sha256
-from zoo.metrics.backbones import timm_network
+from zoo.metrics.backbones import inception_network, timm_network
 
 RADIOMIC = "radiomic"
 """Name of the fixed set of features."""
+
+INCEPTION = "inception"
+"""Name of the features of the Fréchet Inception distance."""
 
 BATCH = 64
 """Images whose features are computed at once."""
@@ -166,40 +169,65 @@ def load_extractor(name: str, weights: Path | None = None) -> Extractor:
     """Return an extractor by name.
 
     Args:
-        name: `RADIOMIC`, or ``"timm:resnet18"`` for a network of timm, the features before its classifier. Images of
-            one or three channels are resized to the network's own input.
-        weights: The network's weights, ``.safetensors`` as timm names them; without, they are random numbers of seed 0.
+        name: `RADIOMIC`, `INCEPTION`, or ``"timm:resnet18"`` for a network of timm, the features before its
+            classifier. Images of one or three channels are resized to the network's own input.
+        weights: The network's weights. Of `INCEPTION` the published file, by default in torch's cache; of timm's
+            networks ``.safetensors`` as timm names them, by default random numbers of seed 0.
 
     Raises:
-        DataError: There are no such features, or the weights are not the network's.
+        DataError: There are no such features, or the weights are missing or not the network's.
         UnknownNameError: timm has no such network.
-        MissingExtraError: timm is not installed.
+        MissingExtraError: timm or torch-fidelity is not installed.
     """
     kind, _, network = name.partition(":")
     if name == RADIOMIC:
         if weights:
             raise DataError(f"The features {RADIOMIC!r} are fixed and take no weights; name a network: timm:resnet18.")
         return Extractor("fixed set of 17 features a channel", radiomic_features)
+    if name == INCEPTION:
+        return _inception_extractor(weights)
     if kind != "timm" or not network:
-        raise DataError(f"There are no features {name!r}; write {RADIOMIC}, or timm:NAME for a network of timm.")
+        raise DataError(
+            f"There are no features {name!r}; write {RADIOMIC}, {INCEPTION}, or timm:NAME for a network of timm."
+        )
     return _timm_extractor(network, weights)
+
+
+def _inception_extractor(weights: Path | None) -> Extractor:
+    network, file = inception_network(weights)
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> Tensor:
+        _check_colours(images, "Inception takes")
+        whole = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return network(whole.expand(-1, 3, -1, -1))[0].double()
+
+    return Extractor(f"{INCEPTION}, {_told(file)}", features)
 
 
 def _timm_extractor(name: str, weights: Path | None) -> Extractor:
     network = timm_network(name, weights, levels=False)
-    told = f"weights {weights.name}, SHA-256 {sha256(weights)[:12]}" if weights else "random weights of seed 0"
+    told = _told(weights) if weights else "random weights of seed 0"
     settings = cast(dict[str, Any], network.pretrained_cfg)
     _, *side = settings["input_size"]
     mean, deviation = (torch.tensor(settings[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        if images.dim() != 4 or images.shape[1] not in (1, 3):
-            raise DataError(f"timm's networks take [B, 1 or 3, H, W], got {list(images.shape)}; use {RADIOMIC}.")
+        _check_colours(images, "timm's networks take")
         scaled = F.interpolate(images.float(), side, mode="bilinear", align_corners=False, antialias=True)
         return network((scaled.expand(-1, 3, -1, -1) / 2 + 0.5 - mean) / deviation).double()
 
     return Extractor(f"timm {name}, {told}", features)
+
+
+def _check_colours(images: Tensor, who: str) -> None:
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise DataError(f"{who} [B, 1 or 3, H, W], got {list(images.shape)}; use {RADIOMIC}.")
+
+
+def _told(weights: Path) -> str:
+    return f"weights {weights.name}, SHA-256 {sha256(weights)[:12]}"
 
 
 def radiomic_distance(real: Tensor, generated: Tensor) -> float:

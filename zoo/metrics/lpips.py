@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.files import sha256
+from zoo.metrics.weights import find_weights, read_weights
 
 _TRUNKS = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
 """What the lpips package calls them, and torchvision's files, whose names carry the start of their SHA-256."""
@@ -34,14 +32,8 @@ def find_alexnet(weights: Path | None) -> Path:
 
 
 def _find(net: str, weights: Path | None, option: str) -> Path:
-    trunk, name = _TRUNKS[net]
-    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not path.is_file():
-        raise DataError(
-            f"LPIPS needs {trunk}'s weights, and there is no {path.name if weights else name} in {path.parent}; "
-            f"fetch torchvision's file on a machine with internet and give it with {option}."
-        )
-    return path
+    trunk, published = _TRUNKS[net]
+    return find_weights(weights, published, f"LPIPS with {trunk}", option)
 
 
 def load_network(net: str, weights: Path | None, option: str) -> tuple[Any, Path]:
@@ -58,7 +50,7 @@ def load_network(net: str, weights: Path | None, option: str) -> tuple[Any, Path
     Source: Zhang et al. 2018, linear weights 0.1 of the lpips package.
     """
     file = _find(net, weights, option)
-    state = _read(net, file)
+    state = read_weights(file, _TRUNKS[net][1])
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import lpips
@@ -105,15 +97,3 @@ def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor
         return network(first.float().expand(shape), second.float().expand(shape)).flatten()
 
     return measure
-
-
-def _read(net: str, path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{path} is not a whole safetensors file: {error}.") from None
-    name = _TRUNKS[net][1]
-    if not sha256(path).startswith(name.removesuffix(".pth").rpartition("-")[2]):
-        raise DataError(f"{path} is not torchvision's {name}; other .pth files may hold code and are not opened.")
-    return torch.load(path, map_location="cpu", weights_only=True)
