@@ -6,13 +6,15 @@
 Four convolutions of window 3 with leaky ReLUs between them, by the definition and by `zoo_openvino.winograd` (with
 its points and with 0, ±1, ±2), for every size, those that `zoo` leaves to the definition, too. They take turns in one
 process; times are medians a convolution, errors relative to the definition in float32 (root mean squares). With
-`--model` a part that `zoo export --openvino` has exported, whole, as `zoo` runs it and by the definition.
+`--model` a part that `zoo export --openvino` has exported, whole, as `zoo` runs it and by the definition, by turns in
+fresh processes, since two compiled models in one take the processor's cores from each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +28,6 @@ import numpy.typing as npt
 import openvino
 import torch
 from openvino import opset13 as ops
-from torch import Tensor
 
 from zoo.allocator import keep_freed_memory
 from zoo.artifact import Artifact
@@ -103,11 +104,13 @@ def _infer(request: Any, x: Array) -> Array:
     return found
 
 
+def _error(found: Array, reference: Array) -> float:
+    return float(np.sqrt(np.square(found - reference).mean() / np.square(reference).mean()))
+
+
 def by_turns(calls: dict[str, Callable[[], Array]], reference: Array, least_seconds: float) -> list[dict[str, Any]]:
     """Return median seconds, the ratio to the first and the error of each call."""
-    errors = {}
-    for way, call in calls.items():
-        errors[way] = float(np.sqrt(np.square(call() - reference).mean() / np.square(reference).mean()))
+    errors = {way: _error(call(), reference) for way, call in calls.items()}
     times: dict[str, list[float]] = {way: [] for way in calls}
     while min(map(len, times.values())) < 5 or sum(map(sum, times.values())) < least_seconds:
         for way, call in calls.items():
@@ -122,27 +125,50 @@ def by_turns(calls: dict[str, Callable[[], Array]], reference: Array, least_seco
     ]
 
 
-def measure_model(folder: Path, part: str, batch: int, least_seconds: float) -> list[dict[str, Any]]:
-    """Return rows of an exported part by the definition and as `zoo` runs it, in both precisions."""
+def one_process(folder: Path, part: str, batch: int, precision: str, way: str, threads: int) -> tuple[float, Array]:
+    """Return the median seconds of an exported part in this process, and what it gives."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()  # as every command of the zoo does
     artifact = Artifact.open(folder)
     spec = artifact.part_specs()[part]
-    inputs = list(example_inputs(spec, seed=0, axes={"batch": batch}).values())
+    inputs = example_inputs(spec, seed=0, axes={"batch": batch}).values()
+    file = artifact.folder / FOLDER / "openvino" / f"{part}.fp32.xml"  # the same in both precisions
+    call = open_model(file, spec, precision)
+    with patch.object(runtime, "use_winograd", winograd.use_winograd if way == "winograd" else lambda model: 0):
+        found = call(*inputs)  # compiles
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < 3:
+        began = time.perf_counter()
+        call(*inputs)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times), found.numpy()
+
+
+def measure_model(folder: Path, part: str, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Return rows of an exported part by the definition and as `zoo` runs it, every time in a fresh process."""
+    artifact = Artifact.open(folder)
+    sizes = [spec.shape for spec in artifact.part_specs()[part].inputs]
+    about = {"model": artifact.method.name, "part": part, "batch": batch, "inputs": sizes}
     rows = []
     reference: Array | None = None
     for precision in ("fp32", "bf16"):
-        file = artifact.folder / FOLDER / "openvino" / f"{part}.fp32.xml"  # the same in both precisions
-        calls = {way: _on_arrays(open_model(file, spec, precision), inputs) for way in ("definition", "winograd")}
-        with patch.object(runtime, "use_winograd", lambda model: 0):
-            found = calls["definition"]()  # compiles
-        reference = found if reference is None else reference
-        about = {"model": artifact.method.name, "size": getattr(artifact.config, "size", None), "part": part}
-        turns = by_turns(calls, reference, least_seconds)
-        rows += [{**about, "batch": batch, "precision": precision, **row} for row in turns]
+        times: dict[str, list[float]] = {"definition": [], "winograd": []}
+        errors = {}
+        for _ in range(rounds):
+            for way, seconds in times.items():
+                job = (folder, part, batch, precision, way, torch.get_num_threads())
+                with multiprocessing.get_context("spawn").Pool(1) as fresh:
+                    median, found = fresh.apply(one_process, job)
+                seconds.append(median)
+                reference = found if reference is None else reference
+                errors[way] = _error(found, reference)
+        ratios = [plain / ours for plain, ours in zip(*times.values(), strict=True)]
+        rows += [
+            {**about, "precision": precision, "way": way, "seconds": statistics.median(seconds),
+             "ratio": statistics.median(ratios) if way == "winograd" else 1.0, "error": errors[way]}
+            for way, seconds in times.items()
+        ]  # fmt: skip
     return rows
-
-
-def _on_arrays(call: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[[], Array]:
-    return lambda: call(*inputs).numpy()
 
 
 def main() -> None:
@@ -152,6 +178,7 @@ def main() -> None:
     parser.add_argument("--part", default="denoiser")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each case and precision, at least")
+    parser.add_argument("--rounds", type=int, default=3, help="of a model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -159,14 +186,14 @@ def main() -> None:
     keep_freed_memory()
     if arguments.model:
         found: Iterable[list[dict[str, Any]]] = [
-            measure_model(arguments.model, arguments.part, arguments.batch, arguments.seconds)
+            measure_model(arguments.model, arguments.part, arguments.batch, arguments.rounds)
         ]
     else:
         found = (measure(case, precision, arguments.seconds) for case in CASES for precision in ("fp32", "bf16"))
     for rows in found:
         for row in rows:
             print(
-                *(value for name, value in row.items() if name not in ("seconds", "ratio", "error")),
+                *(value for name, value in row.items() if name not in ("inputs", "seconds", "ratio", "error")),
                 f"{row['seconds'] * 1e3:8.3f} ms  {row['ratio']:4.2f}x  error {row['error']:.1e}",
                 flush=True,
             )
