@@ -193,6 +193,39 @@ def test_openvino_takes_batches_by_turns(tmp_path: Path) -> None:
         zoo_openvino.runtime.open_model(tmp_path / "broken.onnx", PART, "fp32")
 
 
+class _Attention(nn.Module):
+    """Self-attention of 8 channels a head; its queries, keys and values are parts of one tensor."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, -1, 8)).permute(2, 0, 3, 1, 4).unbind()
+        return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("tokens", [16, 12])
+def test_openvino_is_right_where_attention_has_as_many_heads_as_tokens(tokens: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = _Attention(16 * 8).eval()
+    nn.init.normal_(network.qkv.weight, std=0.3)  # so that attention looks at few tokens
+    shape = ("batch", tokens, 16 * 8)
+    part = Part(
+        module="",
+        inputs=(TensorSpec(name="x", dtype="float32", shape=shape, range=None, meaning=""),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=shape, range=None, meaning=""),),
+    )
+    write_onnx(network, part, tmp_path / "attention.onnx", opset=21, about={})
+    call = zoo_openvino.runtime.open_model(tmp_path / "attention.onnx", part, "fp32")
+    x = torch.randn(2, tokens, 16 * 8)
+    with torch.inference_mode():
+        expected = network(x)
+    for _ in range(3):
+        torch.testing.assert_close(call(x), expected, rtol=0, atol=1e-4)
+
+
 # --- A trained model, whole. ---
 
 
