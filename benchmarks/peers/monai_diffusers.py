@@ -8,8 +8,8 @@ The network is the U-Net of `lesion-prior` with random weights, which have the s
 groups and heads are one preset's in all three. diffusers' UNet2DModel has our weights, so its images must be ours;
 MONAI's DiffusionModelUNet is built alike (its parameters are counted), with weights of its own. Every library uses its
 own DDIM, with the same schedule, steps and noise. All on the CPU, or on a GPU where there is one. A line a row of the
-schema zoo-bench/1, so `zoo bench --report` takes the file; without --ours the zoo's row is torch in fp32. Files of other
-runtimes are made before: `zoo export lesion-prior --preset paper-2d --size 128 --openvino`.
+schema zoo-bench/1, so `zoo bench --report` takes the file; without --ours the zoo's row is torch in fp32. Files of
+other runtimes are made before: `zoo export lesion-prior --preset paper-2d --size 128 --openvino`.
 """
 
 from __future__ import annotations
