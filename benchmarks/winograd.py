@@ -81,16 +81,14 @@ def measure(case: tuple[int, int, int, int], precision: str, least_seconds: floa
     dims, batch, channels, side = case
     requests: dict[str, Any] = {}
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    exact = core.compile_model(layers(*case), "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+    exact = core.compile_model(layers(*case), "CPU", settings | {"INFERENCE_PRECISION_HINT": runtime._HINTS["fp32"]})
     for way, points in WAYS.items():
         model = layers(*case)
         if points is not None:
             with patch.multiple(winograd, LEAST_CHANNELS=1, LEAST_PRODUCTS=0, POINTS=points):
                 assert winograd.use_winograd(model) == LAYERS
-        hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        requests[way] = core.compile_model(
-            model, "CPU", {**settings, "INFERENCE_PRECISION_HINT": hint}
-        ).create_infer_request()
+        hint = {"INFERENCE_PRECISION_HINT": runtime._HINTS[precision]}
+        requests[way] = core.compile_model(model, "CPU", settings | hint).create_infer_request()
     x = np.random.default_rng(1).standard_normal((batch, 8, *[side] * dims)).astype(np.float32)
     reference = exact([x])[0].copy()
     calls: dict[str, Callable[[], Array]] = {way: partial(_infer, request, x) for way, request in requests.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.errors import DataError, MissingExtraError, UnknownNameError, did_you_mean
 from zoo.metrics.weights import find_weights, read_weights
@@ -68,27 +68,33 @@ def timm_network(name: str, weights: Path | None, *, levels: bool) -> nn.Module:
         raise UnknownNameError(f"timm has no network {name!r}.{did_you_mean(name, timm.list_models())}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = timm.create_model(name, pretrained=False, num_classes=0)
-        if weights:
-            _fill(network, weights, name)
-        if levels:
-            # timm itself takes a file that lacks weights, so the file was tried on the whole network.
-            own: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
-            torch.manual_seed(0)
+        if not levels:
+            network = _whole(name, weights)
+        else:
+            own: dict[str, Any] = {}
+            if weights:
+                _whole(name, weights)  # timm itself takes a file that lacks weights
+                own = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
             try:
-                network = timm.create_model(name, features_only=True, **(own if weights else {}))
+                network = timm.create_model(name, features_only=True, **own)
             except (RuntimeError, KeyError, AttributeError, ValueError) as error:
                 raise DataError(f"timm's {name} has no levels whose features could be taken: {error}.") from None
     return network.eval().requires_grad_(False)
 
 
-def _fill(network: nn.Module, weights: Path, name: str) -> None:
-    """Load weights into a network, all of them."""
+def _whole(name: str, weights: Path | None) -> nn.Module:
+    """Return a network of timm without its classifier, with all weights from the file if there is one."""
+    import timm
+
+    network: nn.Module = timm.create_model(name, num_classes=0)
+    if weights is None:
+        return network
     if not weights.is_file():
         raise DataError(f"There is no {weights} with weights of {name}; without a file they are random, and told so.")
-    found: dict[str, Tensor] = read_weights(weights)
+    found = read_weights(weights)
     own = network.state_dict()
     wrong = [key for key in own if key not in found or found[key].shape != own[key].shape]
     if wrong:
         raise DataError(f"{weights} does not hold the weights of timm's {name}: {', '.join(wrong[:3])} …")
     network.load_state_dict({key: found[key] for key in own})
+    return network
