@@ -163,7 +163,7 @@ def difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[fl
     """
     differences = [one[subject] - other[subject] for subject in sorted(one.keys() & other.keys())]
     found = mean_interval(differences)
-    bounds = [found.low, found.high] if found.n >= 5 else [None, None]
+    bounds: list[float | None] = [found.low, found.high] if found.n >= 5 else [None, None]
     return found.mean, bounds, found.n, int(np.sum(np.array(differences) > 0))
 
 
