@@ -44,19 +44,34 @@ def read_rows(name: str) -> Rows:
     return [json.loads(text)] if name.endswith(".json") else [json.loads(line) for line in text.splitlines()]
 
 
-def render(instruction: str) -> str:
-    """Return the table of a marker: ``NAME FILE [words]``, or a line that says that a file is not there yet."""
+def render(instruction: str, document: Path) -> str:
+    """Return the table of a marker, ``NAME FILE [words]``, and links to what it is of.
+
+    Where a file is not there yet, a line says so. A column's file (``NAME=FILE``) may be missing.
+    """
     name, *words = instruction.split()
-    files = [word for word in words if word.endswith((".json", ".jsonl")) and "=" not in word]
-    missing = [file for file in files if not (RESULTS / file).is_file()]
+    files = [word.rpartition("=")[2] for word in words if word.endswith((".json", ".jsonl"))]
+    needed = [word for word in words if word in files]
+    missing = [file for file in needed if not (RESULTS / file).is_file()]
     if missing:
         return f"*Not measured yet: benchmarks/results/{missing[0]}.*\n"
-    return "\n".join(TABLES[name](*words)) + "\n"
+    folder = "benchmarks/results" if document.parent == ROOT else "../benchmarks/results"
+    links = [f"[{file}]({folder}/{file})" for file in files if (RESULTS / file).is_file()]
+    return "\n".join([*TABLES[name](*words), "", f"*From {', '.join(links)}.*"]) + "\n"
 
 
-def rewrite(text: str) -> str:
+def rewrite(document: Path) -> str:
     """Return a document with every marked table rendered anew."""
-    return MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n{render(found[1])}<!-- end -->", text)
+    text = document.read_text(encoding="utf-8")
+    return MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n{render(found[1], document)}<!-- end -->", text)
+
+
+def sections_without_command(text: str) -> Iterator[str]:
+    """Yield the heading of each section with a table of our own figures that shows no command."""
+    for section in re.split(r"^(?=#+ )", text, flags=re.MULTILINE):
+        ours = [found for found in MARKED.finditer(section) if not found[1].startswith("reported ")]
+        if ours and not re.search(r"^    (zoo|python) ", section, flags=re.MULTILINE):
+            yield section.partition("\n")[0]
 
 
 def unmarked_tables(text: str) -> Iterator[str]:
@@ -440,9 +455,8 @@ def main() -> None:
     arguments = parser.parse_args()
     stale = []
     for document in documents():
-        text = document.read_text(encoding="utf-8")
-        new = rewrite(text)
-        if new != text:
+        new = rewrite(document)
+        if new != document.read_text(encoding="utf-8"):
             stale.append(document.name)
             if not arguments.check:
                 document.write_text(new, encoding="utf-8")

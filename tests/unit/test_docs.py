@@ -44,7 +44,8 @@ def test_tables_say_what_the_committed_results_say(tables: ModuleType) -> None:
     for document in tables.documents():
         text = document.read_text(encoding="utf-8")
         for found in tables.MARKED.finditer(text):
-            assert found[2] == tables.render(found[1]), f"{document.name}: {found[1]}; run python benchmarks/tables.py"
+            rendered = tables.render(found[1], document)
+            assert found[2] == rendered, f"{document.name}: {found[1]}; run python benchmarks/tables.py"
 
 
 def test_every_table_of_figures_is_held_against_a_result(tables: ModuleType) -> None:
@@ -53,6 +54,12 @@ def test_every_table_of_figures_is_held_against_a_result(tables: ModuleType) -> 
             continue
         unmarked = list(tables.unmarked_tables(document.read_text(encoding="utf-8")))
         assert not unmarked, f"{document.name}: {unmarked}; see benchmarks/tables.py"
+
+
+def test_every_table_of_our_figures_names_its_command(tables: ModuleType) -> None:
+    for document in tables.documents():
+        unnamed = list(tables.sections_without_command(document.read_text(encoding="utf-8")))
+        assert not unnamed, f"{document.name}: {unnamed}"
 
 
 def test_tables_of_figures_are_found_and_others_are_not(tables: ModuleType) -> None:
