@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -79,3 +80,31 @@ def test_differences_are_paired_by_subject(tables: ModuleType) -> None:
     assert bounds[0] < mean < bounds[1]
     few = {name: ours[name] for name in list(ours)[:4]}
     assert tables.difference(few, theirs)[1] == [None, None]  # no interval below five subjects
+
+
+def test_an_evaluation_becomes_tables(tables: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(value: float, better: str) -> dict[str, object]:
+        return {"value": value, "ci": [value - 0.1, value + 0.1], "n": 6, "better": better}
+
+    psnr = {"model": 33.0, "biharmonic": 31.0, "neighbours": 21.0}
+    scores = {f"lesions/{who}/psnr_in": score(value, "higher") for who, value in psnr.items()}
+    scores |= {f"lesions/{who}/ssim_in": score(value / 40, "higher") for who, value in psnr.items()}
+    rows = [
+        {"subject": f"sub-{n}", "masks": "lesions", "filled by": who, "psnr_in": value + n, "ssim_in": value / 40}
+        for who, value in psnr.items()
+        for n in range(6)
+    ]
+    evaluation = {"about": {}, "scores": scores, "by_subject": rows}
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    means = tables.evaluation_table("evaluation.json")
+    assert means[0] == "| hole | n | filled by | SSIM | PSNR, dB |"
+    assert means[2] == "| lesions | 6 | the model | **0.825 [0.725, 0.925]** | **33.0 [32.9, 33.1]** |"
+    assert tables.paired_table("evaluation.json")[2] == (
+        "| lesions | biharmonic, slice by slice | +0.0500 [+0.0500, +0.0500] | 6 of 6 | +2.00 [+2.00, +2.00] | 6 of 6 |"
+    )
+    itself = tables.paired_table("evaluation.json", "evaluation.json", "lesions")
+    assert itself[2] == "| lesions | +0.0000 [+0.0000, +0.0000] | 0 of 6 | +0.00 [+0.00, +0.00] | 0 of 6 |"
+    assert tables.render("paired other.json", ROOT / "README.md").startswith(
+        "*Not measured yet: benchmarks/results/other.json"
+    )
