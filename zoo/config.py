@@ -46,9 +46,24 @@ class DataConfig(Config):
     lesion_masks: str | None = Field(
         None, description="Cohort whose lesion masks are laid on these subjects; none: the cohort's own patients"
     )
+    lesion_mask_subjects: tuple[str, ...] = Field(
+        (), description="Patients of data.lesion_masks whose masks are laid; none: all but a share data.test"
+    )
+    subjects: tuple[str, ...] = Field((), description="Subjects that are used at all; none: everybody")
     validation: float = Field(0.1, ge=0, lt=1, description="Share of subjects kept for validation")
+    validation_subjects: tuple[str, ...] = Field(
+        (), description="Subjects kept for validation by name; replaces the share"
+    )
     test: float = Field(0.2, ge=0, lt=1, description="Share of subjects kept for evaluation")
     test_subjects: tuple[str, ...] = Field((), description="Subjects kept for evaluation by name; replaces the share")
+
+    @model_validator(mode="after")
+    def _mask_subjects_have_a_cohort(self) -> DataConfig:
+        if self.lesion_mask_subjects and self.lesion_masks is None:
+            raise ValueError(
+                "data.lesion_mask_subjects names patients of data.lesion_masks, which is not set; set it, too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_are_left(self) -> DataConfig:
@@ -214,9 +229,13 @@ def resolve_config(
     *,
     preset: str | None = None,
     file: Path | None = None,
+    protocol: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> MethodConfig:
     """Lay the layers of settings for ``method`` over each other and check the result.
+
+    ``protocol`` is what a protocol says of the training (`zoo.protocol.Protocol.training_settings`); it lies above
+    the file and below the assignments.
 
     Raises:
         UnknownNameError: There is no such preset.
@@ -235,6 +254,7 @@ def resolve_config(
     layers = [
         method.presets[preset] if preset else {},
         read_config_file(file) if file else {},
+        protocol or {},
         *(parse_assignment(text) for text in assignments),
     ]
     return validate(resolve(method.config), merge(*layers), what=f"method {method.name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
 from zoo.files import sha256, write_text
+from zoo.imaging.cache import mask_digest
 from zoo.imaging.cohort import Cohort, read_cohort
+from zoo.imaging.transfer import patient_of
+from zoo.protocol import PartName, Protocol
 from zoo.registry import registry
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -92,20 +95,28 @@ def _cell(score: Score) -> str:
     return f"{score.value:.4g}{interval}"
 
 
-def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
-    """Leave out every subject that training or the choice of a checkpoint has seen.
+def seen_subjects(artifact: Artifact, cohort: Cohort, *, tuning: bool = False) -> set[str]:
+    """Return the subjects that training or the choice of a checkpoint has seen; of training alone for ``tuning``.
 
     An image is known by its content, so a renamed or moved copy is recognised; with one image of a subject all
-    of that subject's scans go.
+    of that subject's scans count as seen.
+    """
+    seen = set(artifact.manifest.get("trained_on", ()))
+    if tuning:
+        seen -= set(artifact.manifest.get("validated_on", ()))
+    contrasts = artifact.config.data.contrasts
+    return {
+        scan.subject for scan in cohort.scans if any(sha256(scan.images[contrast]) in seen for contrast in contrasts)
+    }
+
+
+def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
+    """Leave out every subject that training or the choice of a checkpoint has seen, see `seen_subjects`.
 
     Raises:
         DataError: Nobody is left.
     """
-    seen = set(artifact.manifest.get("trained_on", ()))
-    contrasts = artifact.config.data.contrasts
-    known = {
-        scan.subject for scan in cohort.scans if any(sha256(scan.images[contrast]) in seen for contrast in contrasts)
-    }
+    known = seen_subjects(artifact, cohort)
     left = cohort.subset(set(cohort.subjects) - known)
     if not left.scans:
         raise DataError(
@@ -137,6 +148,61 @@ def evaluate(
         DataError: Nobody is left to measure on, or an image cannot be used.
     """
     cohort = unseen(artifact, read_cohort(data).with_all(artifact.config.data.contrasts))
+    return _run_evaluators(artifact, cohort, None, evaluators, options, bar)
+
+
+def evaluate_by_protocol(
+    artifact: Artifact,
+    protocol: Protocol,
+    part: PartName,
+    *,
+    evaluators: Sequence[str],
+    options: Mapping[str, Any],
+    bar: Bar,
+) -> dict[str, Evaluation]:
+    """Run evaluators on the subjects and with the lesion masks of one part of a protocol, as `evaluate` does.
+
+    Raises:
+        DataError: Besides those of `evaluate`, training has seen a subject or laid a mask of the part.
+    """
+    cohort = protocol.subjects(part).with_all(artifact.config.data.contrasts)
+    known = sorted(seen_subjects(artifact, cohort, tuning=part == "tuning"))
+    if known:
+        raise DataError(
+            f"Training has seen {', '.join(known)} of the protocol's {part} part; a model is not measured on them. "
+            "Evaluate a model trained by the same protocol."
+        )
+    masks = protocol.evaluation_options(part)
+    if masks.get("lesion_masks"):
+        bank = read_cohort(Path(masks["lesion_masks"])).named(masks.get("lesion_mask_subjects", ()))
+        laid = sorted(set(bank.subjects) - set(unlaid(artifact, bank).subjects))
+        if laid:
+            raise DataError(
+                f"Training has laid the lesion masks of {', '.join(laid)}, of the protocol's {part} part; a model is "
+                "not measured under them. Evaluate a model trained by the same protocol."
+            )
+    return _run_evaluators(artifact, cohort, protocol.about(part), evaluators, {**masks, **options}, bar)
+
+
+def unlaid(artifact: Artifact, bank: Cohort) -> Cohort:
+    """Leave out the lesion masks of every patient whose mask training has laid on its subjects.
+
+    Masks are known by their voxels. A model that does not record them (of version 0.1.0) has laid none that are known.
+    """
+    laid = set(artifact.manifest.get("masks_laid", ()))
+    masked = bank.with_all(["lesion-mask"]) if laid else bank
+    patients = {patient_of(scan) for scan in masked.scans if laid and mask_digest(scan.maps["lesion-mask"]) in laid}
+    return bank.subset(scan.subject for scan in bank.scans if patient_of(scan) not in patients)
+
+
+def _run_evaluators(
+    artifact: Artifact,
+    cohort: Cohort,
+    protocol: Mapping[str, str] | None,
+    evaluators: Sequence[str],
+    options: Mapping[str, Any],
+    bar: Bar,
+) -> dict[str, Evaluation]:
     names = list(evaluators) or list(artifact.method.evaluators)
     if not names:
         raise DataError(f"Method {artifact.method.name!r} names no evaluator; choose one: --with NAME (zoo list).")
@@ -145,7 +211,8 @@ def evaluate(
         evaluator = registry().evaluators[name]
         checked = validate(resolve(evaluator.options), options, what=f"evaluator {name!r}")
         with bar(f"Evaluating: {name}") as progress:
-            results[name] = resolve(evaluator.evaluate)(artifact, cohort, checked, progress)
+            found = resolve(evaluator.evaluate)(artifact, cohort, checked, progress)
+        results[name] = replace(found, about={"protocol": dict(protocol), **found.about}) if protocol else found
         _keep(artifact, name, results[name])
     return results
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from zoo.config import MethodConfig
 from zoo.descriptors import Method, resolve
 from zoo.errors import ConfigError, ZooError
 from zoo.files import cache_folder
-from zoo.imaging.cache import PackedCohort, pack_cohort
+from zoo.imaging.cache import PackedCohort, mask_digest, pack_cohort
 from zoo.imaging.cohort import Cohort, Split, read_cohort, split_subjects
 from zoo.imaging.phantom import VERSION
+from zoo.imaging.transfer import patient_of
 from zoo.registry import registry
 from zoo.run import Run, new_run_folder, newest_run
 from zoo.sampling import example_inputs
@@ -61,23 +62,35 @@ def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: 
         data = phantom_cohort(config.data.spacing_mm or 1.0, bar)
         note = f"data: no --data was given, so the synthetic phantom cohort in {data} is used"
     found = read_cohort(data)
-    cohort = found.with_all(config.data.contrasts)
     settings = config.data
+    found = found.named(settings.subjects)
+    cohort = found.with_all(settings.contrasts)
     split = split_subjects(
         cohort.subjects,
         validation=settings.validation,
         test=settings.test,
         seed=config.seed,
+        validation_subjects=settings.validation_subjects,
         test_subjects=settings.test_subjects,
     )
     return Plan(method, config, cohort, split, _mask_bank(config, found, split), note)
 
 
 def _mask_bank(config: MethodConfig, found: Cohort, split: Split) -> Cohort:
-    """Return the scans that lend their lesion masks; of the cohort itself only those trained on."""
-    if config.data.lesion_masks is not None:
-        return read_cohort(Path(config.data.lesion_masks)).with_all(["lesion-mask"])
-    return found.subset(split.train)
+    """Return the scans that lend their lesion masks; some patients' are kept for evaluation.
+
+    Of the cohort itself those of the training subjects; of another cohort those of the patients named, else of all
+    but a share ``data.test``.
+    """
+    settings = config.data
+    if settings.lesion_masks is None:
+        return found.subset(split.train)
+    bank = read_cohort(Path(settings.lesion_masks)).with_all(["lesion-mask"])
+    if settings.lesion_mask_subjects:
+        return bank.named(settings.lesion_mask_subjects)
+    patients = sorted({patient_of(scan) for scan in bank.scans})
+    laid = split_subjects(patients, validation=0, test=settings.test, seed=config.seed).train
+    return bank.subset(scan.subject for scan in bank.scans if patient_of(scan) in laid)
 
 
 def phantom_cohort(spacing_mm: float, bar: Bar) -> Path:
@@ -146,7 +159,9 @@ def train_method(
         "config": config.model_dump(mode="json"),
         "split": plan.split.to_json(),
         "data_fingerprint": packed.fingerprint,
-        "trained_on": trained_on(packed, plan.split),
+        "trained_on": hashes_of(packed, (*plan.split.train, *plan.split.validation)),
+        "validated_on": hashes_of(packed, plan.split.validation),
+        "masks_laid": masks_laid(plan.mask_bank),
     }
     folder = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else Path())
     begun = (folder / "run.json").is_file()
@@ -160,7 +175,7 @@ def train_method(
             run = Run.open(folder)
         if run.record["status"] == "finished":
             return run, Outcome("finished", run.record["images_seen"], "")
-        about = {"trained_on": record["trained_on"], "data_fingerprint": packed.fingerprint}
+        about = {key: record[key] for key in ("trained_on", "validated_on", "masks_laid", "data_fingerprint")}
         try:
             outcome = train(run, method, config, packed, fabric, seconds=seconds, about=about, report=report)
         except ZooError:
@@ -182,10 +197,14 @@ def pack(plan: Plan, bar: Bar) -> PackedCohort:
         return pack_cohort(used, plan.config.data, mask_bank=plan.mask_bank, own_bank=own, progress=progress)
 
 
-def trained_on(packed: PackedCohort, split: Split) -> list[str]:
-    """Return the hashes of every image that training or the choice of a checkpoint has seen."""
-    seen = {*split.train, *split.validation}
-    return sorted({digest for scan in packed.scans if scan.subject in seen for digest in scan.image_hashes})
+def hashes_of(packed: PackedCohort, subjects: Sequence[str]) -> list[str]:
+    """Return the hashes of every image of ``subjects``."""
+    return sorted({digest for scan in packed.scans if scan.subject in subjects for digest in scan.image_hashes})
+
+
+def masks_laid(bank: Cohort) -> list[str]:
+    """Return the hash of every lesion mask that a training lays on its subjects."""
+    return sorted({mask_digest(scan.maps["lesion-mask"]) for scan in bank.scans if "lesion-mask" in scan.maps})
 
 
 def _run_folder(out: Path | None, method: Method, record: Mapping[str, Any], runs: Path) -> Path:

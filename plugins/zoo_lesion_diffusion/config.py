@@ -245,6 +245,9 @@ class InpaintingOptions(Config):
     lesion_masks: str | None = Field(
         None, description="Cohort whose masks are laid on healthy tissue; default: as trained"
     )
+    lesion_mask_subjects: tuple[str, ...] = Field(
+        (), description="Patients of lesion_masks whose masks are laid; none: those that training has not laid"
+    )
     masks_per_subject: int = Field(3, ge=1, description="Lesion masks tried on each subject")
     circle_slabs: int = Field(2, ge=1, description="Slabs of 16 slices with circles on each subject")
     lpips_weights: str | None = Field(None, description="AlexNet weights for LPIPS, a local file")

@@ -16,11 +16,12 @@ from zoo.artifact import Artifact, default_device
 from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
-from zoo.evaluation import MODEL, Evaluation
+from zoo.evaluation import MODEL, Evaluation, unlaid
 from zoo.filling import sample_seeds
-from zoo.imaging.cache import PackedScan, pack_cohort
+from zoo.imaging.cache import PackedCohort, PackedScan, pack_cohort
 from zoo.imaging.cohort import Cohort, read_cohort
 from zoo.imaging.masks import LaidLesions, circle
+from zoo.imaging.transfer import patient_of
 from zoo.metrics.filling import (
     GREY,
     SIZE_BINS_MM3,
@@ -96,10 +97,7 @@ def inpainting(
     Source: Uhr 2024, section 3.5 and table 3.3. Departures: disc radii as the model was trained on; the mean is
     over subjects, not over slices, so that its interval is about new subjects.
     """
-    bank = _mask_bank(artifact, cohort, options)
-    packed = pack_cohort(
-        cohort, artifact.config.data, mask_bank=bank, own_bank=bank is not None and bank.root == cohort.root
-    )
+    bank, packed = _lay_masks(artifact, cohort, options)
     perceptual, why_not = _perceptual(options)
     fillers: dict[str, Filler] = {
         MODEL: _model(artifact, options),
@@ -133,10 +131,33 @@ def inpainting(
     return _summarise(values, why_not, artifact, options, cohort, bank, pictures)
 
 
-def _mask_bank(artifact: Artifact, cohort: Cohort, options: InpaintingOptions) -> Cohort | None:
+def _lay_masks(artifact: Artifact, cohort: Cohort, options: InpaintingOptions) -> tuple[Cohort | None, PackedCohort]:
+    """Return the scans that lend their lesion masks, never images, and the cohort with these laid on it.
+
+    Masks that training has laid on its subjects are left out, unless no other falls on a subject.
+    """
     where = options.lesion_masks or artifact.config.data.lesion_masks
-    bank = read_cohort(Path(where) if where else cohort.root)  # lends masks, never images
-    return bank if any("lesion-mask" in scan.maps for scan in bank.scans) else None
+    found = read_cohort(Path(where) if where else cohort.root).named(options.lesion_mask_subjects)
+    own = found.root == cohort.root
+    fresh = unlaid(artifact, found)
+    for bank in (fresh, found) if len(fresh.scans) < len(found.scans) else (found,):
+        packed = pack_cohort(cohort, artifact.config.data, mask_bank=bank, own_bank=own)
+        if any(packed.lesions):
+            return bank, packed
+    return None, packed
+
+
+def _about_masks(artifact: Artifact, bank: Cohort | None) -> str:
+    """Return which masks were laid, and whether training has laid them, too."""
+    if bank is None:
+        return "none"
+    patients = sorted({patient_of(scan) for scan in bank.scans if "lesion-mask" in scan.maps})
+    known = "masks_laid" in artifact.manifest
+    laid = len(bank.scans) - len(unlaid(artifact, bank).scans)
+    training = (
+        (f"{laid} laid in training, too" if laid else "none laid in training") if known else "training's not recorded"
+    )
+    return f"{bank.root.name} ({len(patients)} patients: {training})"
 
 
 def _perceptual(options: InpaintingOptions) -> tuple[Callable[[Tensor, Tensor], Tensor] | None, str]:
@@ -298,7 +319,7 @@ def _summarise(
     about = {
         "data": cohort.root.name,
         "subjects": len(cohort.subjects),
-        "lesion masks": bank.root.name if bank else "none",
+        "lesion masks": _about_masks(artifact, bank),
         "masks a subject": options.masks_per_subject,
         "seed": options.seed,
         "spacing_mm": artifact.config.data.spacing_mm,

@@ -256,3 +256,10 @@ def _bank_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
         volume = read_volume(path)
         _bank_masks[path] = volume.data[0] > 0.5, volume.affine
     return _bank_masks[path]
+
+
+def mask_digest(path: Path) -> str:
+    """Return a hash of a mask's voxels and grid, the same however the file is named, typed or compressed."""
+    mask, affine = _bank_mask(path)
+    place = json.dumps([mask.shape, np.round(affine, 3).tolist()])
+    return hashlib.sha256(place.encode() + np.packbits(mask).tobytes()).hexdigest()
