@@ -162,7 +162,9 @@ class DenoiserConfig(MethodConfig):
 class FillingConfig(DenoiserConfig):
     """Settings of ``lesion-filling``."""
 
-    masks: Literal["circles", "lesions", "mixture"] = Field("mixture", description="What is cut out in training")
+    masks: Literal["circles", "lesions", "mixture"] = Field(
+        "mixture", description="What is cut out in training; mixture: one half circles, one half lesions"
+    )
     neighbours: int = Field(1, ge=0, description="Slices on either side that network=2d sees but does not fill")
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
     circles: CircleConfig = Field(default_factory=CircleConfig)
