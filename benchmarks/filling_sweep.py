@@ -50,7 +50,8 @@ def patient(config: Any, image: Path, lesions: Path) -> tuple[torch.Tensor, torc
     grid = model_grid(volume.shape, volume.affine, config.data.spacing_mm)
     values = to_grid(volume.data[0], volume.affine, grid)
     hole = to_grid(mask.astype(np.float32), volume.affine, grid, order=0) > 0.5
-    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
+    data = config.data
+    scale = fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
     return torch.from_numpy(scale.encode(values))[None], torch.from_numpy(hole)
 
 

@@ -37,8 +37,12 @@ class DataConfig(Config):
     spacing_mm: float | None = Field(
         1.0, gt=0, le=20, description="Isotropic voxel size of the model's grid, mm; none: each image's own"
     )
-    scaling: Literal["percentile", "max"] = Field("percentile", description="What is mapped to +1")
-    percentile: float = Field(99.5, gt=0, le=100, description="Percentile mapped to +1; brighter voxels are clamped")
+    scaling: Literal["head", "percentile", "max"] = Field(
+        "head", description="What is mapped to +1: brightest tissue of the brain, percentile of all voxels, or maximum"
+    )
+    percentile: float = Field(
+        99.5, gt=0, le=100, description="Percentile mapped to +1 by scaling=percentile; brighter voxels are clamped"
+    )
     noise_floor: float = Field(0.01, ge=0, description="Lower intensities are set to this value before scaling")
     white_matter_labels: tuple[int, ...] = Field(
         (3,), min_length=1, description="Labels of white matter in dseg images (FreeSurfer: 2,41)"

@@ -57,7 +57,8 @@ def prepare(config: FillingConfig, image: Path, lesions: Path) -> tuple[Tensor, 
         for array, order in ((volume.data[0], 1), (own, 0), (white_matter, 0))
     )
     own, white = (array > 0.5 for array in masks)
-    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
+    data = config.data
+    scale = fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
     mirrored = own[::-1] & white & ~ndimage.binary_dilation(own, iterations=3)
     held = np.flatnonzero(mirrored.any(axis=(0, 1)))
     kept = held[np.linspace(0, len(held) - 1, min(MIRRORED_SLICES, len(held))).astype(int)]

@@ -165,7 +165,7 @@ def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
         if len(volume.data) != 1:
             raise DataError(f"{contrast} has {len(volume.data)} volumes; training needs one volume a contrast.")
         values = to_grid(volume.data[0], volume.affine, grid)
-        intensity = fit_intensity(values, config.scaling, config.percentile, config.noise_floor)
+        intensity = fit_intensity(values, grid.spacing_mm, config.scaling, config.percentile, config.noise_floor)
         channels.append(intensity.encode(values))
         intensities.append(intensity)
     folder.mkdir()
