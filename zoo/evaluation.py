@@ -14,7 +14,8 @@ from zoo.artifact import Artifact
 from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
-from zoo.files import sha256, write_text
+from zoo.files import write_text
+from zoo.imaging.cache import PackedScan, pack_scan
 from zoo.imaging.cohort import Cohort, read_cohort
 from zoo.registry import registry
 
@@ -95,17 +96,16 @@ def _cell(score: Score) -> str:
 def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
     """Leave out every subject that training or the choice of a checkpoint has seen.
 
-    An image is known by its content, so a renamed or moved copy is recognised; with one image of a subject all
-    of that subject's scans go.
+    An image is known by its decoded voxels and grid, so a copy that was renamed, compressed otherwise or stored as
+    another type is recognised; models of version 0.1.0 know their images by the bytes of the file alone. With one image
+    of a subject all of that subject's scans go. Images are packed for the model on the way, so none is decoded again.
 
     Raises:
-        DataError: Nobody is left.
+        DataError: Nobody is left, or an image cannot be used.
     """
-    seen = set(artifact.manifest.get("trained_on", ()))
-    contrasts = artifact.config.data.contrasts
-    known = {
-        scan.subject for scan in cohort.scans if any(sha256(scan.images[contrast]) in seen for contrast in contrasts)
-    }
+    if not seen_images(artifact):
+        return cohort
+    known = {scan.subject for scan in cohort.scans if has_seen(artifact, pack_scan(scan, artifact.config.data))}
     left = cohort.subset(set(cohort.subjects) - known)
     if not left.scans:
         raise DataError(
@@ -113,6 +113,18 @@ def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
             "Give other subjects, or keep some when training (data.test)."
         )
     return left
+
+
+def seen_images(artifact: Artifact) -> frozenset[str]:
+    """Return the hashes by which a model knows the images of its training: of voxels, or with 0.1.0 of files."""
+    manifest = artifact.manifest
+    return frozenset(manifest.get("trained_on_voxels", manifest.get("trained_on", ())))
+
+
+def has_seen(artifact: Artifact, scan: PackedScan) -> bool:
+    """Return whether training or the choice of a checkpoint has seen one of a scan's images."""
+    hashes = scan.voxel_hashes if "trained_on_voxels" in artifact.manifest else scan.image_hashes
+    return not seen_images(artifact).isdisjoint(hashes)
 
 
 def evaluate(
