@@ -24,7 +24,7 @@ from zoo.imaging.preprocessing import Intensity, fit_intensity
 from zoo.imaging.transfer import LAID_ON
 from zoo.imaging.volume import read_volume
 
-PACKING = 1
+PACKING = 2
 """Raised when what is packed changes, so that old packings are not used."""
 
 Progress = Callable[[int, int], None]
