@@ -18,6 +18,7 @@ from zoo.imaging.cohort import read_cohort
 from zoo.nn.average import MovingAverage
 from zoo.registry import registry
 from zoo.sampling import Randomness, seed_for
+from zoo_lesion_diffusion.baselines import biharmonic_fill
 from zoo_lesion_diffusion.config import FillingOptions, SamplingConfig
 from zoo_lesion_diffusion.examples import FillingExamples
 from zoo_lesion_diffusion.tasks import fill, noise_schedule, sample_windows
@@ -297,6 +298,51 @@ def test_a_network_that_knows_the_image_returns_it(solver: str, settings: tuple[
     known, mask = (torch.cat([stack] * slices, dim=1) for stack in (coarse if scale else image * (1 - hole), hole))
     filled = _sample(config, knowing, known, mask, solver)
     assert torch.allclose(filled, image, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+def test_one_step_of_any_solver_is_the_networks_image_and_not_the_coarse_fill(solver: str) -> None:
+    config = _config()
+    image = torch.rand(1, 40, 40, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    hole = torch.zeros(40, 40, 3, dtype=torch.bool)
+    hole[14:22, 12:25, 1] = True
+    given: list[int] = []
+
+    def denoiser(noisy: torch.Tensor, known: torch.Tensor, mask: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        given.extend(timestep.tolist())
+        return torch.full_like(noisy, -0.8)  # v at full noise is minus the difference to the coarse fill
+
+    options = FillingOptions(solver=solver, steps=1)  # type: ignore[arg-type]
+    filled = fill({"denoiser": denoiser}, config, image, hole, options)  # type: ignore[arg-type]
+    assert given == [999]
+    coarse = torch.from_numpy(biharmonic_fill(image.permute(0, 3, 1, 2).numpy(), hole.permute(2, 0, 1).numpy()))
+    expected = coarse.permute(0, 2, 3, 1) + 0.25 * 0.8
+    # The equation adds sqrt(alpha_bar_T) = 0.006 of the noise.
+    assert (filled - expected)[:, hole].abs().max() < 0.01
+
+
+def test_the_spacing_of_the_thesis_is_recorded_and_is_that_of_old_models() -> None:
+    paper = resolve_config(registry().methods["lesion-filling"], preset="paper-2d-lesions")
+    assert paper.sampling.spacing == "leading"  # type: ignore[attr-defined]
+    config = _config("sampling.solver=ddim", "sampling.steps=4")
+    assert config.sampling.spacing == "trailing"  # type: ignore[attr-defined]
+    recorded = config.model_dump(mode="json")
+    assert type(config).model_validate(recorded) == config
+    del recorded["sampling"]["spacing"]  # as 0.1.0 recorded it
+    old = type(config).model_validate(recorded)
+    hole = torch.zeros(40, 40, 3, dtype=torch.bool)
+    hole[14:22, 12:25, 1] = True
+    given: list[int] = []
+
+    def denoiser(noisy: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        given.extend(conditions[-1].tolist())
+        return torch.zeros_like(noisy)
+
+    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions())  # type: ignore[arg-type]
+    assert given == [750, 500, 250, 0]
+    given.clear()
+    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions(steps=2))  # type: ignore[arg-type]
+    assert given == [999, 499]
 
 
 def test_a_fill_can_begin_at_the_coarse_fill() -> None:
