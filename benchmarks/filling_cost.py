@@ -56,8 +56,10 @@ def main() -> None:
     if not isinstance(config, FillingConfig):
         raise SystemExit(f"{arguments.run} is not a run of lesion-filling.")
     volume = read_volume(arguments.image)
-    values = to_grid(volume.data[0], volume.affine, model_grid(volume.shape, volume.affine, config.data.spacing_mm))
-    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
+    grid = model_grid(volume.shape, volume.affine, config.data.spacing_mm)
+    values = to_grid(volume.data[0], volume.affine, grid)
+    data = config.data
+    scale = fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
     image = torch.from_numpy(scale.encode(values))[None]
     white_matter = estimate_white_matter(values, np.zeros(values.shape, bool))
     rows = []

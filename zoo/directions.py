@@ -224,7 +224,7 @@ def fit_linear(
         kind: Which of the two.
         options: Regularisation.
 
-    Source: Güllmar et al., section 2.5 (support vector machine; the scaling of codes and C are not stated there, nor
+    Source: Güllmar et al., section 2.4 (support vector machine; the scaling of codes and C are not stated there, nor
     how the direction of age was found).
     """
     from sklearn.linear_model import Ridge
@@ -272,7 +272,7 @@ def fit_direction(
     Raises:
         DataError: Too few subjects, or codes that do not differ along any direction.
 
-    Source: Güllmar et al., section 2.5, for fits on codes; Shen et al. 2020, "Interpreting the Latent Space of GANs
+    Source: Güllmar et al., section 2.4, for fits on codes; Shen et al. 2020, "Interpreting the Latent Space of GANs
     for Semantic Face Editing", section 3, for labelled samples (there by a classifier, and with a support vector
     machine; here labels are numbers, so that no threshold throws any of them away).
     """
@@ -429,7 +429,7 @@ def orthogonalise(direction: Tensor, others: Sequence[Tensor]) -> Tensor:
     Raises:
         DataError: Nothing of the direction is left.
 
-    Source: Güllmar et al., section 2.5 (after Shen et al. 2020), for one other. Departure: several are made
+    Source: Güllmar et al., section 2.4 (after Shen et al. 2020), for one other. Departure: several are made
     orthonormal first (QR), since taking away one after the other would leave a residue.
     """
     vector = direction.double().flatten()

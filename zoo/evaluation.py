@@ -14,8 +14,8 @@ from zoo.artifact import Artifact
 from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
-from zoo.files import sha256, write_text
-from zoo.imaging.cache import mask_digest
+from zoo.files import write_text
+from zoo.imaging.cache import PackedScan, mask_digest, pack_scan
 from zoo.imaging.cohort import Cohort, read_cohort
 from zoo.imaging.transfer import patient_of
 from zoo.protocol import PartName, Protocol
@@ -98,15 +98,23 @@ def _cell(score: Score) -> str:
 def seen_subjects(artifact: Artifact, cohort: Cohort, *, tuning: bool = False) -> set[str]:
     """Return the subjects that training or the choice of a checkpoint has seen; of training alone for ``tuning``.
 
-    An image is known by its content, so a renamed or moved copy is recognised; with one image of a subject all
-    of that subject's scans count as seen.
+    An image is known by its decoded voxels and grid, so a copy that was renamed, compressed otherwise or stored as
+    another type is recognised; models of version 0.1.0 know their images by the bytes of the file alone. With one image
+    of a subject all of that subject's scans count as seen. Images are packed for the model on the way, so none is
+    decoded again.
+
+    Raises:
+        DataError: An image cannot be used.
     """
-    seen = set(artifact.manifest.get("trained_on", ()))
+    seen = _seen_images(artifact)
     if tuning:
         seen -= set(artifact.manifest.get("validated_on", ()))
-    contrasts = artifact.config.data.contrasts
+    if not seen:
+        return set()
     return {
-        scan.subject for scan in cohort.scans if any(sha256(scan.images[contrast]) in seen for contrast in contrasts)
+        scan.subject
+        for scan in cohort.scans
+        if not seen.isdisjoint(_hashes(artifact, pack_scan(scan, artifact.config.data)))
     }
 
 
@@ -114,7 +122,7 @@ def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
     """Leave out every subject that training or the choice of a checkpoint has seen, see `seen_subjects`.
 
     Raises:
-        DataError: Nobody is left.
+        DataError: Nobody is left, or an image cannot be used.
     """
     known = seen_subjects(artifact, cohort)
     left = cohort.subset(set(cohort.subjects) - known)
@@ -124,6 +132,21 @@ def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
             "Give other subjects, or keep some when training (data.test)."
         )
     return left
+
+
+def has_seen(artifact: Artifact, scan: PackedScan) -> bool:
+    """Return whether training or the choice of a checkpoint has seen one of a scan's images."""
+    return not _seen_images(artifact).isdisjoint(_hashes(artifact, scan))
+
+
+def _seen_images(artifact: Artifact) -> set[str]:
+    """Return the hashes by which a model knows the images of its training: of voxels, or with 0.1.0 of files."""
+    manifest = artifact.manifest
+    return set(manifest.get("trained_on_voxels", manifest.get("trained_on", ())))
+
+
+def _hashes(artifact: Artifact, scan: PackedScan) -> tuple[str, ...]:
+    return scan.voxel_hashes if "trained_on_voxels" in artifact.manifest else scan.image_hashes
 
 
 def evaluate(

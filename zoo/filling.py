@@ -247,7 +247,10 @@ def _fill_volumes(
     for frame in range(frames):
         channels = [to_grid(volume.data[frame], volume.affine, grid) for volume in volumes]
         data = config.data
-        intensities = [fit_intensity(values, data.scaling, data.percentile, data.noise_floor) for values in channels]
+        intensities = [
+            fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
+            for values in channels
+        ]
         encoded = [scale.encode(values) for scale, values in zip(intensities, channels, strict=True)]
         image = torch.from_numpy(np.stack(encoded))
         drawn = np.empty((samples, len(volumes), int(mask.sum())), np.float32)

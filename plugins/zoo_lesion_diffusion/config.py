@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,11 +81,16 @@ class AugmentationConfig(Config):
     mirror: bool = Field(True, description="Mirror left and right in half of the examples")
 
 
+Spacing = Literal["trailing", "leading"]
+_SPACING = "Even timesteps: trailing begins at T - 1; leading, as in the thesis, ends at 0 and begins below"
+
+
 class SamplingConfig(Config):
     """How a trained model fills when nothing else is said."""
 
     solver: Literal["ddpm", "ddim", "dpm-solver++"] = Field("dpm-solver++", description="Sampler")
     steps: int = Field(1, ge=1, le=1000, description="Network evaluations a window")
+    spacing: Spacing = Field("trailing", description=f"{_SPACING}; dpm-solver++ has its own, even in log-SNR")
     start: float = Field(
         1.0, gt=0, le=1, description="Where a fill begins, share of T; below 1 at the noised biharmonic fill"
     )
@@ -104,6 +109,7 @@ class RepaintConfig(Config):
     """
 
     steps: int = Field(50, ge=1, le=1000, description="Noise levels on the way down")
+    spacing: Spacing = Field("trailing", description=_SPACING)
     jump_length: int = Field(2, ge=1, description="j, levels that are noised again together")
     resamples: int = Field(2, ge=1, description="r, times each stretch of j levels is gone down; 1: never again")
 
@@ -115,6 +121,10 @@ class RepaintConfig(Config):
                 "or resamples=1"
             )
         return self
+
+
+_RECORDED = {"seed", "network", "size", "slab", "unet", "diffusion", "optimiser", "augmentation", "sampling"}
+"""Settings that every model records together, and nobody sets together."""
 
 
 class DenoiserConfig(MethodConfig):
@@ -132,6 +142,15 @@ class DenoiserConfig(MethodConfig):
     def window(self) -> tuple[int, int]:
         """Window the network sees when it fills, pixels."""
         return self.size
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_the_spacing_of_old_models(cls, values: Any) -> Any:
+        """Models of 0.1.0 record all settings but the spacing, which was ``leading``."""
+        sampling = values.get("sampling") if isinstance(values, Mapping) and set(values) >= _RECORDED else None
+        if isinstance(sampling, Mapping) and "spacing" not in sampling:
+            return {**values, "sampling": {**sampling, "spacing": "leading"}}
+        return values
 
     @model_validator(mode="after")
     def _fits(self) -> DenoiserConfig:
@@ -162,7 +181,9 @@ class DenoiserConfig(MethodConfig):
 class FillingConfig(DenoiserConfig):
     """Settings of ``lesion-filling``."""
 
-    masks: Literal["circles", "lesions", "mixture"] = Field("mixture", description="What is cut out in training")
+    masks: Literal["circles", "lesions", "mixture"] = Field(
+        "mixture", description="What is cut out in training; mixture: one half circles, one half lesions"
+    )
     neighbours: int = Field(1, ge=0, description="Slices on either side that network=2d sees but does not fill")
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
     circles: CircleConfig = Field(default_factory=CircleConfig)

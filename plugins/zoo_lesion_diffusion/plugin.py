@@ -50,12 +50,12 @@ _PAPER_FILLING: dict[str, Any] = {
         "keep_known": False,
     },
     "lesions": {"min_voxels": 100, "in_context": False},
-    "sampling": {"solver": "ddim", "steps": 50, "window": None},
+    "sampling": {"solver": "ddim", "steps": 50, "spacing": "leading", "window": None},
 }
 _PAPER_PRIOR: dict[str, Any] = {
     **_PAPER,
     "patients": False,
-    "sampling": {"steps": 50, "jump_length": 8, "resamples": 10},
+    "sampling": {"steps": 50, "spacing": "leading", "jump_length": 8, "resamples": 10},
 }
 # Section 4.1 "Training Duration": in 3D best after 6,000 steps; its author's settings train it without brightness. On
 # 2D the thesis is silent.
