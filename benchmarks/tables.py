@@ -119,7 +119,11 @@ def with_bounds(value: float, bounds: Sequence[float | None] | None, style: str,
 
 STYLES = {"ssim": ".3f", "psnr": ".1f", "mse": ".4f", "seam": ".2f", "stripes": ".2f"}
 HEADS = {"ssim_in": "SSIM", "ssim_filled": "SSIM, filled voxels alone", "psnr_in": "PSNR, dB", "mse_in": "MSE"}
-NAMES = {"biharmonic": "biharmonic, slice by slice", "neighbours": "white matter with noise"}
+NAMES = {
+    "biharmonic": "biharmonic, slice by slice",
+    "biharmonic 2D + 3D": "biharmonic, mean of 2D and 3D",
+    "neighbours": "white matter with noise",
+}
 
 
 def _style(metric: str) -> str:

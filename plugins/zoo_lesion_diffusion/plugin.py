@@ -14,8 +14,7 @@ _THESIS = Citation(
 )
 
 # Thesis sections 3.2 to 3.4. Where its text is silent (brightness, circles, size of attention heads, weight decay), its
-# author's settings and the defaults of its library. Departure: the last checkpoint is kept, not the one with the
-# highest SSIM (section 3.5).
+# author's settings and the defaults of its library.
 _PAPER: dict[str, Any] = {
     "size": (256, 256),
     "data": {"scaling": "max", "test": 0.0, "validation": 0.2},
