@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from zoo.config import Config, DataConfig, MethodConfig, as_many, changed
 from zoo.tasks import FillOptions
@@ -263,11 +263,22 @@ class ClassicConfig(MethodConfig):
 class InpaintingOptions(Config):
     """Options of the evaluator ``inpainting``."""
 
+    @field_validator("circle_radius_mm")
+    @classmethod
+    def _in_order(cls, radii: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < radii[0] <= radii[1]:
+            raise ValueError(f"circle_radius_mm {radii} must be two lengths above 0, the smaller first")
+        return radii
+
     lesion_masks: str | None = Field(
         None, description="Cohort whose masks are laid on healthy tissue; default: as trained"
     )
     masks_per_subject: int = Field(3, ge=1, description="Lesion masks tried on each subject")
     circle_slabs: int = Field(2, ge=1, description="Slabs of 16 slices with circles on each subject")
+    circle_radius_mm: tuple[float, float] = Field(
+        (3.0, 12.5), description="Range of the circles' radius, mm, whatever the model was trained on (thesis: 3 to 50)"
+    )
+    circle_centre_sd_mm: float = Field(30.0, ge=0, description="Spread of the circles' centre, mm (thesis: 30)")
     lpips_weights: str | None = Field(None, description="AlexNet weights for LPIPS, a local file")
     seed: int = Field(0, ge=0, description="Decides masks and noise")
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations; default: the model's")

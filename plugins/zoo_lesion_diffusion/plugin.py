@@ -179,6 +179,19 @@ def zoo_methods() -> list[Method]:
             **_CLASSIC,
         ),
         Method(
+            name="biharmonic-2d3d-filling",
+            summary="Fill lesions by the mean of the 2D and the 3D biharmonic fill; no training.",
+            version=1,
+            citation=Citation(
+                authors="Chui and Mhaskar",
+                title="MRA contextual-recovery extension of smooth functions on manifolds",
+                venue="Applied and Computational Harmonic Analysis 28",
+                year=2010,
+            ),
+            tasks={"fill": Task(run="zoo_lesion_diffusion.baselines:biharmonic_2d3d", options="zoo.tasks:FillOptions")},
+            **_CLASSIC,
+        ),
+        Method(
             name="neighbour-filling",
             summary="Fill lesions with random numbers like the slice's own white matter; no training.",
             version=1,
