@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from zoo.config import Config, DataConfig, MethodConfig, as_many, changed
+from zoo.errors import ConfigError
 from zoo.tasks import FillOptions
 
 
@@ -181,6 +182,9 @@ class DenoiserConfig(MethodConfig):
 class FillingConfig(DenoiserConfig):
     """Settings of ``lesion-filling``."""
 
+    checkpoint_score: Literal["loss", "ssim"] = Field(
+        "loss", description="First validation score: the loss, or 1 - SSIM of filled masks (thesis)"
+    )
     masks: Literal["circles", "lesions", "mixture"] = Field(
         "mixture", description="What is cut out in training; mixture: one half circles, one half lesions"
     )
@@ -232,16 +236,32 @@ class PriorConfig(DenoiserConfig):
         return self
 
 
+FEWEST_STEPS_FOR_SPREAD = 10
+"""Draws of fewer steps differ too little: one step answers with the mean of what could stand in the hole, whatever the
+noise is. The evaluator's ``coverage`` tells by how much."""
+
+
 class WindowOptions(FillOptions):
     """Options of every filler that works in windows."""
 
     batch_size: int = Field(16, ge=1, description="Windows a network call")
+    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
+
+    def check_spread(self, config: MethodConfig) -> None:
+        """Refuse several samples of few steps; see `FillOptions.check_spread`."""
+        assert isinstance(config, FillingConfig | PriorConfig)
+        steps = self.steps or config.sampling.steps
+        if steps < FEWEST_STEPS_FOR_SPREAD:
+            raise ConfigError(
+                f"Several samples of {steps} steps would hardly differ, and their standard deviation would look far "
+                f"surer than the fill is. Use --set steps=N with N of {FEWEST_STEPS_FOR_SPREAD} or more, or leave out "
+                "--samples."
+            )
 
 
 class FillingOptions(WindowOptions):
     """Options of ``zoo fill`` for conditional models."""
 
-    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
     start: float | None = Field(None, gt=0, le=1, description="Where to begin, share of T; default: the model's")
 
@@ -252,6 +272,14 @@ class PriorOptions(WindowOptions):
     steps: int | None = Field(None, ge=1, le=1000, description="Noise levels on the way down; default: the model's")
     jump_length: int | None = Field(None, ge=1, description="Levels noised again together; default: the model's")
     resamples: int | None = Field(None, ge=1, description="Times each stretch is gone down; default: the model's")
+
+
+class BiharmonicOptions(FillOptions):
+    """Options of the biharmonic fills, of which nothing is random."""
+
+    def check_spread(self, config: MethodConfig) -> None:
+        """Refuse several samples, which would all be the same."""
+        raise ConfigError("A biharmonic fill is always the same; several samples have no spread. Leave out --samples.")
 
 
 class ClassicConfig(MethodConfig):

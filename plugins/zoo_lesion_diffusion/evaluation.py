@@ -44,8 +44,10 @@ from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import mean_interval
 from zoo_lesion_diffusion.config import InpaintingOptions
 
-Filler = Callable[[np.ndarray, np.ndarray, PackedScan, int], np.ndarray]
-"""``(image [C, i, j, k], mask [i, j, k], scan, seed) -> image``, intensities in [-1, 1]."""
+Filler = Callable[[np.ndarray, np.ndarray, PackedScan, int], tuple[np.ndarray, np.ndarray | None]]
+"""``(image [C, i, j, k], mask [i, j, k], scan, seed) -> mean of the samples, their standard deviation``.
+
+Intensities in [-1, 1]; no deviation of a single sample."""
 
 _UNITS: dict[str, tuple[str, Literal["higher", "lower", "nearer 1"]]] = {
     "ssim": ("", "higher"),
@@ -55,17 +57,25 @@ _UNITS: dict[str, tuple[str, Literal["higher", "lower", "nearer 1"]]] = {
     "seam": ("", "nearer 1"),
     "stripes": ("", "nearer 1"),
     "grey": ("", "lower"),
+    "coverage": ("", "higher"),
     "volume": ("%", "lower"),
     "thickness": ("%", "lower"),
 }
 """Unit and direction, by the first word of the metric."""
 
-_BOUNDS: dict[str, tuple[float | None, float | None]] = {"ssim": (-1, 1), "grey": (0, 1), "psnr": (None, None)}
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "ssim": (-1, 1),
+    "grey": (0, 1),
+    "coverage": (0, 1),
+    "psnr": (None, None),
+}
 """Lowest and highest possible value, by the first word of the metric; all others are 0 or more."""
 
 _NOTES = {
     "ssim_in": "lifted by what is pasted back round the mask, the more the smaller the lesion",
     "ssim_filled": "windows of filled voxels alone",
+    "coverage_1sd": "share of true voxels within one standard deviation of the mean of the samples; 0.68 is right",
+    "coverage_2sd": "share of true voxels within two standard deviations; 0.95 is right",
     "seam": "1 is ideal: as in the truth",
     "stripes": "1 is ideal: as in the truth",
     "grey_leak": "a classifier by intensity finds some in healthy white matter, too",
@@ -103,7 +113,8 @@ def inpainting(
     astray, and ``unfilled`` how far the lesions do.
 
     ``ssim_in`` is the thesis' figure, ``ssim_filled`` that of filled voxels alone; see `inpainting_metrics`. Every
-    figure of the model is also compared with each baseline's within subjects (`zoo.evaluation.Comparison`).
+    figure of the model is also compared with each baseline's within subjects (`zoo.evaluation.Comparison`). With
+    several ``samples``, ``coverage_1sd`` and ``coverage_2sd`` tell how far their standard deviation can be believed.
 
     Args:
         artifact: A model with the task ``fill``.
@@ -140,7 +151,11 @@ def inpainting(
             shown: dict[str, np.ndarray] = {}
             sizes = lesions_by_size(mask, case.volume_mm3) if case.volume_mm3 is not None else {}
             for who, filler in fillers.items():
-                filled = np.where(mask, filler(image, mask, scan, options.seed + number), image)
+                mean, spread = filler(image, mask, scan, options.seed + number)
+                filled = np.where(mask, mean, image)
+                if spread is not None and who == MODEL:
+                    for metric, covered in _coverage(mean, spread, truth, mask).items():
+                        values[condition, who, metric][scan.subject].append(covered)
                 for size, name, value in _measure(filled, truth, mask, sizes, perceptual):
                     values[f"lesions {size}" if size else condition, who, name][scan.subject].append(value)
                 shown[who] = filled
@@ -283,16 +298,23 @@ def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
     checked = validate(kind, asked, what=f"fill of {artifact.method.name}")
     parts = artifact.parts(options.backend, default_device(options.backend), options.precision)
 
-    def fill(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> np.ndarray:
+    def fill(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         white_matter = torch.from_numpy(np.moveaxis(scan.white_matter, 0, 2)) if scan.white_matter.any() else None
         tensors = [torch.from_numpy(array) for array in (image, mask)]
         drawn = [
             run(parts, artifact.config, *tensors, checked.model_copy(update={"seed": one}), white_matter=white_matter)
             for one in sample_seeds(seed, options.samples)
         ]
-        return torch.stack(drawn).mean(dim=0).numpy()
+        samples = torch.stack(drawn)
+        return samples.mean(dim=0).numpy(), samples.std(dim=0).numpy() if len(samples) > 1 else None
 
     return fill
+
+
+def _coverage(mean: np.ndarray, spread: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Return the shares of filled voxels whose truth lies within one and two standard deviations of the mean."""
+    error = np.abs(mean - truth)[:, mask]
+    return {f"coverage_{reach}sd": float((error <= reach * spread[:, mask]).mean()) for reach in (1, 2)}
 
 
 def _measure(
@@ -398,6 +420,7 @@ def _summarise(
         "circle_radius_mm": list(options.circle_radius_mm),
         "circle_centre_sd_mm": options.circle_centre_sd_mm,
         "seed": options.seed,
+        "samples": options.samples,
         "spacing_mm": artifact.config.data.spacing_mm,
         "images_seen": artifact.manifest.get("images_seen"),
         "backend": f"{options.backend}, {options.precision}",
