@@ -154,8 +154,8 @@ class FillingTrainer(DenoisingTrainer):
         image, mask = batch["image"], middle(batch["lesion_mask"], self.config)
         truth, filled = (_slices(stack) for stack in (image, self._filled(batch, random)))
         similarity = ssim_map(filled, truth).reshape(len(image), -1, *image.shape[-2:])
-        inside = masked_mean(similarity, mask.flatten(1, -3).repeat_interleave(image.shape[1], dim=1))
-        return {"one minus ssim": inside.rsub(1), **loss}
+        inside = masked_mean(similarity, mask.flatten(1, -3).repeat(1, image.shape[1], 1, 1))
+        return {"one minus ssim": 1 - inside, **loss}
 
     def _filled(self, batch: Batch, random: Randomness) -> Tensor:
         """Return the images with the masks filled by the averaged model."""
