@@ -109,6 +109,8 @@ def fill_files(
         if volume.data.shape != volumes[0].data.shape or not np.allclose(volume.affine, volumes[0].affine, atol=1e-3):
             raise DataError(f"{path.name} and {images[0].name} lie on different grids; resample one onto the other.")
     every_lesion = read_mask(lesions, like=volumes[0])
+    if samples > 1:
+        checked.check_spread(artifact.config)
     mask = _chosen(every_lesion, volumes[0].affine, select, keep)
     drawn = int(mask.sum())
     first = volumes[0].data[0]
