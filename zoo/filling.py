@@ -268,10 +268,8 @@ def read_case(
             continue
         volume = read_volume(path)
         check_same_grid(volume, first)
-        found = [contradictions(image, volume) for image in volumes]
-        doubts += min(
-            found, key=lambda sentences: len(sentences)
-        )  # a mask drawn on one of the contrasts is right for all
+        found: list[list[str]] = [contradictions(image, volume) for image in volumes]
+        doubts += min(found, key=len)  # a mask drawn on one of the contrasts is right for all
         mask, note = mask_of(volume, labels)
         masks.append(mask)
         warnings += [text for text in (note, unsettled(first, volume)) if text]

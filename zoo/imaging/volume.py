@@ -102,9 +102,9 @@ def read_volume(path: Path) -> Volume:
             truncated, larger than it can be, of a kind that no MRI has (RGB, complex), without a usable affine, of
             voxels outside `VOXEL_MM`, or holds NaN or infinite voxels.
     """
-    check_regular_file(path)
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")) and not path.is_dir():
         raise DataError(f"{path.name} is not .nii or .nii.gz; convert it first (DICOM: dcm2niix; .mgz: mri_convert).")
+    check_regular_file(path)
     try:
         with path.open("rb") as raw:
             start = raw.read(64)

@@ -143,7 +143,7 @@ def before_after(
     bar = figure.colorbar(shown, ax=grid[:, 2], fraction=0.05, pad=0.02)
     bar.ax.tick_params(colors="white", labelsize=8)
     figure.suptitle(title, color="white", fontsize=11)
-    legend = [(DRAWN, "drawn lesion mask"), *([(ADDED, "added by dilation")] if added.any() else [])]
+    legend = [(DRAWN, "drawn lesion mask"), *([(ADDED, "with what dilation added")] if added.any() else [])]
     figure.legend(
         [Line2D([], [], color=colour) for colour, _ in legend], [name for _, name in legend],
         loc="outside lower left", ncols=2, facecolor="black", edgecolor="black", labelcolor="white", fontsize=9,
