@@ -20,6 +20,8 @@ _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR
              errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 
 
+LONGEST_NAME = 255
+"""Bytes that a file's name may have."""
 _TEMPORARY = re.compile(r"^\.part-\d+-")
 
 
@@ -34,8 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         ArtifactError: The disk is full.
         UnwritableError: The folder cannot be written, the name is too long, or a folder or file is in the way.
     """
-    # The suffix stays: writers go by it. Sixty characters are at most 240 bytes, and a name may have 255.
-    temporary = path.with_name(f".part-{os.getpid()}-{path.name[-60:]}")
+    temporary = path.with_name(f".part-{os.getpid()}-{_shortened(path.name)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -55,6 +56,13 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             with suppress(FileNotFoundError, NotADirectoryError):
                 temporary.unlink()
+
+
+def _shortened(name: str) -> str:
+    """Return a name that leaves room for a prefix; its end stays, since writers go by the suffix."""
+    if len(os.fsencode(name)) <= LONGEST_NAME - 40:
+        return name
+    return f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}-{name[-40:]}"
 
 
 def explain_write_error(error: Exception, path: Path) -> ArtifactError | None:

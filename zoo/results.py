@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import DataError
-from zoo.files import sha256
+from zoo.files import LONGEST_NAME, sha256
 from zoo.imaging.volume import made_by_zoo
 
 PICTURE_SOFTWARE = "mri-zoo"
 """Stands in the PNG's text, so that the program knows its own pictures."""
 PAGE_MARKER = "The voxels inside the masks are synthetic."
 """Stands at the end of every quality page."""
-_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def check_page(page: Path, others: Iterable[Path], *, overwrite: bool) -> None:
 
 
 def _check_place(file: Path) -> None:
-    if len(os.fsencode(file.name)) > _LONGEST_NAME or "\0" in str(file):
+    if len(os.fsencode(file.name)) > LONGEST_NAME or "\0" in str(file):
         raise DataError(f"{str(file)!r} cannot be the name of a file; choose a shorter, plain one.")
     if os.path.isdir(file):
         raise DataError(f"{file} is a folder; name another file.")
