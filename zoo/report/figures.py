@@ -20,7 +20,7 @@ _TILE = 160
 _DPI = 100
 DRAWN, ADDED = "#ffb000", "#35d0ff"
 """Outlines of what the user drew and of what dilation added."""
-_PICTURE_VOXELS = 32_000_000
+_PICTURE_VOXELS = 20_000_000
 
 
 def empty_figure(width: float, height: float, **options: Any) -> Figure:
