@@ -290,6 +290,12 @@ def test_memory_that_torch_lacks_is_told_too(
     assert "Not enough memory" in capsys.readouterr().err
 
 
+def test_a_pipe_is_no_model(zoo_command: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    code, _, err = zoo_command("info", tmp_path / "model.safetensors")
+    assert (code, "is a pipe, socket or device" in err) == (1, True)
+
+
 @pytest.fixture
 def cohort(tmp_path: Path) -> Path:
     """Three subjects whose images and masks have the same names, in a manifest."""
