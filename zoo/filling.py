@@ -268,8 +268,9 @@ def read_case(
             continue
         volume = read_volume(path)
         check_same_grid(volume, first)
-        found: list[list[str]] = [contradictions(image, volume) for image in volumes]
-        doubts += min(found, key=len)  # a mask drawn on one of the contrasts is right for all
+        found = [contradictions(image, volume) for image in volumes]
+        fewest = min(found, key=len)  # a mask drawn on one of the contrasts is right for all
+        doubts += fewest
         mask, note = mask_of(volume, labels)
         masks.append(mask)
         warnings += [text for text in (note, unsettled(first, volume)) if text]
