@@ -34,6 +34,7 @@ from zoo.errors import (
 from zoo.files import write_text
 from zoo.filling import fill_files, settings_record
 from zoo.imaging.cohort import Cohort, Scan
+from zoo.imaging.volume import check_regular_file
 from zoo.results import FillCounts, ResultFiles, read_sidecar
 
 BIDS_VERSION = "1.9.0"
@@ -183,6 +184,8 @@ def _fill_scan(
         _check_inside(place, folder, scan)
         if len(set(outputs)) < len(outputs):
             raise DataError(f"Two contrasts of {scan.id} have the file name {images[0].name}; give each its own.")
+        for path in inputs.values():
+            check_regular_file(path)  # before it is hashed: a pipe would never end
         wanted = settings_record(artifact, inputs, **settings)
         counts = _counts_there(outputs, wanted)
         if counts:

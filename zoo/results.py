@@ -183,10 +183,12 @@ def check_page(page: Path, others: Iterable[Path], *, overwrite: bool) -> None:
 
 
 def _check_place(file: Path) -> None:
+    """Refuse a name or folder that cannot be written, and a pipe, which nobody could look into."""
     if len(os.fsencode(file.name)) > LONGEST_NAME or "\0" in str(file):
         raise DataError(f"{str(file)!r} cannot be the name of a file; choose a shorter, plain one.")
-    if os.path.isdir(file):
-        raise DataError(f"{file} is a folder; name another file.")
+    if os.path.exists(file) and not os.path.isfile(file):
+        kind = "folder" if os.path.isdir(file) else "pipe, socket or device"
+        raise DataError(f"{file} is a {kind}; name another file.")
     above = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
     if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
         raise DataError(f"{file} cannot be written: {above} is no folder or may not be written to.")

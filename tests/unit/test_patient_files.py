@@ -267,6 +267,9 @@ def test_places_that_cannot_be_written_are_told_before_filling(fill: Fill, tmp_p
     (tmp_path / "out/filled.png").mkdir(parents=True)
     code, _, err = fill("--overwrite")
     assert (code, "filled.png is a folder" in err) == (1, True)
+    os.mkfifo(tmp_path / "piped.json")
+    code, _, err = fill(out="piped.nii.gz")
+    assert (code, "piped.json is a pipe" in err) == (1, True)
 
 
 def test_two_results_in_one_place_are_refused(zoo_command: Command, tmp_path: Path) -> None:
@@ -358,6 +361,18 @@ def test_no_exception_of_one_scan_stops_the_others(
     monkeypatch.setattr(derivatives, "fill_files", fill)
     assert _statuses(zoo_command, cohort) == ["failed", "filled", "filled"]
     assert (cohort.parent / "out/quality.html").is_file()
+
+
+def test_a_pipe_or_a_content_not_fetched_fails_its_scan_alone(cohort: Path) -> None:
+    os.mkfifo(cohort.parent / "pipe.nii")
+    (cohort.parent / "annexed.nii").symlink_to(".git/annex/objects/aa/bb/SHA256E-s9--0a.nii")
+    maps = {"lesion-mask": cohort.parent / "msk0/001.nii.gz"}
+    images = ("pipe.nii", "annexed.nii", "img0/001.nii.gz")
+    scans = [Scan(f"sub-{n}", f"sub-{n}", {"T1w": cohort.parent / name}, maps) for n, name in enumerate(images)]
+    done = fill_cohort(zoo.load(METHOD), Cohort(cohort, tuple(scans)), cohort.parent / "out", options={}, dilate=0)
+    assert [scan.status for scan in done] == ["failed", "failed", "filled"]
+    assert "is a pipe" in done[0].note
+    assert "git annex get" in done[1].note
 
 
 def test_a_foreign_file_fails_its_scan_alone(zoo_command: Command, cohort: Path) -> None:
