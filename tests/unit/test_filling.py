@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -23,9 +24,14 @@ from zoo_lesion_diffusion.windows import cover, crop
 
 
 @pytest.fixture(scope="module")
-def patient(phantom: Path) -> dict[str, Path]:
+def patient(phantom: Path) -> dict[str, Any]:
     scan = next(scan for scan in read_cohort(phantom).scans if "lesion-mask" in scan.maps)
-    return {"image": scan.images["T1w"], "lesions": scan.maps["lesion-mask"], "tissue": scan.maps["tissue"]}
+    return {
+        "subject": scan.subject,
+        "image": scan.images["T1w"],
+        "lesions": scan.maps["lesion-mask"],
+        "tissue": scan.maps["tissue"],
+    }
 
 
 def _fill(zoo_command, trained: Path, image: Path, lesions: Path, out: Path, *more: object) -> tuple[int, str, str]:
@@ -48,10 +54,19 @@ def test_patient_is_filled_with_picture_and_sidecar(zoo_command, trained: Path, 
     assert sidecar["Seed"] == 4
     assert sidecar["Command"].startswith("zoo fill run --image")
     assert str(tmp_path) not in json.dumps(sidecar)
-    assert sidecar["VoxelsChangedOutsideMask"] == 0
-    changed = sidecar["VoxelsChangedInsideMask"]
-    assert f"{changed} voxels changed inside the mask of {sidecar['MaskVoxels']}, 0 outside." in said
-    assert sidecar["MaskVoxels"] > sidecar["LesionVoxels"]  # dilated
+    mask = np.asarray(nibabel.load(patient["lesions"]).dataobj) > 0
+    old, new = (np.asarray(nibabel.load(path).dataobj) for path in (patient["image"], out))
+    assert sidecar["VoxelsDrawn"] == mask.sum()
+    assert sidecar["VoxelsDrawnChanged"] == (old != new)[mask].sum()
+    assert sidecar["VoxelsAddedChanged"] == (old != new)[~mask].sum()
+    assert 0 < sidecar["VoxelsAddedChanged"] <= sidecar["VoxelsAdded"]
+    assert sidecar["VoxelsOutside"] == mask.size - sidecar["VoxelsDrawn"] - sidecar["VoxelsAdded"]
+    assert sidecar["VoxelsOutsideChanged"] == 0
+    assert (
+        f"Drawn: {sidecar['VoxelsDrawnChanged']} of {mask.sum()} voxels changed. Added by dilation: "
+        f"{sidecar['VoxelsAddedChanged']} of {sidecar['VoxelsAdded']} changed. Outside both: 0 of "
+        f"{sidecar['VoxelsOutside']} changed."
+    ) in said
     assert "white matter estimated from the image" in notes
     assert (out.parent / "filled.png").stat().st_size > 1000
     assert {path: path.read_bytes() for path in patient["image"].parent.iterdir()} == before
@@ -192,9 +207,13 @@ def test_classic_fillers_need_no_training(zoo_command, patient, tmp_path: Path, 
         "fill", method, "--image", patient["image"], "--lesions", patient["lesions"], "--out", out
     )
     assert code == 0, notes
-    assert ", 0 outside." in said
+    assert "Outside both: 0 of" in said
     assert json.loads((tmp_path / "out.json").read_text())["ModelSHA256"] is None
-    flair = _like(patient["image"], tmp_path / "sub-1_FLAIR.nii.gz", np.asarray(nibabel.load(patient["image"]).dataobj))
+    flair = _like(
+        patient["image"],
+        tmp_path / f"{patient['subject']}_FLAIR.nii.gz",
+        np.asarray(nibabel.load(patient["image"]).dataobj),
+    )
     code, _, err = zoo_command("fill", method, "--image", flair, "--lesions", patient["lesions"], "--out", out)
     assert code == 1
     assert "not from FLAIR" in err
@@ -210,7 +229,7 @@ def test_empty_mask_returns_the_image(zoo_command, trained, patient, tmp_path: P
     code, said, notes = _fill(zoo_command, trained, patient["image"], empty, out)
     assert code == 0
     assert "the lesion mask is empty; the image is returned unchanged" in notes
-    assert "0 voxels changed inside the mask of 0, 0 outside" in said
+    assert "Drawn: 0 of 0 voxels changed. Added by dilation: 0 of 0 changed." in said
     assert np.array_equal(nibabel.load(out).dataobj, nibabel.load(patient["image"]).dataobj)
 
 
@@ -227,7 +246,7 @@ def test_each_wrong_input_has_its_own_error(zoo_command, trained, patient, tmp_p
         ((image, full, out), "covers 100% of the image"),
         ((image, small, out), "different grids"),
         ((nan, good, out), "that are NaN"),
-        ((text, good, out), "not a whole gzip file"),
+        ((text, good, out), "not a NIfTI file"),
         ((tmp_path / "absent.nii.gz", good, out), "There is no file"),
         ((image, good, tmp_path / "out.png"), "must end in .nii.gz or .nii"),
         ((image, good, image), "is the input"),
@@ -272,7 +291,7 @@ def test_other_grids_are_filled_on_themselves(zoo_command, trained, patient, tmp
     out = tmp_path / "out.nii.gz"
     code, said, _ = _fill(zoo_command, trained, paths["image"], paths["lesions"], out, "--dilate", 0)
     assert code == 0
-    assert ", 0 outside." in said
+    assert "Added by dilation: 0 of 0 changed. Outside both: 0 of" in said
     old, new = nibabel.load(paths["image"]), nibabel.load(out)
     mask = np.asarray(nibabel.load(paths["lesions"]).dataobj) > 0
     assert "".join(nibabel.aff2axcodes(new.affine)) == axes
