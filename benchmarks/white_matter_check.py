@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from zoo_bench.white_matter import brightest_class, near_the_level, relative_brightness
 
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.geometry import Grid, to_grid
 from zoo.imaging.phantom import CORTEX, DEEP, WHITE, make_subject
 from zoo.imaging.volume import read_volume
+from zoo_bench.white_matter import brightest_class, near_the_level, relative_brightness
 
 THRESHOLDS = (0.85, 0.92, 0.96, 0.98, 1.0)
 PHANTOMS = ((1.0, 4), (2.0, 6), (4.0, 6))

@@ -1,4 +1,4 @@
-"""White matter of a T1w estimated by intensity alone; measured in ``white_matter_check.py``, too coarse for the product.
+"""White matter of a T1w by intensity alone: measured in ``white_matter_check.py``, too coarse for the product.
 
 Version 0.1.0 dilated lesions into `brightest_class`. Benchmarks that repeat its figures still do.
 """
