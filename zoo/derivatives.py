@@ -34,6 +34,7 @@ from zoo.errors import (
 from zoo.files import write_text
 from zoo.filling import fill_files, settings_record
 from zoo.imaging.cohort import Cohort, Scan
+from zoo.imaging.labels import find_labels
 from zoo.imaging.volume import check_regular_file
 from zoo.results import FillCounts, ResultFiles, read_sidecar
 
@@ -102,7 +103,7 @@ def fill_cohort(
 
     Args:
         artifact: The model.
-        cohort: Scans; white-matter masks are used where they are.
+        cohort: Scans; the rim that dilation adds needs a mask of white matter or a segmentation.
         folder: Becomes a BIDS-derivatives dataset: ``sub-X/anat/sub-X_desc-filled_T1w.nii.gz`` with JSON and PNG.
         options, dilate, lesion_labels, samples, same_space, overwrite, backend, precision: As in
             `zoo.filling.fill_files`.
@@ -132,7 +133,10 @@ def fill_cohort(
         "options": checked.model_dump(mode="json"), "dilate": dilate, "lesion_labels": list(lesion_labels),
         "samples": samples, "same_space": same_space, "backend": backend, "precision": precision,
     }  # fmt: skip
-    fill = partial(_fill_scan, artifact.path or artifact.method.name, folder, settings, overwrite, list(command))
+    labels, doubt = _white_matter_labels(usable) if dilate else ({}, "")
+    fill = partial(
+        _fill_scan, artifact.path or artifact.method.name, folder, settings, labels, doubt, overwrite, list(command)
+    )
     jobs = [(scan, devices[number % len(devices)]) for number, scan in enumerate(usable.scans)]
     done: dict[str, FilledScan] = {}
     for result in _run(fill, jobs, workers):
@@ -167,6 +171,8 @@ def _fill_scan(
     model: Path | str,
     folder: Path,
     settings: Mapping[str, Any],
+    labels: Mapping[str, tuple[int, ...]],
+    doubt: str,
     overwrite: bool,
     command: Sequence[str],
     scan: Scan,
@@ -176,6 +182,8 @@ def _fill_scan(
     inputs = {contrast: scan.images[contrast] for contrast in artifact.config.data.contrasts}
     images = tuple(inputs.values())
     inputs |= {role: scan.maps[role] for role in ("lesion-mask", "white-matter") if role in scan.maps}
+    if scan.id in labels:
+        inputs["tissue"] = scan.maps["tissue"]
     place = folder.joinpath(*scan.id.split("_"), "anat")
     outputs = tuple(place / filled_name(image.name) for image in images)
     result = partial(FilledScan, scan.id, images=images, lesions=inputs["lesion-mask"], outputs=outputs)
@@ -186,13 +194,15 @@ def _fill_scan(
             raise DataError(f"Two contrasts of {scan.id} have the file name {images[0].name}; give each its own.")
         for path in inputs.values():
             check_regular_file(path)  # before it is hashed: a pipe would never end
-        wanted = settings_record(artifact, inputs, **settings)
+        white_matter_labels = labels.get(scan.id, ())
+        wanted = settings_record(artifact, inputs, white_matter_labels=white_matter_labels, **settings)
         counts = _counts_there(outputs, wanted)
         if counts:
             return result(status="there already", counts=counts)
         report = fill_files(
-            artifact, images, inputs["lesion-mask"], outputs, white_matter=inputs.get("white-matter"), device=device,
-            overwrite=overwrite, command=command, **settings,
+            artifact, images, inputs["lesion-mask"], outputs,
+            white_matter=inputs.get("white-matter") or inputs.get("tissue"), white_matter_labels=white_matter_labels,
+            device=device, overwrite=overwrite, command=command, **settings,
         )  # fmt: skip
     except (ConfigError, UnknownNameError, MissingExtraError):
         raise  # would fail on every scan
@@ -206,9 +216,16 @@ def _fill_scan(
         return result(status="failed", note="not enough memory for this image")
     except Exception as error:  # a scan nobody thought of must not cost the others their results
         return result(status="failed", note=f"unexpected {type(error).__name__}: {error}")
-    return result(
-        status="filled", seconds=time.monotonic() - began, note="; ".join(report.warnings), counts=report.counts
-    )
+    notes = [*report.warnings, *([doubt] if doubt and "tissue" in scan.maps and "white-matter" not in inputs else [])]
+    return result(status="filled", seconds=time.monotonic() - began, note="; ".join(notes), counts=report.counts)
+
+
+def _white_matter_labels(cohort: Cohort) -> tuple[dict[str, tuple[int, ...]], str]:
+    """Return white matter's labels in each segmentation by the scan's id, or why they are not known."""
+    try:
+        return {scan: labels.white_matter for scan, labels in find_labels(cohort).items()}, ""
+    except DataError as error:
+        return {}, f"the segmentation is not used: {error}"
 
 
 def _check_inside(place: Path, folder: Path, scan: Scan) -> None:

@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from zoo.config import MethodConfig, validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
 from zoo.files import replacing, sha256
-from zoo.imaging.geometry import model_grid, to_grid, to_native
-from zoo.imaging.masks import choose_lesions, dilate_within, estimate_white_matter, number_lesions
+from zoo.imaging.geometry import Grid, model_grid, to_grid, to_native
+from zoo.imaging.head import outside_head
+from zoo.imaging.masks import choose_lesions, dilate_within, number_lesions
 from zoo.imaging.preprocessing import fit_intensity
 from zoo.imaging.spaces import contradictions, unsettled
 from zoo.imaging.volume import (
@@ -42,10 +43,6 @@ from zoo.imaging.volume import (
 from zoo.results import FillCounts, ResultFiles, check_results, dataset_of
 from zoo.sampling import seed_for
 from zoo.tasks import Progress
-
-_DARK_WHITE_MATTER = ("T2w", "FLAIR", "PDw", "T2starw")
-"""BIDS suffixes of contrasts whose white matter is not the brightest tissue."""
-
 
 SIDECAR_FORMAT = 2
 """Of the JSON beside a filled image. 1 (version 0.1.0) counted the voxels that dilation adds as part of the mask."""
@@ -92,12 +89,14 @@ class Case:
     Attributes:
         volumes: One per contrast, on one grid.
         lesion_mask: All lesions of the mask, bool ``[i, j, k]``.
-        white_matter: As given, bool ``[i, j, k]``, or ``None``.
+        outside_head: Voxels of the mask that lie in the air, bool ``[i, j, k]``; they are not filled.
+        white_matter: As given or segmented, bool ``[i, j, k]``, or ``None``.
         warnings: What was found in them that the user should know.
     """
 
     volumes: tuple[Volume, ...]
     lesion_mask: np.ndarray
+    outside_head: np.ndarray
     white_matter: np.ndarray | None
     warnings: tuple[str, ...]
 
@@ -111,6 +110,7 @@ def fill_files(
     options: Mapping[str, Any],
     dilate: int = 1,
     white_matter: Path | None = None,
+    white_matter_labels: Sequence[int] = (),
     lesion_labels: Sequence[int] = (),
     select: Sequence[int] = (),
     keep: Sequence[int] = (),
@@ -134,8 +134,9 @@ def fill_files(
         outputs: Where each filled image goes, with a ``.json`` and a ``.png`` beside it, and for several samples
             their standard deviation as ``-sd.nii.gz``, in the image's units.
         options: Of the method's filling options.
-        dilate: Voxels the mask grows into white matter.
-        white_matter: Mask of white matter on the same grid; without it, white matter is estimated from the T1w.
+        dilate: Voxels the mask grows into white matter, where that is known; without it nothing is added.
+        white_matter: Mask of white matter on the same grid, or a segmentation.
+        white_matter_labels: Labels of white matter, where ``white_matter`` is a segmentation.
         lesion_labels: Values of the mask that are lesions, where it has several.
         select, keep: Numbers of the lesions to fill, or to leave as they are (`number_lesions`); neither fills all.
         samples: Draws that are averaged.
@@ -160,23 +161,29 @@ def fill_files(
         )
     inputs = dict(zip(contrasts, images, strict=True)) | {"lesion-mask": lesions}
     if white_matter is not None:
-        inputs["white-matter"] = white_matter
+        inputs["tissue" if white_matter_labels else "white-matter"] = white_matter
     results = [ResultFiles(output) for output in outputs]
     check_results(results, list(inputs.values()), overwrite=overwrite)
 
-    case = read_case(images, lesions, white_matter, lesion_labels=lesion_labels, same_space=same_space)
+    case = read_case(
+        images, lesions, white_matter, white_matter_labels=white_matter_labels, lesion_labels=lesion_labels,
+        same_space=same_space,
+    )  # fmt: skip
     warnings = list(case.warnings)
     drawn = _chosen(case.lesion_mask, case.volumes[0].affine, select, keep)
-    mask, tissue = drawn, case.white_matter
-    if drawn.any() and dilate:
+    mask, tissue = drawn & ~case.outside_head, case.white_matter
+    if mask.any() and dilate:
         if tissue is None:
-            tissue = _estimated_white_matter(images[0], contrasts[0], case.volumes[0].data[0], case.lesion_mask)
-            warnings.append("no --wm was given; the dilation uses white matter estimated from the image")
-        mask = dilate_within(drawn, tissue & (drawn | ~case.lesion_mask), dilate)
+            warnings.append(
+                "white matter is not known, so no rim is added around the lesions; give --wm FILE to add one, or "
+                "--dilate 0 if none is wanted"
+            )
+        else:
+            mask = dilate_within(mask, tissue & (drawn | ~case.lesion_mask), dilate)
 
     filled = [volume.data for volume in case.volumes]
     spread: list[np.ndarray] = []
-    if drawn.any():
+    if mask.any():
         run = partial(resolve(task.run), artifact.parts(backend, device, precision), artifact.config)
         filled, spread = _fill_volumes(run, artifact.config, case.volumes, mask, tissue, checked, samples, progress)
     sidecar = {
@@ -184,8 +191,9 @@ def fill_files(
         "Synthetic": True,
         "Description": "Lesions filled with generated healthy tissue. Research use only, not for diagnosis.",
         **settings_record(
-            artifact, inputs, options=checked.model_dump(mode="json"), dilate=dilate, lesion_labels=lesion_labels,
-            select=select, keep=keep, samples=samples, same_space=same_space, backend=backend, precision=precision,
+            artifact, inputs, options=checked.model_dump(mode="json"), dilate=dilate,
+            white_matter_labels=white_matter_labels, lesion_labels=lesion_labels, select=select, keep=keep,
+            samples=samples, same_space=same_space, backend=backend, precision=precision,
         ),
         "Seed": checked.seed,
         "Command": _without_folders(command),
@@ -203,6 +211,7 @@ def settings_record(
     samples: int,
     backend: str,
     precision: str,
+    white_matter_labels: Sequence[int] = (),
     lesion_labels: Sequence[int] = (),
     select: Sequence[int] = (),
     keep: Sequence[int] = (),
@@ -214,7 +223,8 @@ def settings_record(
         artifact: The model.
         inputs: Path by contrast or role, in order.
         options: All of the method's filling options.
-        dilate, samples, backend, precision, lesion_labels, select, keep, same_space: As in `fill_files`.
+        dilate, samples, backend, precision, white_matter_labels, lesion_labels, select, keep, same_space: As in
+            `fill_files`.
     """
     return {
         "Method": artifact.method.name,
@@ -229,6 +239,8 @@ def settings_record(
         "Backend": backend,
         "Precision": precision,
         "Dilation": dilate,
+        "WhiteMatter": "given" if "white-matter" in inputs else "segmentation" if "tissue" in inputs else "none",
+        "WhiteMatterLabels": list(white_matter_labels),
     }
 
 
@@ -237,6 +249,7 @@ def read_case(
     lesions: Path,
     white_matter: Path | None = None,
     *,
+    white_matter_labels: Sequence[int] = (),
     lesion_labels: Sequence[int] = (),
     same_space: bool = False,
 ) -> Case:
@@ -244,7 +257,7 @@ def read_case(
 
     Args:
         images: One per contrast.
-        lesions, white_matter, lesion_labels, same_space: As in `fill_files`.
+        lesions, white_matter, white_matter_labels, lesion_labels, same_space: As in `fill_files`.
 
     Raises:
         DataError: A file cannot be used, cannot show a head, lies on another grid or in another space, or the lesion
@@ -267,6 +280,8 @@ def read_case(
         if path is None:
             continue
         volume = read_volume(path)
+        if path == white_matter and white_matter_labels:
+            volume = _white_matter_of(volume, first, white_matter_labels)
         check_same_grid(volume, first)
         found = [contradictions(image, volume) for image in volumes]
         fewest = min(found, key=len)  # a mask drawn on one of the contrasts is right for all
@@ -288,20 +303,21 @@ def read_case(
     if len(masks) == 2 and not masks[1].any():
         warnings.append("the white-matter mask is empty; dilation adds nothing")
     warnings += [f"--same-space was given, although {doubt}" for doubt in doubts]
-    warnings += _outside_head(image, lesion_mask)
-    return Case(volumes, lesion_mask, masks[1] if len(masks) == 2 else None, tuple(warnings))
+    air = outside_head(lesion_mask, image, first.spacing_mm)
+    if air.any():
+        warnings.append(
+            f"{air.sum()} of the {lesion_mask.sum()} voxels of the lesion mask lie in the air outside the head and are "
+            "left as they are; is it the mask of this image?"
+        )
+    return Case(volumes, lesion_mask, air, masks[1] if len(masks) == 2 else None, tuple(warnings))
 
 
-def _outside_head(image: np.ndarray, lesion_mask: np.ndarray) -> list[str]:
-    """Return a warning where lesions lie in the air, which is nearly black in every contrast."""
-    bright = image[image > 0]
-    if not len(bright) or not lesion_mask.any():
-        return []
-    share = float((image[lesion_mask] <= 0.02 * np.percentile(bright, 99.5)).mean())
-    if share <= 0.05:
-        return []
-    part = "all" if share == 1 else f"{share:.0%}"
-    return [f"{part} of the lesion mask lies where the image is black, outside the head; is it the mask of this image?"]
+def _white_matter_of(segmentation: Volume, image: Volume, labels: Sequence[int]) -> Volume:
+    """Return the white matter of a segmentation as a mask on the image's grid."""
+    grid = Grid(image.shape, image.affine)
+    on_grid = to_grid(segmentation.data[0], segmentation.affine, grid, order=0).round()
+    mask = np.isin(on_grid, labels).astype(np.float32)[None]
+    return replace(segmentation, data=mask, affine=image.affine)
 
 
 def write_results(
@@ -372,8 +388,8 @@ def _count(changed: np.ndarray, drawn: np.ndarray, mask: np.ndarray) -> FillCoun
         drawn_changed=int((changed & drawn).sum()),
         added=int(added.sum()),
         added_changed=int((changed & added).sum()),
-        outside=int((~mask).sum()),
-        outside_changed=int((changed & ~mask).sum()),
+        outside=int((~mask & ~drawn).sum()),
+        outside_changed=int((changed & ~mask & ~drawn).sum()),
     )
 
 
@@ -397,18 +413,6 @@ def _own_sidecar(image: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return stored if isinstance(stored, dict) else {}
-
-
-def _estimated_white_matter(path: Path, contrast: str, image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
-    # The name is all that tells what a method without training is given.
-    named = path.name.split(".")[0].rpartition("_")[2]
-    other = contrast if contrast != "T1w" else named if named in _DARK_WHITE_MATTER else ""
-    if other:
-        raise DataError(
-            f"Dilation needs white matter, which can be estimated from a T1w but not from {other}; give --wm FILE or "
-            "--dilate 0."
-        )
-    return estimate_white_matter(image, lesion_mask)
 
 
 def _chosen(lesion_mask: np.ndarray, affine: np.ndarray, select: Sequence[int], keep: Sequence[int]) -> np.ndarray:

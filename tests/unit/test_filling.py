@@ -55,8 +55,8 @@ def test_patient_is_filled_with_picture_and_sidecar(zoo_command, trained: Path, 
     old, new = (np.asarray(nibabel.load(path).dataobj) for path in (patient["image"], out))
     assert sidecar["VoxelsDrawn"] == mask.sum()
     assert sidecar["VoxelsDrawnChanged"] == (old != new)[mask].sum()
-    assert sidecar["VoxelsAddedChanged"] == (old != new)[~mask].sum()
-    assert 0 < sidecar["VoxelsAddedChanged"] <= sidecar["VoxelsAdded"]
+    assert sidecar["VoxelsAdded"] == sidecar["VoxelsAddedChanged"] == (old != new)[~mask].sum() == 0
+    assert sidecar["WhiteMatter"] == "none"
     assert sidecar["VoxelsOutside"] == mask.size - sidecar["VoxelsDrawn"] - sidecar["VoxelsAdded"]
     assert sidecar["VoxelsOutsideChanged"] == 0
     assert (
@@ -64,7 +64,7 @@ def test_patient_is_filled_with_picture_and_sidecar(zoo_command, trained: Path, 
         f"{sidecar['VoxelsAddedChanged']} of {sidecar['VoxelsAdded']} changed. Outside both: 0 of "
         f"{sidecar['VoxelsOutside']} changed."
     ) in said
-    assert "white matter estimated from the image" in notes
+    assert "white matter is not known, so no rim is added" in notes
     assert (out.parent / "filled.png").stat().st_size > 1000
     assert {path: path.read_bytes() for path in patient["image"].parent.iterdir()} == before
 
@@ -76,9 +76,12 @@ def test_dilation_takes_the_white_matter_it_is_given(zoo_command, trained, patie
         zoo_command, trained, patient["image"], patient["lesions"], tmp_path / "out.nii", "--wm", white, "--dilate", 2
     )
     assert code == 0
-    assert "estimated" not in notes
+    assert "no rim" not in notes
     old, new = (np.asarray(nibabel.load(path).dataobj) for path in (patient["image"], tmp_path / "out.nii"))
     assert (tissue[old != new] == 3).all()
+    sidecar = json.loads((tmp_path / "out.json").read_text())
+    assert 0 < sidecar["VoxelsAddedChanged"] <= sidecar["VoxelsAdded"]
+    assert sidecar["WhiteMatter"] == "given"
 
 
 def test_seed_decides_and_batches_do_not(trained: Path, patient: dict) -> None:
@@ -217,11 +220,14 @@ def test_classic_fillers_need_no_training(zoo_command, patient, tmp_path: Path, 
     assert code == 0, notes
     assert "Outside both: 0 of" in said
     assert json.loads((tmp_path / "out.json").read_text())["ModelSHA256"] is None
-    values = np.asarray(nibabel.load(patient["image"]).dataobj)
-    flair = _like(patient["image"], tmp_path / f"{patient['subject']}_FLAIR.nii.gz", values)
-    code, _, err = zoo_command("fill", method, "--image", flair, "--lesions", patient["lesions"], "--out", out)
-    assert code == 1
-    assert "not from FLAIR" in err
+    flair = _like(
+        patient["image"],
+        tmp_path / f"{patient['subject']}_FLAIR.nii.gz",
+        np.asarray(nibabel.load(patient["image"]).dataobj),
+    )
+    code, _, notes = zoo_command("fill", method, "--image", flair, "--lesions", patient["lesions"], "--out", out)
+    assert code == 0, notes
+    assert json.loads((tmp_path / "out.json").read_text())["VoxelsAdded"] == 0  # whatever the contrast
     code, _, err = zoo_command("train", method)
     assert code == 1
     assert "needs no training" in err

@@ -59,9 +59,9 @@ def _list_lesions(path: Path, labels: tuple[int, ...], as_json: bool) -> None:
               help="BIDS folder or .tsv manifest: fill all of it, instead of one --image.")  # fmt: skip
 @click.option("--out", "outputs", type=click.Path(path_type=Path), multiple=True,
               help="Filled image, as often as --image; with --data the folder of results.")  # fmt: skip
-@click.option("--wm", "white_matter", type=click.Path(path_type=Path), help="White-matter mask for the dilation.")
+@click.option("--wm", "white_matter", type=click.Path(path_type=Path), help="White-matter mask for --dilate.")
 @click.option("--dilate", type=click.IntRange(0, 10), default=1, show_default=True,
-              help="Voxels the mask grows into white matter.")  # fmt: skip
+              help="Voxels the mask grows into white matter: of --wm, or as the cohort has it.")  # fmt: skip
 @click.option("--list", "list_lesions", is_flag=True, help="Only list the lesions of the mask, with their numbers.")
 @click.option("--select", callback=numbers, metavar="N,N", help="Fill only these lesions (numbers as in --list).")
 @click.option("--keep", callback=numbers, metavar="N,N", help="Fill all lesions but these.")
