@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zoo.artifact import Artifact
 from zoo.config import validate
 from zoo.descriptors import Score, resolve
@@ -18,13 +20,67 @@ from zoo.files import write_text
 from zoo.imaging.cache import PackedScan, mask_digest, pack_scan
 from zoo.imaging.cohort import Cohort, read_cohort
 from zoo.imaging.transfer import patient_of
+from zoo.metrics.statistics import FEWEST_SUBJECTS, PairedDifference, paired_difference
 from zoo.protocol import PartName, Protocol
 from zoo.registry import registry
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
+PAIRED = (
+    "Mean of the differences within subjects, model - baseline, with its 95 % interval, and on how many subjects the "
+    "model is better. Where nearer 1 is better: of the distances from 1, so that below 0 is better."
+)
+
 MODEL = "model"
 """What the evaluated model is called in the keys of scores; everything else there is a baseline."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of the model against a baseline's, paired by subject.
+
+    Attributes:
+        condition, baseline, metric: As in the keys of scores.
+        better: Which values of the metric are better.
+        paired: Differences, model - baseline (``"nearer 1"``: of the distances from 1), and subjects won.
+    """
+
+    condition: str
+    baseline: str
+    metric: str
+    better: str
+    paired: PairedDifference
+
+    @property
+    def sign(self) -> int:
+        """1 where the model is better on average, -1 where the baseline is, else 0."""
+        mean = self.paired.difference.mean
+        return int(np.sign(mean if self.better == "higher" else -mean))
+
+    @property
+    def certain(self) -> bool:
+        """Whether there is an interval of the difference, and 0 lies outside."""
+        low, high = self.paired.difference.low, self.paired.difference.high
+        return low is not None and high is not None and not low <= 0 <= high
+
+    def __str__(self) -> str:
+        """Return the difference with its interval and the subjects won, as text."""
+        one = self.paired.difference
+        interval = "" if one.low is None or one.high is None else f" [{one.low:+.3g}, {one.high:+.3g}]"
+        return f"{one.mean:+.3g}{interval}, {self.paired.won} of {one.n}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        one = self.paired.difference
+        return {
+            "condition": self.condition,
+            "baseline": self.baseline,
+            "metric": self.metric,
+            "difference": one.mean,
+            "ci": None if one.low is None else [one.low, one.high],
+            "n": one.n,
+            "won": self.paired.won,
+        }
 
 
 @dataclass(frozen=True)
@@ -55,18 +111,47 @@ class Evaluation:
         columns = dict.fromkeys(column for row in rows.values() for column in row)
         return [{column: row.get(column, "") for column in columns} for row in rows.values()]
 
-    def verdicts(self) -> list[str]:
-        """Return a sentence for each baseline and condition in which it beats the model inside the masks."""
-        wins: dict[tuple[str, str], list[str]] = {}
+    def comparisons(self) -> list[Comparison]:
+        """Return every figure of the model against each baseline, paired by subject."""
+        values: dict[tuple[str, str, str], dict[str, float]] = {}
+        condition_column, who_column = self.columns
+        for row in self.by_subject:
+            for metric, value in row.items():
+                if isinstance(value, int | float):
+                    place = (row[condition_column], row[who_column], metric)
+                    values.setdefault(place, {})[row["subject"]] = value
+        found = []
         for key, score in self.scores.items():
             condition, who, metric = key.split("/")
-            own = self.scores.get(f"{condition}/{MODEL}/{metric}")
-            elsewhere = metric.endswith(("_out", "_full"))  # follows from the inside, where known voxels are put back
-            if who == MODEL or elsewhere or own is None or own.value is None or score.value is None:
+            own, theirs = values.get((condition, MODEL, metric), {}), values.get((condition, who, metric), {})
+            if who != MODEL and own.keys() & theirs.keys():
+                paired = paired_difference(own, theirs, score.better)
+                found.append(Comparison(condition, who, metric, score.better, paired))
+        return found
+
+    def paired_table(self) -> list[dict[str, Any]]:
+        """Return one row per condition and baseline: the model's difference from it, and the subjects won."""
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for one in self.comparisons():
+            start = {self.columns[0]: one.condition, "model against": one.baseline}
+            rows.setdefault((one.condition, one.baseline), start)[one.metric] = str(one)
+        columns = dict.fromkeys(column for row in rows.values() for column in row)
+        return [{column: row.get(column, "") for column in columns} for row in rows.values()]
+
+    def verdicts(self) -> list[str]:
+        """Return a sentence for each baseline and condition in which it is better than the model inside the masks.
+
+        What decides is the mean of the differences within subjects. A baseline beats the model where their interval
+        lies on its side; where the interval holds 0, or there are too few subjects for one, it is better on average.
+        """
+        wins: dict[tuple[str, str, str], list[str]] = {}
+        for one in self.comparisons():
+            elsewhere = one.metric.endswith(("_out", "_full"))  # follows from the inside, where voxels are put back
+            if one.sign >= 0 or elsewhere:
                 continue
-            if _error(score.value, score.better) < _error(own.value, score.better):
-                wins.setdefault((condition, who), []).append(f"{metric} {score.value:.4g} against {own.value:.4g}")
-        return [f"{who} beats the model on {condition} ({', '.join(by)})" for (condition, who), by in wins.items()]
+            verb = "beats the model" if one.certain else "is better than the model on average, not for certain,"
+            wins.setdefault((one.condition, one.baseline, verb), []).append(f"{one.metric} {one}")
+        return [f"{who} {verb} on {condition} ({'; '.join(by)})" for (condition, who, verb), by in wins.items()]
 
     def missing(self) -> list[str]:
         """Return which metrics are missing, and why, each once."""
@@ -78,14 +163,10 @@ class Evaluation:
         return {
             "about": dict(self.about),
             "scores": {key: asdict(score) for key, score in self.scores.items()},
+            "comparisons": [comparison.to_json() for comparison in self.comparisons()],
             "verdicts": self.verdicts(),
             "by_subject": [dict(row) for row in self.by_subject],
         }
-
-
-def _error(value: float, better: str) -> float:
-    """Return a number that is smaller the better the value is."""
-    return {"higher": -value, "lower": value, "nearer 1": abs(value - 1)}[better]
 
 
 def _cell(score: Score) -> str:
@@ -253,6 +334,7 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
         f"{artifact.method.name}: {name}",
         [
             Section(heading="Figures", text=explain(evaluation), table=evaluation.table()),
+            Section(heading="The model against each baseline", text=PAIRED, table=evaluation.paired_table()),
             Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact)),
             Section(heading="Pictures", figures=list(evaluation.pictures)),
         ],
@@ -266,8 +348,10 @@ def _reported(artifact: Artifact) -> list[dict[str, Any]]:
 def explain(evaluation: Evaluation) -> str:
     """Return what was measured on what, which baselines win, and what is missing, a line each."""
     about = ", ".join(f"{key}: {value}" for key, value in evaluation.about.items())
-    sentences = [f"Means over subjects with 95 % intervals. {about}."]
-    wins = evaluation.verdicts()
-    sentences.append(f"Baselines that win: {'; '.join(wins)}." if wins else "No baseline wins.")
+    intervals = f"Means over subjects with 95 % intervals, none below {FEWEST_SUBJECTS} subjects."
+    sentences = [f"{intervals} {about}."]
+    if evaluation.comparisons():
+        wins = evaluation.verdicts()
+        sentences.append(f"Baselines that win: {'; '.join(wins)}." if wins else "No baseline wins.")
     sentences += [f"Missing: {reason}" for reason in evaluation.missing()]
     return "\n".join(sentences)

@@ -165,6 +165,8 @@ def fill_files(
     results = [ResultFiles(output) for output in outputs]
     check_results(results, list(inputs.values()), overwrite=overwrite)
 
+    if samples > 1:
+        checked.check_spread(artifact.config)
     case = read_case(
         images, lesions, white_matter, white_matter_labels=white_matter_labels, lesion_labels=lesion_labels,
         same_space=same_space,

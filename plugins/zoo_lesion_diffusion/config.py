@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from zoo.config import Config, DataConfig, MethodConfig, as_many, changed
+from zoo.errors import ConfigError
 from zoo.tasks import FillOptions
 
 
@@ -181,6 +182,9 @@ class DenoiserConfig(MethodConfig):
 class FillingConfig(DenoiserConfig):
     """Settings of ``lesion-filling``."""
 
+    checkpoint_score: Literal["loss", "ssim"] = Field(
+        "loss", description="First validation score: the loss, or 1 - SSIM of filled masks (thesis)"
+    )
     masks: Literal["circles", "lesions", "mixture"] = Field(
         "mixture", description="What is cut out in training; mixture: one half circles, one half lesions"
     )
@@ -232,16 +236,32 @@ class PriorConfig(DenoiserConfig):
         return self
 
 
+FEWEST_STEPS_FOR_SPREAD = 10
+"""Draws of fewer steps differ too little: one step answers with the mean of what could stand in the hole, whatever the
+noise is. The evaluator's ``coverage`` tells by how much."""
+
+
 class WindowOptions(FillOptions):
     """Options of every filler that works in windows."""
 
     batch_size: int = Field(16, ge=1, description="Windows a network call")
+    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
+
+    def check_spread(self, config: MethodConfig) -> None:
+        """Refuse several samples of few steps; see `FillOptions.check_spread`."""
+        assert isinstance(config, FillingConfig | PriorConfig)
+        steps = self.steps or config.sampling.steps
+        if steps < FEWEST_STEPS_FOR_SPREAD:
+            raise ConfigError(
+                f"Several samples of {steps} steps would hardly differ, and their standard deviation would look far "
+                f"surer than the fill is. Use --steps N with N of {FEWEST_STEPS_FOR_SPREAD} or more, or leave out "
+                "--samples."
+            )
 
 
 class FillingOptions(WindowOptions):
     """Options of ``zoo fill`` for conditional models."""
 
-    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
     start: float | None = Field(None, gt=0, le=1, description="Where to begin, share of T; default: the model's")
 
@@ -254,6 +274,14 @@ class PriorOptions(WindowOptions):
     resamples: int | None = Field(None, ge=1, description="Times each stretch is gone down; default: the model's")
 
 
+class BiharmonicOptions(FillOptions):
+    """Options of the biharmonic fills, of which nothing is random."""
+
+    def check_spread(self, config: MethodConfig) -> None:
+        """Refuse several samples, which would all be the same."""
+        raise ConfigError("A biharmonic fill is always the same; several samples have no spread. Leave out --samples.")
+
+
 class ClassicConfig(MethodConfig):
     """Settings of the classic fillers, which work on each image's own grid."""
 
@@ -263,6 +291,13 @@ class ClassicConfig(MethodConfig):
 class InpaintingOptions(Config):
     """Options of the evaluator ``inpainting``."""
 
+    @field_validator("circle_radius_mm")
+    @classmethod
+    def _in_order(cls, radii: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < radii[0] <= radii[1]:
+            raise ValueError(f"circle_radius_mm {radii} must be two lengths above 0, the smaller first")
+        return radii
+
     lesion_masks: str | None = Field(
         None, description="Cohort whose masks are laid on healthy tissue; default: as trained"
     )
@@ -271,6 +306,10 @@ class InpaintingOptions(Config):
     )
     masks_per_subject: int = Field(3, ge=1, description="Lesion masks tried on each subject")
     circle_slabs: int = Field(2, ge=1, description="Slabs of 16 slices with circles on each subject")
+    circle_radius_mm: tuple[float, float] = Field(
+        (3.0, 12.5), description="Range of the circles' radius, mm, whatever the model was trained on (thesis: 3 to 50)"
+    )
+    circle_centre_sd_mm: float = Field(30.0, ge=0, description="Spread of the circles' centre, mm (thesis: 30)")
     lpips_weights: str | None = Field(None, description="AlexNet weights for LPIPS, a local file")
     seed: int = Field(0, ge=0, description="Decides masks and noise")
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations; default: the model's")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -51,7 +51,7 @@ def command(
     zoo evaluate RUN --data my-bids-folder --lpips-weights alexnet-owt-7be5be79.pth
     """
     import zoo
-    from zoo.evaluation import evaluate, evaluate_by_protocol, explain
+    from zoo.evaluation import PAIRED, evaluate, evaluate_by_protocol, explain
 
     if bool(part) != bool(protocol_file):
         raise ConfigError("--protocol FILE and --on PART go together: --protocol docs/protocol.toml --on tuning.")
@@ -72,12 +72,18 @@ def command(
         show_json({name: result.to_json() for name, result in results.items()})
         return
     for name, result in results.items():
-        rows = result.table()
-        columns = [column for column in rows[0] if not column.endswith(("_out", "_full"))]
-        table(f"\n{name}", columns, [[str(row.get(column, "")) for column in columns] for row in rows])
+        _show(f"\n{name}", result.table())
+        _show(f"\n{PAIRED}", result.paired_table())
         if artifact.method.reported:
             reported = [dict(row) for row in artifact.method.reported]
             title = f"\nReported in the paper ({artifact.method.reported_on})"
             table(title, list(reported[0]), [[str(value) for value in row.values()] for row in reported])
         click.echo(f"\n{explain(result)}")
     note(f"Kept in {artifact.folder / 'evaluations'}")
+
+
+def _show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows, but not what follows from the inside of the masks."""
+    if rows:
+        columns = [column for column in rows[0] if not column.endswith(("_out", "_full"))]
+        table(title, columns, [[str(row.get(column, "")) for column in columns] for row in rows])

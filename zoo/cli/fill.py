@@ -120,7 +120,7 @@ def command(
 
     \b
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz
-    zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --select 1,3 --samples 8
+    zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --select 1,3 --samples 8 --steps 10
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --backend openvino --precision bf16
     zoo fill --list --lesions mask.nii.gz
     zoo fill RUN --data my-bids-folder --out my-bids-folder/derivatives/filled --workers 2

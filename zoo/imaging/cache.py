@@ -115,22 +115,27 @@ def pack_cohort(
             known.
     """
     labels = find_labels(cohort, config.white_matter_labels)
-    banked = [scan for scan in mask_bank.scans if "lesion-mask" in scan.maps] if mask_bank else []
+    banked = mask_bank.scans if mask_bank else ()
     scans: list[PackedScan] = []
     lesions: list[tuple[LaidLesions, ...]] = []
     for number, scan in enumerate(cohort.scans):
         packed = pack_scan(scan, config, labels[scan.id].white_matter if scan.id in labels else ())
         scans.append(packed)
-        others = [
-            other
-            for other in banked
-            if not (own_bank and other.subject == scan.subject)
-            and other.covariates.get(LAID_ON, scan.subject) == scan.subject
-        ]
-        lesions.append(_laid(packed, others))
+        lesions.append(_laid(packed, lenders(scan.subject, banked, own_bank=own_bank)))
         if progress:
             progress(number + 1, len(cohort.scans))
     return PackedCohort(tuple(scans), tuple(lesions))
+
+
+def lenders(subject: str, bank: Sequence[Scan], *, own_bank: bool) -> list[Scan]:
+    """Return the scans of a bank whose lesion masks are laid on a subject, in the order of `PackedCohort.lesions`."""
+    return [
+        other
+        for other in bank
+        if "lesion-mask" in other.maps
+        and not (own_bank and other.subject == subject)
+        and other.covariates.get(LAID_ON, subject) == subject
+    ]
 
 
 def pack_scan(scan: Scan, config: DataConfig, white_matter_labels: Sequence[int] = ()) -> PackedScan:
