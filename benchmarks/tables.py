@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from editing_tables import EDITING
 from zoo.metrics.statistics import mean_interval
 from zoo_bench.records import read_records
 from zoo_bench.report import speedup
@@ -432,6 +433,7 @@ def networks_table(file: str) -> list[str]:
 
 
 TABLES: dict[str, Callable[..., list[str]]] = {
+    **EDITING,
     "bench": bench_table,
     "cache": cache_table,
     "convolutions": convolutions_table,

@@ -1,12 +1,12 @@
-"""How well the parenchymal fraction and the ventricles' share of a slice follow known anatomy, and what else moves them.
+"""How well the parenchymal fraction and the ventricles' share of a slice follow known anatomy, and what else moves.
 
     python benchmarks/studies/atrophy_measures.py --out benchmarks/results/atrophy-measures.jsonl
     python benchmarks/studies/atrophy_measures.py --adults adults-t1w --projected projections --out …
 
 Phantoms are made anew (seed 12; the constants of `zoo.metrics.bpf` and `zoo.metrics.profiles` were chosen on seed 11).
-Their truth is the labels: tissue over tissue and fluid, and the fluid within 4 mm of the warped ventricles over the head.
-``--adults`` names a BIDS folder whose participants.tsv has ages, ``--projected`` the folder that ``zoo project`` wrote for
-phantoms of ``--projected-seed``.
+Their truth is the labels: tissue over tissue and fluid, and the fluid within 4 mm of the warped ventricles over the
+head. ``--adults`` names a BIDS folder whose participants.tsv has ages, ``--projected`` the folder that ``zoo project``
+wrote for phantoms of ``--projected-seed``.
 """
 
 from __future__ import annotations

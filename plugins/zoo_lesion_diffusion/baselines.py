@@ -15,6 +15,10 @@ from zoo.errors import DataError
 from zoo.tasks import FillOptions, Parts, Progress
 
 _RING = 3
+_HEAD = -0.9
+
+_FADED = 0.75
+"""A slice whose head is darker than this share of the median slice's is a half-faded rim of the field of view."""
 
 
 def biharmonic_fill(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
@@ -104,6 +108,22 @@ def _second_difference(extent: int) -> sparse.dia_array:
     return sparse.diags_array([np.ones(extent - 1), middle, np.ones(extent - 1)], offsets=[-1, 0, 1])
 
 
+def sharp_slices(image: np.ndarray) -> np.ndarray:
+    """Return which slices show the head in full brightness, bool ``[k]``.
+
+    Where an aligned slab was interpolated beyond its end, the last slices are half faded. A slice counts as such where
+    the mean intensity of its head is below 0.75 of the median slice's.
+
+    Args:
+        image: ``[i, j, k]`` in [-1, 1].
+    """
+    head = image > _HEAD
+    area = head.sum(axis=(0, 1))
+    brightness = np.where(head, image + 1, 0).sum(axis=(0, 1)) / np.maximum(area, 1)
+    held = area > area.max() / 10
+    return held & (brightness >= _FADED * np.median(brightness[held])) if held.any() else held
+
+
 def neighbour_fill(
     image: np.ndarray, lesion_mask: np.ndarray, white_matter: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
@@ -169,11 +189,19 @@ def biharmonic_2d3d(
 ) -> Tensor:
     """Fill by the mean of `biharmonic_fill` and `biharmonic_fill_3d`; nothing is random.
 
-    What each gets wrong differs, so the mean is nearer to the truth than either.
+    What each gets wrong differs, so the mean is nearer to the truth than either. The 3D fill takes slices in full
+    brightness for its neighbours alone (`sharp_slices`): a half-faded slice at the rim of a slab would darken it. Other
+    slices take the 2D fill.
     """
     volume, mask = _slices_first(image), _slices_first(lesion_mask)
-    mean = (biharmonic_fill(volume, mask) + biharmonic_fill_3d(volume, mask)) / 2
-    return _by_slices(np.where(mask, mean, volume).astype(volume.dtype))
+    filled = biharmonic_fill(volume, mask)
+    runs, count = ndimage.label(sharp_slices(image[0].numpy()))
+    for number in range(1, count + 1):
+        run = runs == number
+        if mask[run].any() and not mask[run].all():
+            mean = (filled[:, run] + biharmonic_fill_3d(volume[:, run], mask[run])) / 2
+            filled[:, run] = np.where(mask[run], mean, volume[:, run])
+    return _by_slices(filled)
 
 
 def neighbours(

@@ -254,7 +254,7 @@ class WindowOptions(FillOptions):
         if steps < FEWEST_STEPS_FOR_SPREAD:
             raise ConfigError(
                 f"Several samples of {steps} steps would hardly differ, and their standard deviation would look far "
-                f"surer than the fill is. Use --set steps=N with N of {FEWEST_STEPS_FOR_SPREAD} or more, or leave out "
+                f"surer than the fill is. Use --steps N with N of {FEWEST_STEPS_FOR_SPREAD} or more, or leave out "
                 "--samples."
             )
 

@@ -43,6 +43,7 @@ from zoo.metrics.filling import (
 from zoo.metrics.image import inpainting_metrics
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import mean_interval
+from zoo_lesion_diffusion.baselines import sharp_slices
 from zoo_lesion_diffusion.config import InpaintingOptions
 
 Filler = Callable[[np.ndarray, np.ndarray, PackedScan, int], tuple[np.ndarray, np.ndarray | None]]
@@ -89,9 +90,6 @@ _SLAB = 16
 
 _HEAD = -0.9
 """Voxels above this are head, on the scale of [-1, 1]."""
-
-_FADED = 0.75
-"""A slice whose head is darker than this share of the median slice's is a half-faded rim of the field of view."""
 
 
 def inpainting(
@@ -256,22 +254,6 @@ def _cases(
         truth = image.copy()
         truth[artifact.config.data.contrasts.index("T1w")] = np.moveaxis(scan.lesion_free, 0, 2)
         yield _Case("twin", image, truth, sick)
-
-
-def sharp_slices(image: np.ndarray) -> np.ndarray:
-    """Return which slices show the head in full brightness, bool ``[k]``.
-
-    Where an aligned slab was interpolated beyond its end, the last slices are half faded. A slice counts as such where
-    the mean intensity of its head is below 0.75 of the median slice's.
-
-    Args:
-        image: ``[i, j, k]`` in [-1, 1].
-    """
-    head = image > _HEAD
-    area = head.sum(axis=(0, 1))
-    brightness = np.where(head, image + 1, 0).sum(axis=(0, 1)) / np.maximum(area, 1)
-    held = area > area.max() / 10
-    return held & (brightness >= _FADED * np.median(brightness[held])) if held.any() else held
 
 
 def _whole_lesions(path: Path, grid: Grid) -> np.ndarray:

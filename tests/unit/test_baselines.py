@@ -86,6 +86,16 @@ def test_the_mean_of_both_fills_is_a_method_and_keeps_what_is_known() -> None:
     assert np.array_equal(filled[0].numpy()[~mask], image[~mask])
 
 
+def test_half_faded_slices_are_no_neighbours_of_the_3d_fill() -> None:
+    image = np.full((20, 20, 8), 0.4, np.float32)
+    image[..., 0] = image[..., 7] = -0.3  # half as bright
+    mask = np.zeros(image.shape, bool)
+    mask[6:12, 6:12, 5:7] = True
+    hole = torch.from_numpy(mask)
+    filled = biharmonic_2d3d({}, MethodConfig(), torch.from_numpy(image)[None], hole, FillOptions())
+    assert torch.allclose(filled[0][hole], torch.tensor(0.4), atol=1e-4)
+
+
 def test_a_slice_that_is_all_hole_is_refused() -> None:
     mask = np.zeros((3, 4, 5), bool)
     mask[1] = True

@@ -20,8 +20,9 @@ from zoo.imaging.cohort import read_cohort
 from zoo.imaging.geometry import Grid
 from zoo.registry import registry
 from zoo.sampling import Randomness
+from zoo_lesion_diffusion.baselines import sharp_slices
 from zoo_lesion_diffusion.config import FEWEST_STEPS_FOR_SPREAD, BiharmonicOptions, FillingOptions, InpaintingOptions
-from zoo_lesion_diffusion.evaluation import _circles, _coverage, _whole_lesions, sharp_slices
+from zoo_lesion_diffusion.evaluation import _circles, _coverage, _whole_lesions
 from zoo_lesion_diffusion.training import FillingTrainer
 
 

@@ -34,6 +34,7 @@ class Head:
 
     Attributes:
         window: The part of the image around the head.
+        threshold: Brighter voxels belong to the head; what it encloses is darker in places.
         step: Voxels between neighbours of the coarse grid, by axis.
         inside: bool, on the coarse grid of the window: the head, its gaps and holes filled.
         depth_mm: On the same grid: distance to the nearest voxel outside the head. The edge of the field of view is
@@ -41,6 +42,7 @@ class Head:
     """
 
     window: tuple[slice, slice, slice]
+    threshold: float
     step: tuple[int, int, int]
     inside: np.ndarray
     depth_mm: np.ndarray
@@ -81,33 +83,53 @@ def find_head(values: np.ndarray, spacing_mm: Sequence[float]) -> Head:
     window = _around(values > 0, (slice(0, None),) * 3, (1, 1, 1), values.shape)
     # The second time the head fills its window, so the share of air before does not matter.
     for _ in range(2):
-        inside = _largest(_bright(values[window][::i, ::j, ::k]))
+        coarse = values[window][::i, ::j, ::k]
+        inside = _largest(coarse > _threshold(coarse))
         window = _around(inside, window, step, values.shape)
-    inside = _largest(_bright(values[window][::i, ::j, ::k]))
-    inside = _filled(inside, spacing_mm, step)
+    coarse = values[window][::i, ::j, ::k]
+    threshold = _threshold(coarse)
+    inside = _filled(_largest(coarse > threshold), spacing_mm, step)
     distances = np.multiply(spacing_mm, step)
     lengths = inside.shape * distances
     # A slab's rims fade and are ragged, so depth is measured in its plane: along the short axis all is far.
     distances[lengths < np.sort(lengths)[1] / 2] = _FAR_MM
     depth = np.full(inside.shape, np.inf) if inside.all() else ndimage.distance_transform_edt(inside, distances)
-    return Head(window, step, inside, depth)
+    return Head(window, threshold, step, inside, depth)
 
 
-def _bright(values: np.ndarray) -> np.ndarray:
-    """Return the voxels that are bright enough to be head."""
+def outside_head(lesion_mask: np.ndarray, image: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the voxels of a lesion mask that lie in the air around the head, bool ``[i, j, k]``.
+
+    Dark voxels within the head, such as fluid or old lesions, are not among them.
+
+    Args:
+        lesion_mask: bool ``[i, j, k]``.
+        image: Any units, ``[i, j, k]``.
+        spacing_mm: Voxel size along (i, j, k).
+
+    Raises:
+        DataError: No voxel of the image is above 0.
+    """
+    head = find_head(image, spacing_mm)
+    outside = lesion_mask & (image <= head.threshold)
+    # One coarse voxel at the head's surface may hold air.
+    outside[head.window] &= ~head.refined(head.inside & (head.depth_mm > _COARSE_MM))
+    return outside
+
+
+def _threshold(values: np.ndarray) -> float:
+    """Return the intensity above which voxels are head rather than air."""
     positive = values[values > 0].astype(np.float64)
     if positive.size == 0:
-        return np.ones(values.shape, bool)
+        return -np.inf
     threshold = _otsu(positive)
-    while np.mean(positive > threshold) < _FEW:
+    while 0 < np.mean(positive > threshold) < _FEW:
         positive = np.minimum(positive, threshold)
-        if positive.min() == positive.max():
-            break
         threshold = _otsu(positive)
     for _ in range(10):
         above = positive[positive > threshold]
         threshold = _HEAD * float(np.median(above if above.size else positive))
-    return values > threshold
+    return threshold
 
 
 def _filled(inside: np.ndarray, spacing_mm: Sequence[float], step: tuple[int, int, int]) -> np.ndarray:

@@ -41,7 +41,7 @@ def find_ventricles(classes: np.ndarray) -> np.ndarray:
     Args:
         classes: ``[I, J]`` (left-right, back-front) of one of `zoo.metrics.bpf.TISSUE`.
 
-    An estimate from place alone, for slices through the bodies of the lateral ventricles (positions 0.55 to 0.7);
+    An estimate from place alone, for slices through the bodies of the lateral ventricles (positions 0.55 to 0.66);
     lower down, cisterns count, too.
     """
     head = ndimage.binary_fill_holes(classes != BACKGROUND)
