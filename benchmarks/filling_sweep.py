@@ -29,9 +29,10 @@ from zoo.evaluation import unseen
 from zoo.filling import sample_seeds
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.geometry import model_grid, to_grid
-from zoo.imaging.masks import dilate_within, estimate_white_matter
+from zoo.imaging.masks import dilate_within
 from zoo.imaging.preprocessing import fit_intensity
 from zoo.imaging.volume import read_mask, read_volume
+from zoo_bench.white_matter import brightest_class
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions, InpaintingOptions
 from zoo_lesion_diffusion.tasks import fill
 
@@ -46,11 +47,12 @@ def patient(config: Any, image: Path, lesions: Path) -> tuple[torch.Tensor, torc
     """Return the image ``[C, i, j, k]`` in [-1, 1] and its dilated lesion mask on the model's grid."""
     volume = read_volume(image)
     mask = read_mask(lesions, like=volume)
-    mask = dilate_within(mask, estimate_white_matter(volume.data[0], mask), 1)
+    mask = dilate_within(mask, brightest_class(volume.data[0], mask), 1)
     grid = model_grid(volume.shape, volume.affine, config.data.spacing_mm)
     values = to_grid(volume.data[0], volume.affine, grid)
     hole = to_grid(mask.astype(np.float32), volume.affine, grid, order=0) > 0.5
-    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
+    data = config.data
+    scale = fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
     return torch.from_numpy(scale.encode(values))[None], torch.from_numpy(hole)
 
 

@@ -107,12 +107,10 @@ def find_alpha_range(
 
 
 def _sure_sign(changes: np.ndarray) -> float:
-    """Return the sign of the mean change, 0 where its interval holds 0 or there is none."""
+    """Return the sign of the mean change, 0 where its interval holds 0 or there are too few for one."""
     known = changes[np.isfinite(changes)]
-    if not len(known):
-        return 0.0
-    interval = mean_interval(known.tolist())
-    if interval.low is None or interval.high is None:
+    interval = mean_interval(known.tolist()) if len(known) else None
+    if interval is None or interval.low is None or interval.high is None:
         return 0.0
     return float((interval.low > 0) - (interval.high < 0))
 

@@ -30,6 +30,34 @@ class Config(BaseModel):
         return (value,) if several and isinstance(value, str | int | float) else value
 
 
+LABEL_SCHEMES = ("freesurfer", "fastsurfer", "synthseg", "fast", "bids", "ants")
+"""Schemes of tissue labels that are known by name."""
+
+
+def scheme_or_labels(value: Any) -> tuple[int, ...] | str:
+    """Return a setting of white matter as labels, ``"find"`` or the name of a scheme.
+
+    Args:
+        value: A number, a name, or several numbers, also as text (``"2,41"``).
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    items = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    if len(items) == 1 and str(items[0]).lower() in ("find", *LABEL_SCHEMES):
+        return str(items[0]).lower()
+    try:
+        labels = tuple(int(str(item)) for item in items)
+    except ValueError:
+        labels = ()
+    if not labels:
+        raise ValueError(
+            f"white matter is given by labels (2,41), by a scheme ({', '.join(LABEL_SCHEMES)}) or by 'find', got "
+            f"{value!r}.{did_you_mean(str(value), LABEL_SCHEMES)}"
+        )
+    return labels
+
+
 class DataConfig(Config):
     """Which images a model sees, and how."""
 
@@ -37,18 +65,44 @@ class DataConfig(Config):
     spacing_mm: float | None = Field(
         1.0, gt=0, le=20, description="Isotropic voxel size of the model's grid, mm; none: each image's own"
     )
-    scaling: Literal["percentile", "max"] = Field("percentile", description="What is mapped to +1")
-    percentile: float = Field(99.5, gt=0, le=100, description="Percentile mapped to +1; brighter voxels are clamped")
+    scaling: Literal["head", "percentile", "max"] = Field(
+        "head", description="What is mapped to +1: brightest tissue of the brain, percentile of all voxels, or maximum"
+    )
+    percentile: float = Field(
+        99.5, gt=0, le=100, description="Percentile mapped to +1 by scaling=percentile; brighter voxels are clamped"
+    )
     noise_floor: float = Field(0.01, ge=0, description="Lower intensities are set to this value before scaling")
-    white_matter_labels: tuple[int, ...] = Field(
-        (3,), min_length=1, description="Labels of white matter in dseg images (FreeSurfer: 2,41)"
+    white_matter_labels: tuple[int, ...] | str = Field(
+        "find",
+        description="White matter in dseg images: labels (2,41), a scheme (freesurfer, fast, bids, ants), or find: by "
+        "dseg.tsv, else by the T1w",
     )
     lesion_masks: str | None = Field(
         None, description="Cohort whose lesion masks are laid on these subjects; none: the cohort's own patients"
     )
+    lesion_mask_subjects: tuple[str, ...] = Field(
+        (), description="Patients of data.lesion_masks whose masks are laid; none: all but a share data.test"
+    )
+    subjects: tuple[str, ...] = Field((), description="Subjects that are used at all; none: everybody")
     validation: float = Field(0.1, ge=0, lt=1, description="Share of subjects kept for validation")
+    validation_subjects: tuple[str, ...] = Field(
+        (), description="Subjects kept for validation by name; replaces the share"
+    )
     test: float = Field(0.2, ge=0, lt=1, description="Share of subjects kept for evaluation")
     test_subjects: tuple[str, ...] = Field((), description="Subjects kept for evaluation by name; replaces the share")
+
+    @field_validator("white_matter_labels", mode="before")
+    @classmethod
+    def _scheme_or_labels(cls, value: Any) -> tuple[int, ...] | str:
+        return scheme_or_labels(value)
+
+    @model_validator(mode="after")
+    def _mask_subjects_have_a_cohort(self) -> DataConfig:
+        if self.lesion_mask_subjects and self.lesion_masks is None:
+            raise ValueError(
+                "data.lesion_mask_subjects names patients of data.lesion_masks, which is not set; set it, too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_are_left(self) -> DataConfig:
@@ -214,9 +268,13 @@ def resolve_config(
     *,
     preset: str | None = None,
     file: Path | None = None,
+    protocol: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> MethodConfig:
     """Lay the layers of settings for ``method`` over each other and check the result.
+
+    ``protocol`` is what a protocol says of the training (`zoo.protocol.Protocol.training_settings`); it lies above
+    the file and below the assignments.
 
     Raises:
         UnknownNameError: There is no such preset.
@@ -235,6 +293,7 @@ def resolve_config(
     layers = [
         method.presets[preset] if preset else {},
         read_config_file(file) if file else {},
+        protocol or {},
         *(parse_assignment(text) for text in assignments),
     ]
     return validate(resolve(method.config), merge(*layers), what=f"method {method.name!r}")

@@ -196,7 +196,7 @@ class Score:
         unit: ``"dB"``, ``"%"``, ``""`` …
         better: Whether ``"higher"``, ``"lower"`` or ``"nearer 1"`` is better.
         n: Number of subjects.
-        ci: 95 % interval of the mean over subjects, ``None`` for n < 2.
+        ci: 95 % interval of the mean over subjects, ``None`` for n < 5.
         note: Why a value is missing, or what limits it.
     """
 

@@ -20,7 +20,7 @@ from zoo.artifact import Artifact
 from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import ArtifactError, ConfigError, DataError, did_you_mean
-from zoo.evaluation import unseen
+from zoo.evaluation import has_seen, unseen
 from zoo.files import replacing, write_text
 from zoo.imaging.cache import PackedCohort, pack_cohort
 from zoo.imaging.cohort import Cohort, as_number
@@ -170,22 +170,24 @@ def _choose(places: Sequence[tuple[int, float]], scan: str, positions: Sequence[
 def _rows(
     artifact: Artifact, packed: PackedCohort, places: Sequence[tuple[int, int, float]]
 ) -> tuple[dict[str, Any], ...]:
-    seen = set(artifact.manifest.get("trained_on", ()))
-    known = {scan.subject for scan in packed.scans if seen & set(scan.image_hashes)}
+    known = {scan.subject for scan in packed.scans if has_seen(artifact, scan)}
     return tuple(
         {
             "subject": packed.scans[number].subject,
             "scan": packed.scans[number].id,
             "slice": int(index),
             "position": float(position),
-            "covariates": {
-                name: text if (value := as_number(text)) is None else value
-                for name, text in packed.scans[number].covariates.items()
-            },
+            "covariates": {name: _cell(text) for name, text in packed.scans[number].covariates.items()},
             "trained_on": packed.scans[number].subject in known,
         }
         for number, index, position in places
     )
+
+
+def _cell(text: str) -> int | float | str:
+    """Return a cell of a table as a number where it is one; whole numbers stay as they were written."""
+    number = as_number(text)
+    return text if number is None else int(text) if text.isdecimal() else number
 
 
 def project_files(

@@ -28,10 +28,11 @@ from torch import Tensor
 
 import zoo
 from zoo.imaging.geometry import model_grid, to_grid
-from zoo.imaging.masks import dilate_within, estimate_white_matter
+from zoo.imaging.masks import dilate_within
 from zoo.imaging.preprocessing import fit_intensity
 from zoo.imaging.volume import read_mask, read_volume
 from zoo.metrics.image import inpainting_metrics
+from zoo_bench.white_matter import brightest_class
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
 from zoo_lesion_diffusion.diffusers_weights import diffusers_options, diffusers_state_dict
 from zoo_lesion_diffusion.networks import LesionFiller
@@ -49,7 +50,7 @@ def prepare(config: FillingConfig, image: Path, lesions: Path) -> tuple[Tensor, 
     """Return the image ``[C, i, j, k]`` in [-1, 1], the dilated lesions and their mirrored copy, bool ``[i, j, k]``."""
     volume = read_volume(image)
     mask = read_mask(lesions, like=volume)
-    white_matter = estimate_white_matter(volume.data[0], mask)
+    white_matter = brightest_class(volume.data[0], mask)
     own = dilate_within(mask, white_matter, 1)
     grid = model_grid(volume.shape, volume.affine, config.data.spacing_mm)
     values, *masks = (
@@ -57,7 +58,8 @@ def prepare(config: FillingConfig, image: Path, lesions: Path) -> tuple[Tensor, 
         for array, order in ((volume.data[0], 1), (own, 0), (white_matter, 0))
     )
     own, white = (array > 0.5 for array in masks)
-    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
+    data = config.data
+    scale = fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
     mirrored = own[::-1] & white & ~ndimage.binary_dilation(own, iterations=3)
     held = np.flatnonzero(mirrored.any(axis=(0, 1)))
     kept = held[np.linspace(0, len(held) - 1, min(MIRRORED_SLICES, len(held))).astype(int)]

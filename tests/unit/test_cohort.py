@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from zoo.errors import DataError
-from zoo.imaging.cohort import read_cohort, split_subjects
+from zoo.imaging.cohort import as_number, read_cohort, split_subjects
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -118,3 +121,197 @@ def test_named_test_subjects() -> None:
 def test_small_cohorts_keep_someone_to_train_on() -> None:
     assert split_subjects(["a"], validation=0.1, test=0.2, seed=0).train == ("a",)
     assert len(split_subjects(["a", "b", "c"], validation=0.1, test=0.2, seed=0).train) == 1
+
+
+# --- Masks and the images they are of. ---
+
+
+def _anat(*names: str) -> list[str]:
+    return [f"sub-1/anat/sub-1_{name}.nii.gz" for name in names]
+
+
+def _masks(*names: str) -> list[str]:
+    return [f"derivatives/lesions/sub-1/anat/sub-1_{name}.nii.gz" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "used"),
+    [
+        (["run-1_T1w", "run-2_T1w"], ["run-2_label-lesion_mask"], ("run-2_T1w", "run-2_label-lesion_mask")),
+        (["acq-2d_T1w", "acq-3d_T1w"], ["acq-3d_label-lesion_mask"], ("acq-3d_T1w", "acq-3d_label-lesion_mask")),
+        (["acq-2d_T1w"], ["acq-3d_label-lesion_mask"], ("acq-2d_T1w", None)),
+        (["run-1_T1w"], ["run-2_label-lesion_mask"], ("run-1_T1w", None)),
+        (["T1w"], ["run-2_label-lesion_mask"], ("T1w", None)),
+        (["acq-2d_T1w", "acq-3d_T1w"], ["label-lesion_mask"], ("acq-2d_T1w", None)),
+        (["acq-3d_T1w"], ["label-lesion_mask"], ("acq-3d_T1w", "label-lesion_mask")),
+        (["T1w", "run-2_T1w"], ["label-lesion_mask"], ("T1w", "label-lesion_mask")),
+        (["T1w", "FLAIR"], ["space-FLAIR_label-lesion_mask"], ("T1w", None)),
+        (["T1w", "FLAIR"], [f"space-{of}_label-lesion_mask" for of in ("FLAIR", "T1w")],
+         ("T1w", "space-T1w_label-lesion_mask")),
+        (["T1w"], ["space-MNI152_label-lesion_mask"], ("T1w", None)),
+        (["T1w"], ["space-orig_label-lesion_mask"], ("T1w", "space-orig_label-lesion_mask")),
+        (["space-MNI152_T1w"], ["label-lesion_mask"], ("space-MNI152_T1w", None)),
+        (["space-MNI152_T1w"], ["space-MNI152_label-lesion_mask"],
+         ("space-MNI152_T1w", "space-MNI152_label-lesion_mask")),
+    ],
+)  # fmt: skip
+def test_mask_goes_to_the_image_it_is_of(
+    tmp_path: Path, images: list[str], masks: list[str], used: tuple[str, str | None]
+) -> None:
+    _touch(tmp_path, *_anat(*images), *_masks(*masks))
+    cohort = read_cohort(tmp_path)
+    (scan,) = cohort.scans
+    assert scan.images["T1w"].name == f"sub-1_{used[0]}.nii.gz"
+    found = scan.maps.get("lesion-mask")
+    assert (found and found.name) == (used[1] and f"sub-1_{used[1]}.nii.gz")
+    if used[1] is None:  # refused, and both are named
+        with pytest.raises(DataError, match=f"sub-1_{masks[0]}.nii.gz is not used with sub-1_{used[0]}"):
+            cohort.with_all(["T1w", "lesion-mask"])
+        assert any(masks[0] in note and used[0] in note for note in cohort.notes)
+
+
+def test_model_of_another_contrast_gets_the_mask_of_its_own_image(tmp_path: Path) -> None:
+    _touch(tmp_path, *_anat("T1w", "FLAIR"), *_masks("space-FLAIR_label-lesion_mask"))
+    cohort = read_cohort(tmp_path)
+    (scan,) = cohort.with_all(["FLAIR", "lesion-mask"]).scans
+    assert scan.maps["lesion-mask"].name == "sub-1_space-FLAIR_label-lesion_mask.nii.gz"
+
+
+def test_one_mask_for_all_sessions(tmp_path: Path) -> None:
+    sessions = [f"sub-1/ses-{n}/anat/sub-1_ses-{n}_space-MNI_T1w.nii.gz" for n in (1, 2)]
+    _touch(tmp_path, *sessions, *_masks("space-MNI_label-lesion_mask"))
+    cohort = read_cohort(tmp_path).with_all(["T1w", "lesion-mask"])
+    assert [scan.id for scan in cohort.scans] == ["sub-1_ses-1", "sub-1_ses-2"]
+    assert len({scan.maps["lesion-mask"] for scan in cohort.scans}) == 1
+
+
+def test_native_mask_without_a_session_is_refused_where_there_are_several(tmp_path: Path) -> None:
+    _touch(tmp_path, "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz", *_masks("label-lesion_mask"))
+    assert read_cohort(tmp_path).with_all(["T1w", "lesion-mask"]).scans[0].id == "sub-1_ses-1"
+    _touch(tmp_path, "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz")
+    with pytest.raises(DataError, match=r"tells no session, and sub-1 has images in ses-1, ses-2"):
+        read_cohort(tmp_path).with_all(["T1w", "lesion-mask"])
+
+
+def test_manifest_that_pairs_two_spaces_is_refused(tmp_path: Path) -> None:
+    _touch(tmp_path, "sub-1_T1w.nii.gz", "sub-1_space-MNI_label-lesion_mask.nii.gz", "mask.nii.gz")
+    table = tmp_path / "scans.tsv"
+    rows = "participant_id\tT1w\tlesion-mask\n1\tsub-1_T1w.nii.gz\t{}\n"
+    table.write_text(rows.format("sub-1_space-MNI_label-lesion_mask.nii.gz"))
+    with pytest.raises(DataError, match=r"different spaces: sub-1_T1w.nii.gz lies in its own space"):
+        read_cohort(table).with_all(["T1w", "lesion-mask"])
+    table.write_text(rows.format("mask.nii.gz"))  # a name that tells nothing
+    assert read_cohort(table).with_all(["T1w", "lesion-mask"]).scans
+
+
+def test_files_that_look_like_lesion_masks_are_named(tmp_path: Path) -> None:
+    _touch(tmp_path, *_anat("T1w", "label-lesion_roi"), *_masks("desc-lesion_mask", "desc-lesion_dseg"))
+    cohort = read_cohort(tmp_path)
+    assert set(cohort.scans[0].images) == {"T1w"}
+    assert not cohort.scans[0].maps
+    for name in ("label-lesion_roi", "desc-lesion_mask", "desc-lesion_dseg"):
+        assert any(f"sub-1_{name}.nii.gz looks like a lesion mask" in note for note in cohort.notes)
+    with pytest.raises(DataError, match="lesion masks are named sub-…_label-lesion_mask"):
+        cohort.with_all(["lesion-mask"])
+
+
+def test_file_of_another_subject_than_its_folder_is_not_used(tmp_path: Path) -> None:
+    _touch(tmp_path, *_anat("T1w"), "sub-1/anat/sub-2_T1w.nii.gz")
+    cohort = read_cohort(tmp_path)
+    assert cohort.subjects == ("sub-1",)
+    assert any("sub-1/anat/sub-2_T1w.nii.gz is not used" in note for note in cohort.notes)
+
+
+# --- Ids and tables. ---
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("sub-x_/abs/path\t", r"participant_id 'sub-x_/abs/path'"),
+        ("sub-x/../../evil\t", r"participant_id 'sub-x/../../evil'"),
+        ("sub-x\t1_/abs/path", r"session_id '1_/abs/path'"),
+        ("sub-x\t../1", r"session_id '../1'"),
+    ],
+)
+def test_ids_that_could_leave_the_folder_are_refused(tmp_path: Path, columns: str, message: str) -> None:
+    _touch(tmp_path, "a.nii.gz")
+    (tmp_path / "scans.tsv").write_text(f"participant_id\tsession_id\tT1w\n{columns}\ta.nii.gz\n")
+    with pytest.raises(DataError, match=message):
+        read_cohort(tmp_path / "scans.tsv")
+
+
+def test_session_that_is_not_known_is_none(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.nii.gz")
+    (tmp_path / "scans.tsv").write_text("participant_id\tsession_id\tT1w\nsub-x\tn/a\ta.nii.gz\n")
+    assert read_cohort(tmp_path / "scans.tsv").scans[0].id == "sub-x"
+
+
+def test_doubled_ids_are_refused(tmp_path: Path) -> None:
+    _touch(tmp_path, *_anat("T1w"), "a.nii.gz")
+    (tmp_path / "scans.tsv").write_text("participant_id\tT1w\n1\ta.nii.gz\nsub-1\ta.nii.gz\n")
+    with pytest.raises(DataError, match="two lines for sub-1"):
+        read_cohort(tmp_path / "scans.tsv")
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t30\nsub-1\t31\n")
+    with pytest.raises(DataError, match="two rows for sub-1"):
+        read_cohort(tmp_path)
+
+
+def test_table_that_is_a_folder_or_a_pipe_is_an_error(tmp_path: Path) -> None:
+    _touch(tmp_path, *_anat("T1w"))
+    table = tmp_path / "participants.tsv"
+    table.mkdir()
+    with pytest.raises(DataError, match="is no file"):
+        read_cohort(tmp_path)
+    table.rmdir()
+    os.mkfifo(table)
+    with pytest.raises(DataError, match="is no file"):
+        read_cohort(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("header", ["participant_id\tsite ", "participant_id \tsite", "Participant_ID\tsite"])
+def test_tables_as_people_write_them(tmp_path: Path, encoding: str, header: str) -> None:
+    _touch(tmp_path, *_anat("T1w"))
+    (tmp_path / "participants.tsv").write_text(f"{header}\nsub-1\tJülich\n", encoding=encoding)
+    cohort = read_cohort(tmp_path)
+    assert cohort.scans[0].covariates == {"site": "Jülich"}
+    assert any("Latin-1" in note for note in cohort.notes) == (encoding == "latin-1")
+
+
+def _two_sessions(root: Path) -> None:
+    _touch(root, *(f"sub-1/ses-{n}/anat/sub-1_ses-{n}_T1w.nii.gz" for n in (1, 2)))
+
+
+def test_row_per_session(tmp_path: Path) -> None:
+    _two_sessions(tmp_path)
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tsession_id\tage\nsub-1\tses-1\t40\nsub-1\t2\t45\n")
+    assert [scan.covariates["age"] for scan in read_cohort(tmp_path).scans] == ["40", "45"]
+    for number in (1, 2):
+        shutil.rmtree(tmp_path / f"sub-1/ses-{number}")
+    _touch(tmp_path, *_anat("T1w"))
+    with pytest.raises(DataError, match="2 rows for sub-1, one per session, but its images tell no session"):
+        read_cohort(tmp_path)
+
+
+def test_table_of_a_subject_s_sessions_is_read(tmp_path: Path) -> None:
+    _two_sessions(tmp_path)
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\tsex\nsub-1\t40\tF\n")
+    table = "session_id\tage\tacq_time\nses-1\tn/a\t2009-06-15T13:45:30\nses-2\t45\tn/a\n"
+    (tmp_path / "sub-1/sub-1_sessions.tsv").write_text(table)
+    first, second = read_cohort(tmp_path).scans
+    assert first.covariates == {"age": "40", "sex": "F"}
+    assert second.covariates == {"age": "45", "sex": "F"}
+
+
+@pytest.mark.parametrize("cell", ["58_1", "89+", "58y", "58,1", "inf", "nan", "0x10", ""])
+def test_cells_that_are_no_numbers(cell: str) -> None:
+    assert as_number(cell) is None
+
+
+def test_accents_of_a_manifest_may_be_composed_otherwise(tmp_path: Path) -> None:
+    _touch(tmp_path, unicodedata.normalize("NFD", "Müller.nii.gz"))
+    table = tmp_path / "scans.tsv"
+    table.write_text(unicodedata.normalize("NFC", "participant_id\tT1w\n1\tMüller.nii.gz\n"), encoding="utf-8")
+    assert read_cohort(table).scans[0].images["T1w"].is_file()

@@ -105,7 +105,8 @@ def check(folder: Path, as_json: bool) -> None:
 @click.argument("healthy", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--nonlinear", is_flag=True, help="Register each pair with ANTs (extra: registration), 30 s a pair.")
-@click.option("--wm-labels", default="3", show_default=True, help="White matter in dseg images (FreeSurfer: 2,41).")
+@click.option("--wm-labels", default="find", show_default=True,
+              help="White matter in dseg images: labels (2,41), a scheme (freesurfer, fast …), or find.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def transfer(patients: Path, healthy: Path, out: Path, nonlinear: bool, wm_labels: str, as_json: bool) -> None:
     """Lay the lesion masks of PATIENTS on HEALTHY subjects, cut to white matter, as masks to train with.
@@ -115,13 +116,14 @@ def transfer(patients: Path, healthy: Path, out: Path, nonlinear: bool, wm_label
     zoo data transfer-masks patients healthy masks --nonlinear
     zoo train lesion-filling --data healthy --set data.lesion_masks=masks
     """
+    from zoo.config import scheme_or_labels
     from zoo.imaging.cohort import read_cohort
     from zoo.imaging.transfer import transfer_masks
 
     try:
-        labels = [int(label) for label in wm_labels.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{wm_labels!r} is not a list of labels; write it like 2,41.") from None
+        labels = scheme_or_labels(wm_labels)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
     cohorts = read_cohort(patients), read_cohort(healthy)
     with progress_bar("Laying masks") as progress:
         done = transfer_masks(*cohorts, out, nonlinear=nonlinear, white_matter_labels=labels, progress=progress)

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from zoo.config import DataConfig
 from zoo.errors import DataError, ZooError
 from zoo.files import cache_folder, replacing, sha256
 from zoo.imaging.cohort import Cohort, Scan
 from zoo.imaging.geometry import Grid, model_grid, to_grid
+from zoo.imaging.labels import find_labels
 from zoo.imaging.masks import LaidLesions, lay_lesions
 from zoo.imaging.preprocessing import Intensity, fit_intensity
 from zoo.imaging.transfer import LAID_ON
-from zoo.imaging.volume import read_volume
+from zoo.imaging.volume import Volume, read_volume
 
-PACKING = 1
+PACKING = 2
 """Raised when what is packed changes, so that old packings are not used."""
 
 Progress = Callable[[int, int], None]
@@ -44,6 +46,7 @@ class PackedScan:
         grid: The model's grid, axes (i, j, k) in RAS.
         intensities: How each channel's units map to [-1, 1].
         image_hashes: SHA-256 of each image file.
+        voxel_hashes: Of each image, by its decoded voxels and grid (`voxel_hash`).
     """
 
     id: str
@@ -57,6 +60,7 @@ class PackedScan:
     grid: Grid
     intensities: tuple[Intensity, ...]
     image_hashes: tuple[str, ...]
+    voxel_hashes: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -107,28 +111,44 @@ def pack_cohort(
         progress: Called with (scans packed, scans in all).
 
     Raises:
-        DataError: An image cannot be used; the message names the scan.
+        DataError: An image cannot be used; the message names the scan. Or which tissue labels are white matter is not
+            known.
     """
-    banked = [scan for scan in mask_bank.scans if "lesion-mask" in scan.maps] if mask_bank else []
+    labels = find_labels(cohort, config.white_matter_labels)
+    banked = mask_bank.scans if mask_bank else ()
     scans: list[PackedScan] = []
     lesions: list[tuple[LaidLesions, ...]] = []
     for number, scan in enumerate(cohort.scans):
-        packed = pack_scan(scan, config)
+        packed = pack_scan(scan, config, labels[scan.id].white_matter if scan.id in labels else ())
         scans.append(packed)
-        others = [
-            other
-            for other in banked
-            if not (own_bank and other.subject == scan.subject)
-            and other.covariates.get(LAID_ON, scan.subject) == scan.subject
-        ]
-        lesions.append(_laid(packed, others))
+        lesions.append(_laid(packed, lenders(scan.subject, banked, own_bank=own_bank)))
         if progress:
             progress(number + 1, len(cohort.scans))
     return PackedCohort(tuple(scans), tuple(lesions))
 
 
-def pack_scan(scan: Scan, config: DataConfig) -> PackedScan:
-    """Return one scan packed, from the cache where it is there."""
+def lenders(subject: str, bank: Sequence[Scan], *, own_bank: bool) -> list[Scan]:
+    """Return the scans of a bank whose lesion masks are laid on a subject, in the order of `PackedCohort.lesions`."""
+    return [
+        other
+        for other in bank
+        if "lesion-mask" in other.maps
+        and not (own_bank and other.subject == subject)
+        and other.covariates.get(LAID_ON, subject) == subject
+    ]
+
+
+def pack_scan(scan: Scan, config: DataConfig, white_matter_labels: Sequence[int] = ()) -> PackedScan:
+    """Return one scan packed, from the cache where it is there.
+
+    Args:
+        scan: With all contrasts of ``config``.
+        config: Contrasts, grid and scaling.
+        white_matter_labels: Of its tissue labels; not used where it has a mask of white matter.
+
+    Raises:
+        DataError: An image cannot be used; the message names the scan.
+    """
     try:
         hashes = {key: sha256(path) for key, path in sorted({**scan.images, **scan.maps}.items()) if _used(key, config)}
     except OSError as error:
@@ -144,7 +164,7 @@ def pack_scan(scan: Scan, config: DataConfig) -> PackedScan:
                 _pack(scan, config, temporary)
         except ZooError as error:
             raise type(error)(f"{scan.id}: {error}") from None
-    return _open(folder, scan, config, tuple(hashes[contrast] for contrast in config.contrasts))
+    return _open(folder, scan, white_matter_labels, tuple(hashes[contrast] for contrast in config.contrasts))
 
 
 def _used(key: str, config: DataConfig) -> bool:
@@ -160,14 +180,16 @@ def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
     grid = model_grid(first.shape, first.affine, config.spacing_mm)
     channels: list[np.ndarray] = []
     intensities: list[Intensity] = []
+    voxel_hashes: list[str] = []
     for contrast in config.contrasts:
         volume = first if contrast == config.contrasts[0] else read_volume(scan.images[contrast])
         if len(volume.data) != 1:
             raise DataError(f"{contrast} has {len(volume.data)} volumes; training needs one volume a contrast.")
         values = to_grid(volume.data[0], volume.affine, grid)
-        intensity = fit_intensity(values, config.scaling, config.percentile, config.noise_floor)
+        intensity = fit_intensity(values, grid.spacing_mm, config.scaling, config.percentile, config.noise_floor)
         channels.append(intensity.encode(values))
         intensities.append(intensity)
+        voxel_hashes.append(voxel_hash(volume))
     folder.mkdir()
     images = np.stack([_slices_first(channel) for channel in channels], axis=1)  # [K, C, I, J]
     np.save(folder / "images.npy", images.astype(np.float16))
@@ -183,8 +205,31 @@ def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
         "shape": grid.shape,
         "affine": grid.affine.tolist(),
         "intensities": [intensity.to_json() for intensity in intensities],
+        "voxel_hashes": voxel_hashes,
     }
     (folder / "scan.json").write_text(json.dumps(description), encoding="utf-8")
+
+
+_AFFINE_STEP_MM = 0.0137
+"""Affines are rounded to multiples of this; no usual voxel size or origin lies on the border between two of them."""
+
+
+def voxel_hash(volume: Volume) -> str:
+    """Return a hash of what an image shows and where: its decoded voxels and its grid.
+
+    Compression, file name, free text of the header, the stored type of the same values and the order in which the axes
+    are stored do not change it. Values are compared as float32, with slope and intercept applied.
+    """
+    turn = io_orientation(volume.affine)
+    shape = volume.shape
+    digest = hashlib.sha256()
+    affine = np.rint(volume.affine @ inv_ornt_aff(turn, shape) / _AFFINE_STEP_MM).astype("<i8")
+    digest.update(affine.tobytes())
+    for frame in volume.data:
+        turned = np.ascontiguousarray(apply_orientation(frame, turn), "<f4")
+        digest.update(json.dumps(turned.shape).encode())
+        digest.update((turned + 0).tobytes())  # -0 becomes 0
+    return digest.hexdigest()
 
 
 def _labels(path: Path, role: str, grid: Grid) -> np.ndarray:
@@ -197,7 +242,7 @@ def _slices_first(volume: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(volume, 2, 0))
 
 
-def _open(folder: Path, scan: Scan, config: DataConfig, image_hashes: tuple[str, ...]) -> PackedScan:
+def _open(folder: Path, scan: Scan, white_matter_labels: Sequence[int], image_hashes: tuple[str, ...]) -> PackedScan:
     description = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
     images = np.load(folder / "images.npy", mmap_mode="r")
     nothing = np.broadcast_to(np.uint8(0), (images.shape[0], *images.shape[2:]))
@@ -206,7 +251,7 @@ def _open(folder: Path, scan: Scan, config: DataConfig, image_hashes: tuple[str,
         for role in ("tissue", "white-matter", "lesion-mask")
     )
     if "white-matter" not in scan.maps:
-        white_matter = np.isin(tissue, config.white_matter_labels)
+        white_matter = np.isin(tissue, white_matter_labels)
     twin = folder / "lesion-free.npy"
     return PackedScan(
         id=scan.id,
@@ -220,6 +265,7 @@ def _open(folder: Path, scan: Scan, config: DataConfig, image_hashes: tuple[str,
         grid=Grid(tuple(description["shape"]), np.array(description["affine"])),
         intensities=tuple(Intensity.from_json(item) for item in description["intensities"]),
         image_hashes=image_hashes,
+        voxel_hashes=tuple(description["voxel_hashes"]),
     )
 
 
@@ -256,3 +302,10 @@ def _bank_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
         volume = read_volume(path)
         _bank_masks[path] = volume.data[0] > 0.5, volume.affine
     return _bank_masks[path]
+
+
+def mask_digest(path: Path) -> str:
+    """Return a hash of a mask's voxels and grid, the same however the file is named, typed or compressed."""
+    mask, affine = _bank_mask(path)
+    place = json.dumps([mask.shape, np.round(affine, 3).tolist()])
+    return hashlib.sha256(place.encode() + np.packbits(mask).tobytes()).hexdigest()

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from zoo.errors import DataError, did_you_mean
+from zoo.imaging.bids import BidsName, bids_name, check_spaces, disagreement
 
-_ENTITY = re.compile(r"(?P<key>[a-zA-Z0-9]+)-(?P<value>[a-zA-Z0-9+.]+)")
 _IMAGE_SUFFIXES = (".nii.gz", ".nii")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_SUBJECT = re.compile(r"sub-[A-Za-z0-9+.]+")
+_SESSION = re.compile(r"[A-Za-z0-9+.]+")
+_NOT_KNOWN = ("", "n/a")
+_NO_CONTRAST = ("mask", "roi", "dseg", "probseg", "defacemask")
+"""BIDS suffixes of what is drawn on an image; none of them is a contrast."""
+
 ROLES = ("lesion-mask", "tissue", "white-matter", "lesion-free")
 """What a scan may carry beside its contrasts."""
 
 
 def as_number(text: str) -> float | None:
-    """Return a cell of a table as a finite number, or ``None`` where it is something else."""
-    try:
-        number = float(text)
-    except ValueError:
+    """Return a cell of a table as a finite number, or ``None`` where it is something else, such as ``58_1``."""
+    if not _NUMBER.fullmatch(text.strip()):
         return None
+    number = float(text)
     return number if math.isfinite(number) else None
 
 
@@ -38,8 +46,11 @@ class Scan:
         subject: ``"sub-07"``; splits never cut through a subject.
         images: Path by contrast, e.g. ``{"T1w": …, "FLAIR": …}``.
         maps: Path by role: ``lesion-mask``, ``tissue`` (dseg), ``white-matter``, ``lesion-free`` (the twin of the
-            T1w without lesions, where the truth is known).
-        covariates: Columns of participants.tsv, as text.
+            T1w without lesions, where the truth is known). All are of one image: the T1w, where there is one, or
+            the contrast of `of_contrast`.
+        covariates: Columns of participants.tsv and sessions.tsv, as text.
+        files: All files by contrast and role, in a BIDS folder; ``images`` and ``maps`` are chosen from them.
+        unpaired: Why none of the files of a role is used, by role.
     """
 
     id: str
@@ -47,10 +58,19 @@ class Scan:
     images: dict[str, Path] = field(default_factory=dict)
     maps: dict[str, Path] = field(default_factory=dict)
     covariates: dict[str, str] = field(default_factory=dict)
+    files: Mapping[str, Sequence[Path]] = field(default_factory=dict, repr=False)
+    unpaired: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def lacks(self, needs: Iterable[str]) -> list[str]:
         """Return which of ``needs`` (contrasts and roles) this scan does not have."""
         return [need for need in needs if need not in self.images and need not in self.maps]
+
+    def of_contrast(self, contrast: str) -> Scan:
+        """Return the scan with the masks and segmentations of another of its images."""
+        if not self.files or contrast not in self.images:
+            return self
+        maps, unpaired = _paired(self.images[contrast], self.files)
+        return replace(self, maps=maps, unpaired=unpaired)
 
 
 @dataclass(frozen=True)
@@ -70,28 +90,54 @@ class Cohort:
     def with_all(self, needs: Sequence[str]) -> Cohort:
         """Keep the scans that have all of ``needs``; say in ``notes`` what the others lack.
 
+        Masks and segmentations are those of the first contrast among ``needs``.
+
         Raises:
             DataError: No scan has them all.
         """
-        kept = tuple(scan for scan in self.scans if not scan.lacks(needs))
-        lacking = [f"{scan.id} has no {', '.join(scan.lacks(needs))}" for scan in self.scans if scan.lacks(needs)]
+        contrast = next((need for need in needs if need not in ROLES), "")
+        scans = [scan.of_contrast(contrast) for scan in self.scans]
+        kept = tuple(scan for scan in scans if not scan.lacks(needs))
+        without = [scan for scan in scans if scan.lacks(needs)]
+        lacking = [_lack(scan, needs) for scan in without]
+        said = {f"{scan.id}: {why}" for scan in without for why in scan.unpaired.values()}
+        notes = [note for note in self.notes if note not in said]
         if not kept:
             found = sorted({name for scan in self.scans for name in (*scan.images, *scan.maps)})
+            reasons = [note for note in (*lacking, *notes) if "not used" in note][:3]
             raise DataError(
                 f"None of the {len(self.scans)} scans in {self.root} has {', '.join(needs)}; found: "
-                f"{', '.join(found) or 'nothing'}. See: zoo data check {self.root}"
+                f"{', '.join(found) or 'nothing'}. {' '.join(f'{reason}.' for reason in reasons)}"
+                f"{' ' if reasons else ''}See: zoo data check {self.root}"
             )
-        return Cohort(self.root, kept, self.notes + tuple(lacking))
+        return Cohort(self.root, kept, (*notes, *lacking))
 
     def subset(self, subjects: Iterable[str]) -> Cohort:
         """Keep the scans of ``subjects``."""
         wanted = set(subjects)
         return Cohort(self.root, tuple(scan for scan in self.scans if scan.subject in wanted), self.notes)
 
+    def named(self, subjects: Sequence[str]) -> Cohort:
+        """Keep the scans of ``subjects``, all of which must be there; everybody where nobody is named.
+
+        Raises:
+            DataError: One of them is not there.
+        """
+        unknown = [name for name in subjects if name not in self.subjects]
+        if unknown:
+            raise DataError(f"{self.root} has no subject {unknown[0]!r}.{did_you_mean(unknown[0], self.subjects)}")
+        return self.subset(subjects) if subjects else self
+
     @property
     def subjects(self) -> tuple[str, ...]:
         """Subjects in order, each once."""
         return tuple(dict.fromkeys(scan.subject for scan in self.scans))
+
+
+def _lack(scan: Scan, needs: Iterable[str]) -> str:
+    lacking = scan.lacks(needs)
+    why = [scan.unpaired[role] for role in lacking if role in scan.unpaired]
+    return f"{scan.id} has no {', '.join(lacking)}" + (f": {'; '.join(why)}" if why else "")
 
 
 @dataclass(frozen=True)
@@ -108,7 +154,13 @@ class Split:
 
 
 def split_subjects(
-    subjects: Sequence[str], *, validation: float, test: float, seed: int, test_subjects: Sequence[str] = ()
+    subjects: Sequence[str],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    validation_subjects: Sequence[str] = (),
+    test_subjects: Sequence[str] = (),
 ) -> Split:
     """Split by subject.
 
@@ -117,19 +169,24 @@ def split_subjects(
         validation, test: Shares in [0, 1); each gets at least one subject when its share is above 0 and three or
             more subjects are there.
         seed: The same seed and subjects give the same split.
-        test_subjects: Subjects kept for testing by name; replaces ``test``.
+        validation_subjects, test_subjects: Subjects kept by name; they replace the shares.
 
     Raises:
-        DataError: A named subject does not exist, or nobody is left to train on.
+        DataError: A named subject does not exist or is named for both, or nobody is left to train on.
     """
-    unknown = [name for name in test_subjects if name not in subjects]
-    if unknown:
-        raise DataError(f"Test subject {unknown[0]!r} is not in the cohort.{did_you_mean(unknown[0], subjects)}")
+    for kind, names in (("Validation", validation_subjects), ("Test", test_subjects)):
+        unknown = [name for name in names if name not in subjects]
+        if unknown:
+            raise DataError(f"{kind} subject {unknown[0]!r} is not in the cohort.{did_you_mean(unknown[0], subjects)}")
+    twice = sorted(set(validation_subjects) & set(test_subjects))
+    if twice:
+        raise DataError(f"{twice[0]!r} is named in data.validation_subjects and in data.test_subjects; choose one.")
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(subjects))]
     enough = len(order) >= 3
-    tested = list(test_subjects) or order[: _share(test, len(order), enough)]
+    free = [name for name in order if name not in set(validation_subjects)]
+    tested = list(test_subjects) or free[: _share(test, len(order), enough)]
     rest = [name for name in order if name not in set(tested)]
-    validated = rest[: _share(validation, len(order), enough and len(rest) > 1)]
+    validated = list(validation_subjects) or rest[: _share(validation, len(order), enough and len(rest) > 1)]
     trained = [name for name in rest if name not in set(validated)]
     if not trained:
         raise DataError(
@@ -146,12 +203,13 @@ def _share(share: float, count: int, at_least_one: bool) -> int:
 def read_cohort(path: Path) -> Cohort:
     """Read a BIDS folder (with its ``derivatives``) or a TSV manifest.
 
-    A manifest has one scan a line: ``participant_id``, optionally ``session_id``, a column for each contrast
+    A manifest has one scan per line: ``participant_id``, optionally ``session_id``, a column for each contrast
     (``T1w``, ``FLAIR`` …) and role (``lesion-mask``, ``tissue``, ``white-matter``, ``lesion-free``) with paths
     relative to the manifest, and any further columns as covariates.
 
     Raises:
-        DataError: The path is missing, is neither, or holds no scan; a manifest names a file that is not there.
+        DataError: The path is missing, is neither, or holds no scan; a manifest names a file that is not there; an id
+            is doubled or is none of BIDS; a table cannot be read.
     """
     if path.is_dir():
         return _read_bids(path)
@@ -162,99 +220,316 @@ def read_cohort(path: Path) -> Cohort:
     raise DataError(f"{path} is neither a BIDS folder nor a .tsv manifest.")
 
 
-def _read_tsv(path: Path) -> list[dict[str, str]]:
+# --- Tables. ---
+
+
+def _read_tsv(path: Path, key: str, notes: list[str]) -> list[dict[str, str]]:
+    """Return the rows of a table; ``key`` is the column that every row needs, however it is written."""
+    if not path.is_file():
+        raise DataError(f"{path} is no file; a table of tab-separated columns is wanted, or none at all.")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
+        raw = path.read_bytes()
+        rows = list(csv.DictReader(io.StringIO(_decode(raw, path, notes), newline=""), delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table: {error}.") from None
+    table: list[dict[str, str]] = []
     for number, row in enumerate(rows, start=2):
-        if not (row.get("participant_id") or "").strip():
-            raise DataError(f"{path} line {number} has no participant_id (columns are separated by tabs).")
         if None in row:
             raise DataError(f"{path} line {number} has more columns than the header.")
-    return rows
+        named: dict[str, str] = {}
+        for column, cell in row.items():
+            name = column.strip()
+            name = name.lower() if name.lower() in ("participant_id", "session_id") else name
+            if name in named:
+                raise DataError(f"{path} has two columns {name!r}; rename or remove one of them.")
+            named[name] = (cell or "").strip()
+        if not named.get(key):
+            raise DataError(f"{path} line {number} has no {key} (columns are separated by tabs).")
+        table.append(named)
+    return table
 
 
-def _read_manifest(path: Path) -> Cohort:
-    scans: list[Scan] = []
-    for row in _read_tsv(path):
-        subject = _subject_name(row.pop("participant_id"))
-        session = row.pop("session_id", "") or ""
-        images: dict[str, Path] = {}
-        maps: dict[str, Path] = {}
-        covariates: dict[str, str] = {}
-        for column, value in row.items():
-            if column not in ROLES and not (value or "").endswith(_IMAGE_SUFFIXES):
-                covariates[column] = value or ""
-            elif value and value != "n/a":
-                target = path.parent / value
-                if not target.is_file():
-                    raise DataError(f"{path} names {value} as {column} of {subject}, but there is no such file.")
-                (maps if column in ROLES else images)[column] = target
-        scan_id = subject + (f"_ses-{session.removeprefix('ses-')}" if session else "")
-        scans.append(Scan(scan_id, subject, images, maps, covariates))
-    if not scans:
-        raise DataError(f"{path} has no lines.")
-    return Cohort(path, tuple(sorted(scans, key=lambda scan: scan.id)))
+def _decode(raw: bytes, path: Path, notes: list[str]) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        notes.append(f"{path.name} is not UTF-8; it is read as Latin-1")
+        return raw.decode("latin-1")
 
 
 def _subject_name(text: str) -> str:
     return text if text.startswith("sub-") else f"sub-{text}"
 
 
+def _session_name(text: str) -> str:
+    session = text.removeprefix("ses-")
+    return "" if session.lower() in _NOT_KNOWN else session
+
+
+def _participants(table: Path, notes: list[str]) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the columns of participants.tsv by subject and session; the session is empty where none is told."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    if not (table.exists() or table.is_symlink()):
+        return found
+    for row in _read_tsv(table, "participant_id", notes):
+        subject, session = _subject_name(row.pop("participant_id")), _session_name(row.pop("session_id", ""))
+        if (subject, session) in found:
+            raise DataError(
+                f"{table} has two rows for {subject}{f' ses-{session}' if session else ''}. Keep one, or tell them "
+                "apart by a column session_id."
+            )
+        found[subject, session] = row
+    return found
+
+
+def _sessions(root: Path, subject: str, notes: list[str]) -> dict[str, dict[str, str]]:
+    """Return the columns of a subject's sessions.tsv by session, but for the date."""
+    table = root / subject / f"{subject}_sessions.tsv"
+    found: dict[str, dict[str, str]] = {}
+    if not (table.exists() or table.is_symlink()):
+        return found
+    for row in _read_tsv(table, "session_id", notes):
+        session = _session_name(row.pop("session_id"))
+        if session in found:
+            raise DataError(f"{table} has two rows for ses-{session}; keep one.")
+        row.pop("acq_time", None)  # a date of a patient, and no covariate
+        found[session] = row
+    return found
+
+
+def _covariates(
+    subject: str,
+    session: str,
+    participants: Mapping[tuple[str, str], Mapping[str, str]],
+    sessions: Mapping[str, Mapping[str, str]],
+    table: Path,
+) -> dict[str, str]:
+    """Lay what is known of the session over what is known of the subject."""
+    rows = [participants.get((subject, "")), participants.get((subject, session)), sessions.get(session)]
+    several = [key for key in participants if key[0] == subject and key[1]]
+    if not session and several:
+        if len(several) > 1:
+            raise DataError(
+                f"{table} has {len(several)} rows for {subject}, one per session, but its images tell no session; keep "
+                "one row, or name the images by session (ses-…)."
+            )
+        rows.append(participants[several[0]])
+    merged: dict[str, str] = {}
+    for row in rows:
+        for name, cell in (row or {}).items():
+            if name not in merged or cell.lower() not in _NOT_KNOWN:
+                merged[name] = cell
+    return merged
+
+
+# --- Manifests. ---
+
+
+def _read_manifest(path: Path) -> Cohort:
+    scans: dict[str, Scan] = {}
+    notes: list[str] = []
+    for row in _read_tsv(path, "participant_id", notes):
+        subject, session = _subject_name(row.pop("participant_id")), _session_name(row.pop("session_id", ""))
+        if not _SUBJECT.fullmatch(subject) or (session and not _SESSION.fullmatch(session)):
+            wrong = f"session_id {session!r}" if _SUBJECT.fullmatch(subject) else f"participant_id {subject!r}"
+            raise DataError(
+                f"{path} has the {wrong}; ids are letters, digits, + and . alone, such as sub-07 and ses-1."
+            )
+        scan_id = subject + (f"_ses-{session}" if session else "")
+        if scan_id in scans:
+            raise DataError(f"{path} has two lines for {scan_id}; keep one, or tell them apart by a column session_id.")
+        images: dict[str, Path] = {}
+        maps: dict[str, Path] = {}
+        covariates: dict[str, str] = {}
+        for column, value in row.items():
+            if column not in ROLES and not value.endswith(_IMAGE_SUFFIXES):
+                covariates[column] = value
+            elif value and value != "n/a":
+                (maps if column in ROLES else images)[column] = _named_file(path, value, column, subject)
+        reference = images.get(_reference(images))
+        apart = {role: check_spaces(reference, file) for role, file in maps.items() if reference}
+        unpaired = {role: f"{maps[role].name} is not used: {why}" for role, why in apart.items() if why}
+        maps = {role: file for role, file in maps.items() if role not in unpaired}
+        notes += [f"{scan_id}: {why}" for why in unpaired.values()]
+        scans[scan_id] = Scan(scan_id, subject, images, maps, covariates, unpaired=unpaired)
+    if not scans:
+        raise DataError(f"{path} has no lines.")
+    return Cohort(path, tuple(scans[key] for key in sorted(scans)), tuple(notes))
+
+
+def _named_file(manifest: Path, value: str, column: str, subject: str) -> Path:
+    """Return a file that a manifest names; accents may be composed in the one name and decomposed in the other."""
+    for form in (value, unicodedata.normalize("NFC", value), unicodedata.normalize("NFD", value)):
+        if (target := manifest.parent / form).is_file():
+            return target
+    raise DataError(f"{manifest} names {value} as {column} of {subject}, but there is no such file.")
+
+
+# --- BIDS folders. ---
+
+_Files = dict[str, list[Path]]
+
+
 def _read_bids(root: Path) -> Cohort:
-    found: dict[tuple[str, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    notes: list[str] = []
+    found = _find_files(root, notes)
+    if not found:
+        raise DataError(
+            f"{root} holds no scan: no sub-*/anat/*.nii.gz was found. Give the folder that has the sub-* folders."
+            + "".join(f" {note}." for note in notes)
+        )
+    _share_among_sessions(found, notes)
+    table = root / "participants.tsv"
+    participants = _participants(table, notes)
+    with_images = {subject for (subject, _), files in found.items() if set(files) - set(ROLES)}
+    scans: list[Scan] = []
+    sessions: dict[str, dict[str, str]] = {}
+    known = ""
+    for (subject, session), files in sorted(found.items()):
+        if subject != known:
+            known, sessions = subject, _sessions(root, subject, notes)
+        scan_id = subject + (f"_ses-{session}" if session else "")
+        covariates = _covariates(subject, session, participants, sessions, table)
+        scans.append(_choose(scan_id, subject, files, covariates, notes))
+        if not scans[-1].images and subject in with_images:
+            notes.append(f"{scan_id} has {', '.join(scans[-1].maps)} but no image of that session")
+    absent = sorted({subject for subject, _ in participants} - {scan.subject for scan in scans})
+    notes += [f"{subject} is in participants.tsv but has no image" for subject in absent]
+    return Cohort(root, tuple(scans), tuple(notes))
+
+
+def _find_files(root: Path, notes: list[str]) -> dict[tuple[str, str], _Files]:
+    """Return the files that can be used, by subject and session, then by contrast or role."""
+    found: dict[tuple[str, str], _Files] = defaultdict(lambda: defaultdict(list))
+    lookalikes: Counter[str] = Counter()
+    examples: dict[str, str] = {}
     for folder in (root, *sorted((root / "derivatives").glob("*/"))):
         # Only the depth that BIDS has: a run folder or a copy inside the dataset is not read.
         for pattern in ("sub-*/anat/*.nii*", "sub-*/ses-*/anat/*.nii*"):
             for file in sorted(folder.glob(pattern)):
-                key = _what_it_is(file, derivative=folder is not root or _is_derivative(root))
-                if key is not None:
-                    entities = dict(_ENTITY.findall(file.name))
-                    found[f"sub-{entities.get('sub', '')}", entities.get("ses", "")][key].append(file)
-    if not found:
-        raise DataError(
-            f"{root} holds no scan: no sub-*/anat/*.nii.gz was found. Give the folder that has the sub-* folders."
-        )
-    table = root / "participants.tsv"
-    rows = {_subject_name(row["participant_id"]): row for row in _read_tsv(table)} if table.is_file() else {}
-    scans: list[Scan] = []
-    notes: list[str] = []
-    for (subject, session), files in sorted(found.items()):
-        scan_id = subject + (f"_ses-{session}" if session else "")
-        chosen: dict[str, Path] = {}
-        for key, candidates in files.items():
-            # The plainest name wins: without acquisition, run or space entities where there is one.
-            candidates.sort(key=lambda file: (len(_ENTITY.findall(file.name)), file.name))
-            chosen[key] = candidates[0]
-            if len(candidates) > 1:
-                notes.append(f"{scan_id} has {len(candidates)} images for {key}; {candidates[0].name} is used")
-        covariates = {name: value or "" for name, value in rows.get(subject, {}).items() if name != "participant_id"}
-        images = {key: file for key, file in chosen.items() if key not in ROLES}
-        maps = {key: file for key, file in chosen.items() if key in ROLES}
-        scans.append(Scan(scan_id, subject, images, maps, covariates))
-    absent = sorted(set(rows) - {scan.subject for scan in scans})
-    notes += [f"{subject} is in participants.tsv but has no image" for subject in absent]
-    return Cohort(root, tuple(scans), tuple(notes))
+                if not file.name.endswith(_IMAGE_SUFFIXES):
+                    continue
+                name = bids_name(file)
+                key = _what_it_is(name, derivative=folder is not root or _is_derivative(root))
+                if key is None:
+                    if "lesion" in file.name.lower() and name.suffix in _NO_CONTRAST:
+                        kind = "_".join([*(f"desc-{v}" for k, v in name.entities.items() if k == "desc"), name.suffix])
+                        lookalikes[kind] += 1
+                        examples.setdefault(kind, file.name)
+                    continue
+                subject, session = name.entities.get("sub", ""), name.entities.get("ses", "")
+                if file.relative_to(folder).parts[:-2] != (f"sub-{subject}", *([f"ses-{session}"] if session else [])):
+                    where = file.relative_to(root)
+                    notes.append(f"{where} is not used: its name tells another subject or session than its folder")
+                    continue
+                found[f"sub-{subject}", session][key].append(file)
+    notes += [
+        f"{examples[kind]}{f' (and {count - 1} more)' if count > 1 else ''} looks like a lesion mask and is not used; "
+        "lesion masks are named sub-…_label-lesion_mask.nii.gz"
+        for kind, count in lookalikes.items()
+    ]
+    return found
 
 
 def _is_derivative(root: Path) -> bool:
     return root.parent.name == "derivatives"
 
 
-def _what_it_is(file: Path, *, derivative: bool) -> str | None:
+def _what_it_is(name: BidsName, *, derivative: bool) -> str | None:
     """Return the contrast or role of a BIDS image, ``None`` for what the zoo does not use."""
-    stem = file.name.removesuffix(".gz").removesuffix(".nii")
-    entities = dict(_ENTITY.findall(stem))
-    suffix = stem.rpartition("_")[2]
-    if suffix == "mask":
-        label = entities.get("label", "").lower()
+    if name.suffix == "mask":
+        label = name.entities.get("label", "").lower()
         return {"lesion": "lesion-mask", "wm": "white-matter"}.get(label)
-    if suffix == "dseg":
-        return "tissue"
+    if name.suffix == "dseg":
+        lesions = any("lesion" in name.entities.get(key, "").lower() for key in ("desc", "label"))
+        return None if lesions else "tissue"
+    if name.suffix in _NO_CONTRAST:
+        return None
     if derivative:
-        return "lesion-free" if entities.get("desc") == "lesionfree" and suffix == "T1w" else None
+        return "lesion-free" if name.entities.get("desc") == "lesionfree" and name.suffix == "T1w" else None
     # An image after contrast agent is another contrast than the one without; so is each echo.
-    told = [f"{key}-{entities[key]}" for key in ("ce", "echo") if key in entities]
-    return "_".join([*told, suffix])
+    told = [f"{key}-{name.entities[key]}" for key in ("ce", "echo") if key in name.entities]
+    return "_".join([*told, name.suffix])
+
+
+def _share_among_sessions(found: dict[tuple[str, str], _Files], notes: list[str]) -> None:
+    """Give masks whose names tell no session to the sessions whose images lie in the same space."""
+    for subject in sorted({subject for subject, session in found if not session}):
+        shared = found[subject, ""]
+        sessions = [
+            session for name, session in found if name == subject and session and set(found[name, session]) - set(ROLES)
+        ]
+        if set(shared) - set(ROLES) or not sessions:
+            continue
+        for role, files in shared.items():
+            for file in files:
+                if not bids_name(file).space and len(sessions) > 1:
+                    notes.append(
+                        f"{file.name} is not used: it tells no session, and {subject} has images in "
+                        f"{', '.join(f'ses-{session}' for session in sorted(sessions))}. Name it by its session, or "
+                        "images and mask by their common space (space-…)"
+                    )
+                    continue
+                for session in sessions:
+                    found[subject, session][role].append(file)
+        del found[subject, ""]
+
+
+def _choose(scan_id: str, subject: str, files: _Files, covariates: dict[str, str], notes: list[str]) -> Scan:
+    images: dict[str, Path] = {}
+    for contrast in (key for key in files if key not in ROLES):
+        candidates = files[contrast] = sorted(files[contrast], key=_plainest)
+        # A mask drawn on one of several images is worth more than a plain name.
+        drawn_on = [image for image in candidates if any(_exact(image, mask) for mask in files.get("lesion-mask", ()))]
+        images[contrast] = next(iter(drawn_on), candidates[0])
+        if len(candidates) > 1:
+            why = ", since the lesion mask is of it" if drawn_on and drawn_on[0] != candidates[0] else ""
+            notes.append(f"{scan_id} has {len(candidates)} images for {contrast}; {images[contrast].name} is used{why}")
+    if not images:
+        maps = {role: sorted(masks, key=_plainest)[0] for role, masks in files.items()}
+        return Scan(scan_id, subject, {}, maps, covariates)
+    maps, unpaired = _paired(images[_reference(images)], files)
+    notes += [f"{scan_id}: {why}" for why in unpaired.values()]
+    for role, file in maps.items():
+        fitting = [other for other in files[role] if disagreement(images[_reference(images)], other) is None]
+        if len(fitting) > 1:
+            notes.append(f"{scan_id} has {len(fitting)} images for {role}; {file.name} is used")
+    return Scan(scan_id, subject, images, maps, covariates, files, unpaired)
+
+
+def _reference(images: Iterable[str]) -> str:
+    """Return the contrast whose masks are meant where nothing else is said."""
+    return "T1w" if "T1w" in images else min(images, default="")
+
+
+def _plainest(file: Path) -> tuple[int, str]:
+    """Order files by how plain their names are: without acquisition, run or space entities first."""
+    return len(bids_name(file).entities), file.name
+
+
+def _exact(image: Path, mask: Path) -> bool:
+    return disagreement(image, mask) is None and bids_name(image).acquisition == bids_name(mask).acquisition
+
+
+def _paired(image: Path, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return which file of each role is of ``image``, and for the roles without one, why, naming both."""
+    rivals = next((files[key] for key in files if key not in ROLES and image in files[key]), [image])
+    maps: dict[str, Path] = {}
+    unpaired: dict[str, str] = {}
+    for role in (key for key in ROLES if files.get(key)):
+        reasons = []
+        for file in sorted(files[role], key=lambda file: (not _exact(image, file), _plainest(file))):
+            why = disagreement(image, file)
+            others = [other for other in rivals if other != image and disagreement(other, file) is None]
+            if why is None and others and not _exact(image, file):
+                better = [other for other in others if _exact(other, file)] or [image, *others]
+                why = f"it may be of {' or '.join(other.name for other in better)}; name it like its image"
+            if why is None:
+                maps[role] = file
+                break
+            reasons.append(f"{file.name} is not used with {image.name}: {why}")
+        else:
+            unpaired[role] = "; ".join(reasons)
+    return maps, unpaired

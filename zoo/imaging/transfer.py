@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,19 @@ from zoo.errors import DataError, MissingExtraError
 from zoo.files import replacing
 from zoo.imaging.cohort import Cohort, Scan
 from zoo.imaging.geometry import Grid, to_grid
+from zoo.imaging.labels import TissueLabels, find_labels
 from zoo.imaging.volume import Volume, read_mask, read_volume
+
+PATIENT = "patient"
+"""Column of participants.tsv that names the patient whose lesions a mask has."""
 
 LAID_ON = "laid_on"
 """Column of participants.tsv that names the subject a mask was made for; such a mask is used on no other."""
+
+
+def patient_of(scan: Scan) -> str:
+    """Return the patient whose lesions a scan's mask has: the subject, but for masks made for other subjects."""
+    return scan.covariates.get(PATIENT, scan.subject)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ def transfer_masks(
     folder: Path,
     *,
     nonlinear: bool = False,
-    white_matter_labels: Sequence[int] = (3,),
+    white_matter_labels: tuple[int, ...] | str = "find",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Transferred]:
     """Lay the lesions of every patient on every healthy subject, cut to white matter, and write the masks.
@@ -56,11 +65,12 @@ def transfer_masks(
         healthy: Scans with a T1w and a white-matter mask or tissue labels.
         folder: Written whole or not at all.
         nonlinear: Register each patient's T1w to each subject's (ANTs SyN); else world coordinates must agree already.
-        white_matter_labels: Of tissue labels.
+        white_matter_labels: Of tissue labels, the name of a scheme, or ``"find"`` (`zoo.imaging.labels.find_labels`).
         progress: Called with (pairs done, pairs in all).
 
     Raises:
-        DataError: The folder is there, a scan lacks what is needed, or no lesion falls into white matter.
+        DataError: The folder is there, a scan lacks what is needed, the labels of white matter are not known, or no
+            lesion falls into white matter.
         MissingExtraError: A nonlinear transfer without antspyx.
 
     Source: Uhr 2024, section 3.3 "Mask Generation".
@@ -68,13 +78,14 @@ def transfer_masks(
     if folder.exists():
         raise DataError(f"{folder} is there already; name another folder, or remove it first.")
     sick = patients.with_all(["lesion-mask", *(["T1w"] if nonlinear else [])]).scans
-    well = healthy.with_all(["T1w"]).scans
+    healthy = healthy.with_all(["T1w"])
+    well, labels = healthy.scans, find_labels(healthy, white_matter_labels)
     ants = _ants() if nonlinear else None
     done: list[Transferred] = []
     with replacing(folder) as temporary:
         for number, scan in enumerate(well):
             volume = read_volume(scan.images["T1w"])
-            white_matter = _white_matter(scan, volume, white_matter_labels)
+            white_matter = _white_matter(scan, volume, labels)
             for index, patient in enumerate(sick):
                 laid = _warp(ants, patient, scan) if ants else _by_world(patient, volume)
                 mask = laid & white_matter
@@ -85,7 +96,8 @@ def transfer_masks(
         if not done:
             raise DataError(
                 f"No lesion of {patients.root} falls into white matter of {healthy.root}: their world coordinates do "
-                "not agree. Register them: zoo data transfer-masks … --nonlinear"
+                "not agree, or the labels of white matter are wrong (zoo data check shows them). Register them: "
+                "zoo data transfer-masks … --nonlinear"
             )
         _describe(temporary, done, nonlinear)
     return done
@@ -99,13 +111,14 @@ def _ants() -> Any:
     return ants
 
 
-def _white_matter(scan: Scan, volume: Volume, labels: Sequence[int]) -> np.ndarray:
+def _white_matter(scan: Scan, volume: Volume, labels: Mapping[str, TissueLabels]) -> np.ndarray:
     if "white-matter" in scan.maps:
         return read_mask(scan.maps["white-matter"], like=volume)
     if "tissue" not in scan.maps:
         raise DataError(f"{scan.id} has neither a label-WM_mask nor a dseg; lesions are cut to white matter.")
     tissue = read_volume(scan.maps["tissue"])
-    return np.isin(to_grid(tissue.data[0], tissue.affine, Grid(volume.shape, volume.affine), order=0).round(), labels)
+    laid = to_grid(tissue.data[0], tissue.affine, Grid(volume.shape, volume.affine), order=0).round()
+    return np.isin(laid, labels[scan.id].white_matter)
 
 
 def _by_world(patient: Scan, volume: Volume) -> np.ndarray:
@@ -136,7 +149,7 @@ def _pair(patient: str, healthy: str) -> str:
 
 
 def _describe(folder: Path, done: Sequence[Transferred], nonlinear: bool) -> None:
-    rows = [f"participant_id\tpatient\t{LAID_ON}\tlesions\tlesion_volume_mm3"]
+    rows = [f"participant_id\t{PATIENT}\t{LAID_ON}\tlesions\tlesion_volume_mm3"]
     rows += [
         f"{_pair(row.patient, row.laid_on)}\t{row.patient}\t{row.laid_on}\t{row.lesions}\t{row.volume_mm3:.0f}"
         for row in done
