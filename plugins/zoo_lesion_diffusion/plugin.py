@@ -13,7 +13,8 @@ _THESIS = Citation(
     year=2024,
 )
 
-# Thesis sections 3.2 to 3.4; where it is silent, what its library does by default.
+# Thesis sections 3.2 to 3.4. Where its text is silent (brightness, circles, size of attention heads, weight decay), its
+# author's settings and the defaults of its library.
 _PAPER: dict[str, Any] = {
     "size": (256, 256),
     "data": {"scaling": "max", "test": 0.0, "validation": 0.2},
@@ -55,7 +56,8 @@ _PAPER_PRIOR: dict[str, Any] = {
     "patients": False,
     "sampling": {"steps": 50, "spacing": "leading", "jump_length": 8, "resamples": 10},
 }
-# Section 4.1: in 3D best after 6,000 steps, and trained without brightness. On 2D the thesis is silent.
+# Section 4.1 "Training Duration": in 3D best after 6,000 steps; its author's settings train it without brightness. On
+# 2D the thesis is silent.
 _PAPER_PRIOR_3D: dict[str, Any] = {
     **_PAPER_PRIOR,
     **_3D,

@@ -19,6 +19,7 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
     code, out, _ = zoo_command("list", "--json")
     listing = json.loads(out)
     assert [item["name"] for item in listing["methods"]] == [
+        "biharmonic-2d3d-filling",
         "biharmonic-filling",
         "lesion-filling",
         "lesion-prior",
@@ -207,3 +208,15 @@ def test_doctor_says_what_is_there(zoo_command) -> None:
     checks = {row["check"]: row for row in json.loads(out)}
     assert checks["backend torch"]["ok"]
     assert checks["torch"]["found"][0].isdigit()
+
+
+def test_doctor_names_instruction_sets_and_what_openvino_makes_of_them(zoo_command, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    flags = ["avx2", "avx512f", "avx512_bf16"]
+    monkeypatch.setattr("zoo.machine.cpu", lambda: {"model": "CPU", "cores": 2, "flags": flags})
+    _, out, _ = zoo_command("doctor", "--json")
+    checks = {row["check"]: row["found"] for row in json.loads(out)}
+    assert checks["cpu instructions"] == (
+        "AVX2, AVX-512, AVX-512 bf16; not: AVX-VNNI, AVX-512 VNNI, AVX-512 fp16, AMX, AMX bf16, AMX int8"
+    )
+    assert re.fullmatch(r"convolutions in fp32: \S+; bf16: .+", checks["openvino uses"])
