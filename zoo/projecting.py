@@ -431,4 +431,4 @@ def _draw(path: Path, whole: Projections) -> None:
 
 def _similarity(losses: Mapping[str, float]) -> str:
     whole = f"SSIM {losses['ssim']:.3f}"
-    return f"{whole}\nin the head {losses['ssim_head']:.3f}" if "ssim_head" in losses else whole
+    return f"{whole}\nhead {losses['ssim_head']:.3f}" if "ssim_head" in losses else whole

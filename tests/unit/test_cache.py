@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
 import zoo.imaging.cache as cache
 from zoo.config import DataConfig
 from zoo.errors import DataError
-from zoo.imaging.cache import pack_cohort
+from zoo.imaging.cache import pack_cohort, voxel_hash
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.volume import read_volume
 
@@ -81,3 +82,39 @@ def test_unusable_image_is_named_with_its_subject(phantom: Path, own_cache: Path
     with pytest.raises(DataError, match=r"^sub-003: sub-003_T1w.nii.gz is"):
         pack_cohort(read_cohort(copy), CONFIG)
     assert not list(own_cache.rglob(".part-*"))
+
+
+def _rewritten(image: nibabel.Nifti1Image, file: Path, **changes: object) -> Path:
+    """Write the same image otherwise."""
+    data, affine = np.asarray(image.dataobj), image.affine
+    if changes.get("turned"):
+        turned = nibabel.Nifti1Image(data, affine).as_reoriented([[1, -1], [0, 1], [2, -1]])
+        data, affine = np.asarray(turned.dataobj), turned.affine
+    other = nibabel.Nifti1Image(data.astype(changes.get("dtype", data.dtype)), affine)
+    other.header["descrip"] = b"somebody else's words"
+    nibabel.save(other, file)
+    return file
+
+
+def test_image_is_known_by_its_voxels_however_it_is_written(phantom: Path, tmp_path: Path) -> None:
+    source = phantom / "sub-001/anat/sub-001_T1w.nii.gz"
+    image = nibabel.load(source)
+    known = voxel_hash(read_volume(source))
+    for name, changes in (
+        ("words.nii.gz", {}),
+        ("plain.nii", {}),
+        ("wide.nii.gz", {"dtype": np.int32}),
+        ("float.nii", {"dtype": np.float64}),
+        ("turned.nii.gz", {"turned": True}),
+    ):
+        copy = _rewritten(image, tmp_path / name, **changes)
+        assert copy.read_bytes() != source.read_bytes()
+        assert voxel_hash(read_volume(copy)) == known, name
+    assert voxel_hash(read_volume(phantom / "sub-002/anat/sub-002_T1w.nii.gz")) != known
+    for affine in (image.affine @ np.diag([1.1, 1, 1, 1]), np.eye(4)):
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), tmp_path / "elsewhere.nii")
+        assert voxel_hash(read_volume(tmp_path / "elsewhere.nii")) != known
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[20, 20, 20] += 1
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / "other.nii")
+    assert voxel_hash(read_volume(tmp_path / "other.nii")) != known

@@ -11,11 +11,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from zoo.config import LABEL_SCHEMES, DataConfig
+from zoo.cli.output import progress_bar
+from zoo.config import LABEL_SCHEMES, DataConfig, resolve_config
 from zoo.errors import DataError
+from zoo.experiment import plan_training
 from zoo.imaging.cache import pack_cohort
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.labels import SCHEMES, doubts, find_labels, read_table
+from zoo.registry import registry
 
 CHILDREN = Path(__file__).parents[3] / "shared" / "data" / "children-t1w"
 
@@ -194,14 +197,16 @@ def test_unknown_scheme_is_refused(zoo_command, phantom: Path) -> None:
         DataConfig(white_matter_labels=())
 
 
-def test_training_says_which_labels_it_takes(zoo_command, relabelled: Callable[..., Path], phantom: Path) -> None:
-    arguments = ("--preset", "tiny", "--set", "data.spacing_mm=4.0", "--dry-run", "--json")
-    plan = json.loads(zoo_command("train", "lesion-filling", "--data", relabelled(BIDS), *arguments)[1])
-    notes = " ".join(plan["data"]["notes"])
-    assert "tissue labels: white matter 2, grey matter 1, 9, fluid 3 (known by the intensities of the T1w" in notes
-    wrong = ("--set", "data.white_matter_labels=1")
-    plan = json.loads(zoo_command("train", "lesion-filling", "--data", phantom, *arguments, *wrong)[1])
-    assert "label 3 is brighter" in " ".join(plan["data"]["notes"])
+def test_training_says_which_labels_it_takes(relabelled: Callable[..., Path], phantom: Path) -> None:
+    method = registry().methods["lesion-filling"]
+
+    def notes(data: Path, *settings: str) -> str:
+        config = resolve_config(method, preset="tiny", assignments=settings)
+        return " ".join(plan_training(method, config, data, progress_bar).cohort.notes)
+
+    found = "tissue labels: white matter 2, grey matter 1, 9, fluid 3 (known by the intensities of the T1w"
+    assert found in notes(relabelled(BIDS))
+    assert "label 3 is brighter" in notes(phantom, "data.white_matter_labels=1")
 
 
 @pytest.mark.skipif(not CHILDREN.is_dir(), reason="the children's images are not here")

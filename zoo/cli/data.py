@@ -44,35 +44,38 @@ def phantom(out: Path, subjects: int, seed: int, spacing: str) -> None:
 
 @command.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--deep", is_flag=True, help="Decode every voxel; else the headers are read.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(folder: Path, as_json: bool) -> None:
-    """Say what a BIDS folder or manifest holds, what each subject lacks, and which image cannot be read.
+def check(folder: Path, deep: bool, as_json: bool) -> None:
+    """Say what a BIDS folder or manifest holds, what each subject lacks, and what is wrong with its images.
 
     \b
     zoo data check my-bids-folder
     zoo data check scans.tsv
-    zoo data check my-bids-folder --json
+    zoo data check my-bids-folder --deep --json
     """
     from zoo.errors import DataError
+    from zoo.imaging.check import check_scan
     from zoo.imaging.cohort import read_cohort
-    from zoo.imaging.volume import read_volume
+    from zoo.imaging.labels import doubts, find_labels
 
     cohort = read_cohort(folder)
     counts = Counter(name for scan in cohort.scans for name in (*scan.images, *scan.maps))
     columns = sorted(counts)
     problems: dict[str, str] = {}
     grids: dict[str, str] = {}
-    with progress_bar("Reading images") as progress:
+    with progress_bar("Reading voxels" if deep else "Reading headers") as progress:
         for number, scan in enumerate(cohort.scans):
-            for name, path in {**scan.images, **scan.maps}.items():
-                try:
-                    volume = read_volume(path)
-                    size = "×".join(f"{side}" for side in volume.shape)
-                    spacing = "×".join(f"{side:.3g}" for side in volume.spacing_mm)
-                    grids[scan.id] = f"{size} at {spacing} mm, {volume.axes}"
-                except DataError as error:
-                    problems[f"{scan.id} {name}"] = str(error)
+            grids[scan.id], wrong = check_scan(scan, deep=deep)
+            problems |= {f"{scan.id} {name}": why for name, why in wrong.items()}
             progress(number + 1, len(cohort.scans))
+    labels, label_notes = {}, []
+    try:
+        labels = find_labels(cohort)
+        label_notes = [f"tissue labels: {text}" for text in dict.fromkeys(str(found) for found in labels.values())]
+        label_notes += doubts(cohort, labels)
+    except DataError as error:
+        label_notes.append(str(error))
     if as_json:
         show_json(
             {
@@ -85,7 +88,8 @@ def check(folder: Path, as_json: bool) -> None:
                     for scan in cohort.scans
                 ],
                 "problems": problems,
-                "notes": cohort.notes,
+                "tissue_labels": {scan: asdict(found) for scan, found in labels.items()},
+                "notes": [*cohort.notes, *label_notes],
             }
         )  # fmt: skip
     else:
@@ -94,7 +98,7 @@ def check(folder: Path, as_json: bool) -> None:
             for scan in cohort.scans
         ]
         table(f"{len(cohort.scans)} scans of {len(cohort.subjects)} subjects", ["scan", *columns, "grid"], rows)
-        for line in (*cohort.notes, *(f"{where}: {why}" for where, why in problems.items())):
+        for line in (*cohort.notes, *label_notes, *(f"{where}: {why}" for where, why in problems.items())):
             click.echo(f"note: {line}")
     if problems:
         raise DataError(f"{len(problems)} of the images in {folder} cannot be used; they are named above.")

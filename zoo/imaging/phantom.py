@@ -430,6 +430,7 @@ def _write_subject(root: Path, name: str, subject: PhantomSubject) -> None:
         _write_image(mask, subject.lesion_mask.astype(np.uint8), subject.affine)
         twin = derivatives / "truth" / name / "anat" / f"{name}_desc-lesionfree_T1w.nii.gz"
         _write_image(twin, subject.lesion_free, subject.affine)
+        _write_json(twin.with_name(twin.name.replace(".nii.gz", ".json")), {"Synthetic": True, "SkullStripped": True})
 
 
 def _write_image(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
