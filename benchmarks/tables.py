@@ -119,6 +119,7 @@ def with_bounds(value: float, bounds: Sequence[float | None] | None, style: str,
 # --- Quality: what `zoo evaluate` wrote. ---
 
 STYLES = {"ssim": ".3f", "psnr": ".1f", "mse": ".4f", "seam": ".2f", "stripes": ".2f"}
+PAIRED = ("ssim_in", "ssim_filled", "psnr_in")
 HEADS = {"ssim_in": "SSIM", "ssim_filled": "SSIM, filled voxels alone", "psnr_in": "PSNR, dB", "mse_in": "MSE"}
 NAMES = {
     "biharmonic": "biharmonic, slice by slice",
@@ -146,16 +147,15 @@ def evaluation_table(file: str, conditions: str = "all", metrics: str = "ssim_in
         who = list(dict.fromkeys(key.split("/")[1] for key in scores if key.startswith(f"{condition}/")))
         best = {name: _best(scores, condition, who, name) for name in shown}
         for filler in who:
-            cells, n = [], 0
-            for name in shown:
-                score = scores.get(f"{condition}/{filler}/{name}")
-                if score is None or score["value"] is None:
-                    cells.append("")
-                    continue
-                n = max(n, score["n"])
-                text = with_bounds(score["value"], score["ci"], _style(name))
-                cells.append(f"**{text}**" if filler == best[name] else text)
-            if any(cells):
+            found = [scores.get(f"{condition}/{filler}/{name}") for name in shown]
+            known = [score if score and score["value"] is not None else None for score in found]
+            n = max((score["n"] for score in known if score), default=0)
+            cells = []
+            for name, score in zip(shown, known, strict=True):
+                text = with_bounds(score["value"], score["ci"], _style(name)) if score else ""
+                text += f" (n = {score['n']})" if score and score["n"] != n else ""
+                cells.append(f"**{text}**" if score and filler == best[name] else text)
+            if n:
                 rows.append([condition, str(n), "the model" if filler == MODEL else NAMES.get(filler, filler), *cells])
     return grid(["hole", "n", "filled by", *(HEADS.get(name, name) for name in shown)], rows)
 
@@ -202,16 +202,21 @@ def paired_table(file: str, other: str = "", conditions: str = "all") -> list[st
     for condition in _conditions(one, wanted.replace("_", " ")):
         rival = MODEL if two is not one else strongest(one, condition)
         cells = []
-        for metric in ("ssim_in", "psnr_in"):
+        for metric in PAIRED:
             own, theirs = (by_subject(of, condition, who, metric) for of, who in ((one, MODEL), (two, rival)))
             if not own.keys() & theirs.keys():
-                break
+                cells += ["", ""]
+                continue
             mean, bounds, n, won = difference(own, theirs)
-            cells += [with_bounds(mean, bounds, ".4f" if metric == "ssim_in" else ".2f", "+"), f"{won} of {n}"]
-        if len(cells) == 4:
+            cells += [
+                with_bounds(mean, bounds, {"psnr_in": ".2f", "ssim_in": ".4f"}.get(metric, ".3f"), "+"),
+                f"{won} of {n}",
+            ]
+        if any(cells):
             rows.append([condition, *([] if two is not one else [NAMES.get(rival, rival)]), *cells])
     against = [] if two is not one else ["strongest classic"]
-    return grid(["hole", *against, "SSIM, difference", "higher in", "PSNR, difference in dB", "higher in"], rows)
+    heads = [head for metric in PAIRED for head in (f"{HEADS[metric]}, difference", "higher in")]
+    return grid(["hole", *against, *heads], rows)
 
 
 def sweep_table(file: str) -> list[str]:

@@ -28,6 +28,7 @@ from zoo.imaging.geometry import Grid, to_grid
 from zoo.imaging.masks import LaidLesions
 from zoo.imaging.transfer import patient_of
 from zoo.imaging.volume import read_volume
+from zoo.machine import without_folders
 from zoo.metrics.filling import (
     GREY,
     SIZE_BINS_MM3,
@@ -187,6 +188,13 @@ def _lay_masks(artifact: Artifact, cohort: Cohort, options: InpaintingOptions) -
     return None, packed
 
 
+def _about_sampling(artifact: Artifact, options: InpaintingOptions) -> dict[str, Any]:
+    """Return how the model was sampled; empty for a method without training."""
+    sampling = getattr(artifact.config, "sampling", None)
+    asked = options.model_dump(include={"steps", "solver", "start"}, exclude_none=True)
+    return {**sampling.model_dump(mode="json"), **asked} if sampling else {}
+
+
 def _about_masks(artifact: Artifact, bank: Cohort | None) -> str:
     """Return which masks were laid, and whether training has laid them, too."""
     if bank is None:
@@ -207,7 +215,7 @@ def _perceptual(options: InpaintingOptions) -> tuple[Callable[[Tensor, Tensor], 
         # Weights named by the user must work; weights that nobody named may be absent.
         if options.lpips_weights:
             raise
-        return None, str(error)
+        return None, without_folders(str(error))  # it is kept with the figures
 
 
 @dataclass(frozen=True)
@@ -426,6 +434,7 @@ def _summarise(
         "circle_centre_sd_mm": options.circle_centre_sd_mm,
         "seed": options.seed,
         "samples": options.samples,
+        "sampling": _about_sampling(artifact, options),
         "spacing_mm": artifact.config.data.spacing_mm,
         "images_seen": artifact.manifest.get("images_seen"),
         "backend": f"{options.backend}, {options.precision}",

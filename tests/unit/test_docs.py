@@ -98,11 +98,25 @@ def test_an_evaluation_becomes_tables(tables: ModuleType, tmp_path: Path, monkey
     means = tables.evaluation_table("evaluation.json")
     assert means[0] == "| hole | n | filled by | SSIM | PSNR, dB |"
     assert means[2] == "| lesions | 6 | the model | **0.825 [0.725, 0.925]** | **33.0 [32.9, 33.1]** |"
-    assert tables.paired_table("evaluation.json")[2] == (
-        "| lesions | biharmonic, slice by slice | +0.0500 [+0.0500, +0.0500] | 6 of 6 | +2.00 [+2.00, +2.00] | 6 of 6 |"
-    )
+    differences = "+0.0500 [+0.0500, +0.0500] | 6 of 6 |  |  | +2.00 [+2.00, +2.00] | 6 of 6 |"
+    assert tables.paired_table("evaluation.json")[2] == f"| lesions | biharmonic, slice by slice | {differences}"
     itself = tables.paired_table("evaluation.json", "evaluation.json", "lesions")
-    assert itself[2] == "| lesions | +0.0000 [+0.0000, +0.0000] | 0 of 6 | +0.00 [+0.00, +0.00] | 0 of 6 |"
+    assert itself[2] == "| lesions | +0.0000 [+0.0000, +0.0000] | 0 of 6 |  |  | +0.00 [+0.00, +0.00] | 0 of 6 |"
     assert tables.render("paired other.json", ROOT / "README.md").startswith(
         "*Not measured yet: benchmarks/results/other.json"
     )
+
+
+@pytest.mark.parametrize("page", ["lesion-filling.md", "stylegan2.md"])
+def test_a_methods_page_says_what_of_its_paper_has_no_code(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert re.search(r"^## What of the (thesis|paper) has no code", text, flags=re.MULTILINE)
+
+
+def test_the_verdict_on_repaint_names_the_spread_it_holds_for(tables: ModuleType) -> None:
+    slopes = {(row["name"], row["sd"]): row["slope"] for row in tables.read_rows("repaint-gaussian.jsonl")}
+    assert slopes["default", 0.25] > slopes["the thesis", 0.25]
+    assert slopes["default", 1.0] < slopes["the thesis", 1.0]
+    head = tables.gaussian_table("repaint-gaussian.jsonl")[0]
+    assert "sd 0.25" in head
+    assert "sd 1 " in head

@@ -84,6 +84,8 @@ def test_figures_name_the_protocol(run: Path, folder: Path, zoo_command) -> None
     found = json.loads(out)["inpainting"]
     assert found["about"]["protocol"] == Protocol.read(file, folder).about("test")
     assert found["about"]["protocol"]["part"] == "test"
+    assert found["about"]["sampling"]["steps"] == 1
+    assert "/" not in found["scores"]["lesions/model/lpips"]["note"]  # no folder of the machine
     assert found["about"]["lesion masks"] == "masks (1 patients: none laid in training)"
     assert {row["subject"] for row in found["by_subject"]} == {"sub-004"}
     kept = json.loads(next((run / "evaluations").glob("*.json")).read_text(encoding="utf-8"))
