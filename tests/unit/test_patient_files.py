@@ -77,7 +77,8 @@ def fill(zoo_command: Command, tmp_path: Path) -> Fill:
 
 def test_the_rim_is_counted_apart_and_drawn_in_another_colour(fill: Fill, tmp_path: Path) -> None:
     assert fill("--dilate", 0, out="plain.nii.gz")[0] == 0
-    assert fill("--dilate", 2, out="rim.nii.gz")[0] == 0
+    white_matter = _write(tmp_path / "wm.nii.gz", (_head() > 800).astype(np.uint8))
+    assert fill("--dilate", 2, "--wm", white_matter, out="rim.nii.gz")[0] == 0
     plain, rim = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("plain", "rim"))
     assert (plain["VoxelsDrawn"], plain["VoxelsAdded"]) == (27, 0)
     assert rim["VoxelsDrawn"] == 27
@@ -219,7 +220,7 @@ def test_masks_of_other_values(fill: Fill, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shift", "words"),
-    [((0, 0, 0), ""), ((-10, -10, -10), "all of the lesion mask"), ((11, 0, 0), "% of the lesion mask")],
+    [((0, 0, 0), ""), ((-10, -10, -10), "27 of the 27 voxels of the lesion mask"), ((11, 0, 0), "of the 27 voxels of the lesion mask")],
 )
 def test_a_mask_outside_the_head_is_told(fill: Fill, shift: tuple[int, ...], words: str) -> None:
     code, _, err = fill("--dilate", 0, mask=np.roll(_lesion(), shift, axis=(0, 1, 2)))
