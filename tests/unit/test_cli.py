@@ -19,6 +19,7 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
     code, out, _ = zoo_command("list", "--json")
     listing = json.loads(out)
     assert [item["name"] for item in listing["methods"]] == [
+        "biharmonic-2d3d-filling",
         "biharmonic-filling",
         "lesion-filling",
         "lesion-prior",
