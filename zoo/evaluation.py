@@ -112,10 +112,11 @@ class Evaluation:
         return [{column: row.get(column, "") for column in columns} for row in rows.values()]
 
     def comparisons(self) -> list[Comparison]:
-        """Return every figure of the model against each baseline, paired by subject."""
+        """Return every figure of the model against each baseline, paired by subject, where subjects have their own."""
         values: dict[tuple[str, str, str], dict[str, float]] = {}
         condition_column, who_column = self.columns
-        for row in self.by_subject:
+        rows = [row for row in self.by_subject if {condition_column, who_column} <= row.keys()]
+        for row in rows:
             for metric, value in row.items():
                 if isinstance(value, int | float):
                     place = (row[condition_column], row[who_column], metric)

@@ -154,11 +154,14 @@ def test_samples_are_averaged_and_their_spread_is_written(zoo_command, trained, 
     values = []
     for seed in sample_seeds(5, 3):
         out = tmp_path / f"{seed}.nii.gz"
-        more = ("--seed", seed, "--dilate", 0, "--set", "steps=3")
+        more = ("--seed", seed, "--dilate", 0, "--steps", 10)
         assert _fill(zoo_command, trained, image, patient["lesions"], out, *more)[0] == 0
         values.append(nibabel.load(out).get_fdata()[mask])
     out = tmp_path / "mean.nii.gz"
-    more = ("--seed", 5, "--dilate", 0, "--set", "steps=10", "--samples", 3)
+    more = ("--seed", 5, "--dilate", 0, "--samples", 3)
+    code, _, err = _fill(zoo_command, trained, image, patient["lesions"], out, *more)
+    assert (code, "Use --steps N with N of 10 or more" in err, out.exists()) == (1, True, False)
+    more = (*more, "--steps", 10)
     assert _fill(zoo_command, trained, image, patient["lesions"], out, *more)[0] == 0
     mean, deviation = (nibabel.load(path).get_fdata() for path in (out, tmp_path / "mean-sd.nii.gz"))
     assert np.allclose(mean[mask], np.mean(values, axis=0), atol=1e-2)
