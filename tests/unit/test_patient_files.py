@@ -220,7 +220,7 @@ def test_masks_of_other_values(fill: Fill, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shift", "words"),
-    [((0, 0, 0), ""), ((-10, -10, -10), "27 of the 27 voxels of the lesion mask"), ((11, 0, 0), "of the 27 voxels of the lesion mask")],
+    [((0, 0, 0), ""), ((-10, -10, -10), "27 of the 27 voxels"), ((11, 0, 0), "of the 27 voxels of the lesion mask")],
 )
 def test_a_mask_outside_the_head_is_told(fill: Fill, shift: tuple[int, ...], words: str) -> None:
     code, _, err = fill("--dilate", 0, mask=np.roll(_lesion(), shift, axis=(0, 1, 2)))
