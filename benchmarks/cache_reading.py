@@ -31,8 +31,10 @@ PACKED = 2000
 def decode_slice(scan: Scan, config: DataConfig, index: int) -> np.ndarray:
     """Read, conform and scale a volume, and take one axial slice of it."""
     volume = read_volume(scan.images["T1w"])
-    values = to_grid(volume.data[0], volume.affine, model_grid(volume.shape, volume.affine, config.spacing_mm))
-    return fit_intensity(values, config.scaling, config.percentile, config.noise_floor).encode(values)[:, :, index]
+    grid = model_grid(volume.shape, volume.affine, config.spacing_mm)
+    values = to_grid(volume.data[0], volume.affine, grid)
+    scale = fit_intensity(values, grid.spacing_mm, config.scaling, config.percentile, config.noise_floor)
+    return scale.encode(values)[:, :, index]
 
 
 def packed_slice(scan: PackedScan, index: int) -> np.ndarray:

@@ -22,9 +22,9 @@ from scipy import ndimage
 
 import zoo
 from zoo.imaging.geometry import model_grid, to_grid
-from zoo.imaging.masks import estimate_white_matter
 from zoo.imaging.preprocessing import fit_intensity
 from zoo.imaging.volume import read_volume
+from zoo_bench.white_matter import brightest_class
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
 from zoo_lesion_diffusion.tasks import fill
 from zoo_lesion_diffusion.windows import cover
@@ -56,10 +56,12 @@ def main() -> None:
     if not isinstance(config, FillingConfig):
         raise SystemExit(f"{arguments.run} is not a run of lesion-filling.")
     volume = read_volume(arguments.image)
-    values = to_grid(volume.data[0], volume.affine, model_grid(volume.shape, volume.affine, config.data.spacing_mm))
-    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
+    grid = model_grid(volume.shape, volume.affine, config.data.spacing_mm)
+    values = to_grid(volume.data[0], volume.affine, grid)
+    data = config.data
+    scale = fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
     image = torch.from_numpy(scale.encode(values))[None]
-    white_matter = estimate_white_matter(values, np.zeros(values.shape, bool))
+    white_matter = brightest_class(values, np.zeros(values.shape, bool))
     rows = []
     for count in COUNTS:
         mask = balls(white_matter, count)

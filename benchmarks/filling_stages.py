@@ -28,7 +28,7 @@ from zoo.filling import fill_files
 
 STAGES = {
     "reading, the result too": (("volume.py", "read_volume"),),
-    "white matter and dilation": (("filling.py", "_estimated_white_matter"), ("masks.py", "dilate_within")),
+    "dilation": (("masks.py", "dilate_within"),),
     "to the model's grid and back": (("geometry.py", "to_grid"), ("geometry.py", "to_native")),
     "loading the model": (("artifact.py", "parts"),),
     "biharmonic fill": (("baselines.py", "biharmonic_fill"),),

@@ -1,20 +1,23 @@
-"""Quality against seconds of the ways to fill in a suite, for one trained model.
+"""Quality against seconds of the ways to fill in a suite, for one trained model, on the protocol's tuning subjects.
 
-    python benchmarks/filling_sweep.py RUN COHORT T1W LESIONS [--suite benchmarks/suites/filling.toml]
+    python benchmarks/filling_sweep.py RUN DATA [--suite benchmarks/suites/filling.toml] [--protocol docs/protocol.toml]
         [--out benchmarks/results/filling-sweep.jsonl] [--plot docs/images/filling-sweep.png]
 
-Quality is what the evaluator `inpainting` finds on the cohort's subjects that the model has not seen; seconds are those
-of filling all lesions of one patient, the image being on the model's grid. Ways that stand in the JSONL already are not
-measured again; `--plot` draws from the JSONL alone.
+DATA is the folder of the protocol's cohorts. Quality is what the evaluator `inpainting` finds on the tuning subjects,
+beside the strongest classic filler, paired by subject; seconds are those of filling all lesions of one patient, the
+first of the tuning part's lesion masks that has an image, on the model's grid with the model loaded. Ways that stand in
+the JSONL already are not measured again; `--plot` draws from the JSONL alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,87 +27,104 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import zoo
-from zoo.descriptors import resolve
-from zoo.evaluation import unseen
+from tables import MODEL, by_subject, difference, strongest
+from zoo.evaluation import evaluate_by_protocol
 from zoo.filling import sample_seeds
+from zoo.imaging.cache import pack_scan
 from zoo.imaging.cohort import read_cohort
-from zoo.imaging.geometry import model_grid, to_grid
-from zoo.imaging.masks import dilate_within, estimate_white_matter
-from zoo.imaging.preprocessing import fit_intensity
-from zoo.imaging.volume import read_mask, read_volume
-from zoo_lesion_diffusion.config import FillingConfig, FillingOptions, InpaintingOptions
+from zoo.protocol import Protocol
+from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
 from zoo_lesion_diffusion.tasks import fill
 
 ROUNDS = 3
 ENOUGH_S = 30.0
 TICKS_S = (2, 5, 10, 20, 50)
-METRICS = ("ssim_in", "psnr_in", "seam", "stripes")
-CONDITIONS = ("lesions", "lesions <20 mm3", "lesions 20-100 mm3", "lesions 100-500 mm3", "lesions >500 mm3", "circles")
+CONDITIONS = ("lesions", "circles")
 
 
-def patient(config: Any, image: Path, lesions: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the image ``[C, i, j, k]`` in [-1, 1] and its dilated lesion mask on the model's grid."""
-    volume = read_volume(image)
-    mask = read_mask(lesions, like=volume)
-    mask = dilate_within(mask, estimate_white_matter(volume.data[0], mask), 1)
-    grid = model_grid(volume.shape, volume.affine, config.data.spacing_mm)
-    values = to_grid(volume.data[0], volume.affine, grid)
-    hole = to_grid(mask.astype(np.float32), volume.affine, grid, order=0) > 0.5
-    scale = fit_intensity(values, config.data.scaling, config.data.percentile, config.data.noise_floor)
-    return torch.from_numpy(scale.encode(values))[None], torch.from_numpy(hole)
+@contextlib.contextmanager
+def _no_bar(_: str) -> Iterator[Any]:
+    yield lambda done, total: None
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every way of the suite that is not in the JSONL yet; return all, in the suite's order."""
     artifact = zoo.load(arguments.run)
-    trained, parts = artifact.config, artifact.parts()
+    trained = artifact.config
     if not isinstance(trained, FillingConfig):
         raise SystemExit(f"{arguments.run} is not a run of lesion-filling.")
-    cohort = unseen(artifact, read_cohort(arguments.cohort).with_all(trained.data.contrasts))
-    image, hole = patient(trained, arguments.image, arguments.lesions)
-    evaluate = resolve("zoo_lesion_diffusion.evaluation:inpainting")
+    protocol, parts = Protocol.read(arguments.protocol, arguments.data), artifact.parts()
+    image, hole = patient(protocol, trained)
     rows = [json.loads(line) for line in arguments.out.open()] if arguments.out.exists() else []
     ordered: list[dict[str, Any]] = []
     for way in tomllib.loads(arguments.suite.read_text(encoding="utf-8"))["way"]:
-        chosen = dict(way)
-        side = chosen.pop("window", trained.window[0])
-        sampling = trained.sampling.model_copy(update={"window": (side, side)})
-        artifact.config = config = trained.model_copy(update={"sampling": sampling})
-        samples = chosen.pop("samples", 1)
-        way_of = {"window": side, "samples": samples, "start": 1.0, **chosen}
-        known = [row for row in rows if way_of.items() <= row.items()]
+        known = [row for row in rows if row["settings"] == way]
         if known:
             ordered.append(known[0])
             continue
-        seconds: list[float] = []
-        while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
-            began = time.perf_counter()
-            for seed in sample_seeds(0, samples):
-                fill(parts, config, image, hole, FillingOptions(seed=seed, **chosen))
-            seconds.append(time.perf_counter() - began)
-        options = InpaintingOptions(samples=samples, **chosen)
-        scores = evaluate(artifact, cohort, options, lambda done, total: None).scores
-        row = {**way_of, "seconds": round(statistics.median(seconds), 3), "rounds": len(seconds)}
-        for who in ("model", "biharmonic"):
-            row[who] = {
-                f"{condition}/{metric}": round(score.value, 4)
-                for condition in CONDITIONS
-                for metric in METRICS
-                if (score := scores.get(f"{condition}/{who}/{metric}")) and score.value is not None
-            }
+        options = dict(way)
+        side = options.pop("window", trained.window[0])
+        sampling = trained.sampling.model_copy(update={"window": (side, side)})
+        artifact.config = trained.model_copy(update={"sampling": sampling})
+        found = evaluate_by_protocol(
+            artifact, protocol, "tuning", evaluators=["inpainting"], options=options, bar=_no_bar
+        )["inpainting"].to_json()
+        row = {
+            "way": name(way, side),
+            "settings": way,
+            "protocol": found["about"]["protocol"],
+            "seconds": time_filling(parts, artifact.config, image, hole, **options)[0],
+            "paired": {condition: _paired(found, condition) for condition in CONDITIONS},
+        }
         ordered.append(row)
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(name(row), row["seconds"], row["model"]["lesions/psnr_in"], flush=True)
+        print(row["way"], row["seconds"], row["paired"], flush=True)
     return ordered
 
 
-def name(row: dict[str, Any]) -> str:
+def patient(protocol: Protocol, config: FillingConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a tuning patient's image ``[C, i, j, k]`` in [-1, 1] and lesion mask, on the model's grid."""
+    part = protocol.content.tuning
+    cohort = read_cohort(protocol.folder / str(part.lesion_masks)).named(part.lesion_mask_subjects)
+    scan = pack_scan(cohort.with_all([*config.data.contrasts, "lesion-mask"]).scans[0], config.data)
+    image = np.ascontiguousarray(np.transpose(scan.images, (1, 2, 3, 0)).astype(np.float32))
+    return torch.from_numpy(image), torch.from_numpy(np.moveaxis(scan.lesion_mask, 0, 2).copy())
+
+
+def time_filling(parts: Any, config: FillingConfig, image: torch.Tensor, hole: torch.Tensor, **options: Any) -> Any:
+    """Return the median seconds of filling a patient's lesions, by the clock and of the processor."""
+    samples = options.pop("samples", 1)
+    seconds: list[tuple[float, float]] = []
+    while len(seconds) < ROUNDS and sum(wall for wall, _ in seconds) < ENOUGH_S:
+        began, processor_began = time.perf_counter(), time.process_time()
+        for seed in sample_seeds(0, samples):
+            fill(parts, config, image, hole, FillingOptions(seed=seed, **options))
+        seconds.append((time.perf_counter() - began, time.process_time() - processor_began))
+    return tuple(round(statistics.median(column), 2) for column in zip(*seconds, strict=True))
+
+
+def _paired(evaluation: dict[str, Any], condition: str) -> dict[str, Any]:
+    rival = strongest(evaluation, condition)
+    own, theirs = (by_subject(evaluation, condition, who, "psnr_in") for who in (MODEL, rival))
+    mean, bounds, n, won = difference(own, theirs)
+    return {
+        "psnr": round(statistics.mean(own.values()), 3),
+        "classic": rival,
+        "classic_psnr": round(statistics.mean(theirs.values()), 3),
+        "difference": round(mean, 4),
+        "bounds": [bound if bound is None else round(bound, 4) for bound in bounds],
+        "n": n,
+        "won": won,
+    }
+
+
+def name(way: dict[str, Any], side: int) -> str:
     """Return a way in a few words."""
-    extra = [f"from {row['start']:g} T"] if row["start"] < 1 else []
-    extra += [f"mean of {row['samples']}"] if row["samples"] > 1 else []
-    extra += [f"window {row['window']}"]
-    return ", ".join([f"{row['solver']} {row['steps']}", *extra])
+    steps = way.get("steps", 1)
+    extra = [f"from {way['start']:g} T"] if way.get("start", 1) < 1 else []
+    extra += [f"mean of {way['samples']}"] if way.get("samples", 1) > 1 else []
+    return ", ".join([f"{way['solver']}, {steps} step{'s' if steps > 1 else ''}", *extra, f"window {side}"])
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -112,16 +132,15 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, width_ratios=(1, 1, 0.55))
-    for axes, condition in zip(panels, ("lesions", "circles"), strict=False):
-        classic = rows[0]["biharmonic"][f"{condition}/psnr_in"]
+    for axes, condition in zip(panels, CONDITIONS, strict=False):
+        classic = rows[0]["paired"][condition]["classic_psnr"]
         axes.axhline(classic, color="#b04a3a", linestyle="--", linewidth=1)
-        axes.text(0.99, classic, "biharmonic", color="#b04a3a", ha="right", va="bottom", fontsize=8,
-                  transform=axes.get_yaxis_transform())  # fmt: skip
+        axes.text(0.99, classic, rows[0]["paired"][condition]["classic"], color="#b04a3a", ha="right", va="bottom",
+                  fontsize=8, transform=axes.get_yaxis_transform())  # fmt: skip
         for number, row in enumerate(rows, start=1):
-            axes.plot(row["seconds"], row["model"][f"{condition}/psnr_in"], "o", markersize=13,
-                      color="#e08a00" if number == 1 else "#1f4e79")  # fmt: skip
-            axes.annotate(str(number), (row["seconds"], row["model"][f"{condition}/psnr_in"]), color="white",
-                          fontsize=8, ha="center", va="center")  # fmt: skip
+            place = (row["seconds"], row["paired"][condition]["psnr"])
+            axes.plot(*place, "o", markersize=13, color="#e08a00" if number == 1 else "#1f4e79")
+            axes.annotate(str(number), place, color="white", fontsize=8, ha="center", va="center")
         axes.set_xscale("log")
         axes.set_xticks(TICKS_S, [f"{tick:g}" for tick in TICKS_S])
         axes.minorticks_off()
@@ -131,18 +150,20 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.margins(0.1)
     panels[2].set_axis_off()
-    ways = [f"{number}  {name(row)}" for number, row in enumerate(rows, start=1)]
+    ways = [f"{number}  {row['way']}" for number, row in enumerate(rows, start=1)]
     panels[2].text(0, 0.95, "\n".join([*ways, "", "1 is the default"]), fontsize=8.5, va="top", linespacing=1.6)
     figure.savefig(path)
 
 
 def main() -> None:
     """Measure, write, draw."""
+    here = Path(__file__).parent
     parser = argparse.ArgumentParser()
-    for argument in ("run", "cohort", "image", "lesions"):
+    for argument in ("run", "data"):
         parser.add_argument(argument, type=Path)
-    parser.add_argument("--suite", type=Path, default=Path(__file__).parent / "suites" / "filling.toml")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "filling-sweep.jsonl")
+    parser.add_argument("--suite", type=Path, default=here / "suites" / "filling.toml")
+    parser.add_argument("--protocol", type=Path, default=here.parent / "docs" / "protocol.toml")
+    parser.add_argument("--out", type=Path, default=here / "results" / "filling-sweep.jsonl")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     rows = measure(arguments)

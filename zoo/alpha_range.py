@@ -25,7 +25,7 @@ class Criterion:
     """Values that real images have, and which of them are outside.
 
     Attributes:
-        name: What ended a search is told by it.
+        name: Reported when this criterion ends the search.
         low, high: 95 % of the real images lie between; ``None`` where one side has no limit.
         measure: Edited images ``[S, C, *spatial]`` to a value each, ``[S]``.
     """
@@ -36,7 +36,7 @@ class Criterion:
     measure: Callable[[np.ndarray], np.ndarray]
 
     def outside(self, values: np.ndarray) -> float:
-        """Return the share of values outside; what is not a number is."""
+        """Return the share of values outside; NaN counts as outside."""
         inside = np.isfinite(values)
         if self.low is not None:
             inside &= values >= self.low
@@ -107,13 +107,11 @@ def find_alpha_range(
 
 
 def _sure_sign(changes: np.ndarray) -> float:
-    """Return the sign of the mean change, 0 where its interval holds 0."""
+    """Return the sign of the mean change, 0 where its interval holds 0 or there are too few for one."""
     known = changes[np.isfinite(changes)]
-    if len(known) < 2:
+    interval = mean_interval(known.tolist()) if len(known) else None
+    if interval is None or interval.low is None or interval.high is None:
         return 0.0
-    interval = mean_interval(known.tolist())
-    assert interval.low is not None
-    assert interval.high is not None
     return float((interval.low > 0) - (interval.high < 0))
 
 

@@ -178,6 +178,8 @@ def _model_file(path: Path) -> Path:
         raise ArtifactError(
             f"There is no model {path}; name a run folder or a {MODEL_FILE} (zoo train NAME makes one)."
         )
+    if not path.is_file():
+        raise ArtifactError(f"{path} is a pipe, socket or device; name a run folder or a {MODEL_FILE}.")
     return path
 
 

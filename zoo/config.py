@@ -65,8 +65,12 @@ class DataConfig(Config):
     spacing_mm: float | None = Field(
         1.0, gt=0, le=20, description="Isotropic voxel size of the model's grid, mm; none: each image's own"
     )
-    scaling: Literal["percentile", "max"] = Field("percentile", description="What is mapped to +1")
-    percentile: float = Field(99.5, gt=0, le=100, description="Percentile mapped to +1; brighter voxels are clamped")
+    scaling: Literal["head", "percentile", "max"] = Field(
+        "head", description="What is mapped to +1: brightest tissue of the brain, percentile of all voxels, or maximum"
+    )
+    percentile: float = Field(
+        99.5, gt=0, le=100, description="Percentile mapped to +1 by scaling=percentile; brighter voxels are clamped"
+    )
     noise_floor: float = Field(0.01, ge=0, description="Lower intensities are set to this value before scaling")
     white_matter_labels: tuple[int, ...] | str = Field(
         "find",
@@ -76,7 +80,14 @@ class DataConfig(Config):
     lesion_masks: str | None = Field(
         None, description="Cohort whose lesion masks are laid on these subjects; none: the cohort's own patients"
     )
+    lesion_mask_subjects: tuple[str, ...] = Field(
+        (), description="Patients of data.lesion_masks whose masks are laid; none: all but a share data.test"
+    )
+    subjects: tuple[str, ...] = Field((), description="Subjects that are used at all; none: everybody")
     validation: float = Field(0.1, ge=0, lt=1, description="Share of subjects kept for validation")
+    validation_subjects: tuple[str, ...] = Field(
+        (), description="Subjects kept for validation by name; replaces the share"
+    )
     test: float = Field(0.2, ge=0, lt=1, description="Share of subjects kept for evaluation")
     test_subjects: tuple[str, ...] = Field((), description="Subjects kept for evaluation by name; replaces the share")
 
@@ -84,6 +95,14 @@ class DataConfig(Config):
     @classmethod
     def _scheme_or_labels(cls, value: Any) -> tuple[int, ...] | str:
         return scheme_or_labels(value)
+
+    @model_validator(mode="after")
+    def _mask_subjects_have_a_cohort(self) -> DataConfig:
+        if self.lesion_mask_subjects and self.lesion_masks is None:
+            raise ValueError(
+                "data.lesion_mask_subjects names patients of data.lesion_masks, which is not set; set it, too"
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_are_left(self) -> DataConfig:
@@ -249,9 +268,13 @@ def resolve_config(
     *,
     preset: str | None = None,
     file: Path | None = None,
+    protocol: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> MethodConfig:
     """Lay the layers of settings for ``method`` over each other and check the result.
+
+    ``protocol`` is what a protocol says of the training (`zoo.protocol.Protocol.training_settings`); it lies above
+    the file and below the assignments.
 
     Raises:
         UnknownNameError: There is no such preset.
@@ -270,6 +293,7 @@ def resolve_config(
     layers = [
         method.presets[preset] if preset else {},
         read_config_file(file) if file else {},
+        protocol or {},
         *(parse_assignment(text) for text in assignments),
     ]
     return validate(resolve(method.config), merge(*layers), what=f"method {method.name!r}")

@@ -196,7 +196,7 @@ class Score:
         unit: ``"dB"``, ``"%"``, ``""`` …
         better: Whether ``"higher"``, ``"lower"`` or ``"nearer 1"`` is better.
         n: Number of subjects.
-        ci: 95 % interval of the mean over subjects, ``None`` for n < 2.
+        ci: 95 % interval of the mean over subjects, ``None`` for n < 5.
         note: Why a value is missing, or what limits it.
     """
 
@@ -241,6 +241,7 @@ class Exporter:
         devices: Kinds of device it runs on, of ``"cpu"`` and ``"cuda"``.
         onnx: The ONNX file that ``export`` starts from: ``"same"`` for the one in the precision asked for, a precision
             for that one whatever is asked, empty for none.
+        uses: ``() -> str``: what it computes with on this machine, for ``zoo doctor``; ``None`` for nothing to say.
     """
 
     name: str
@@ -251,6 +252,7 @@ class Exporter:
     precisions: tuple[str, ...] = ("fp32",)
     devices: tuple[str, ...] = ("cpu", "cuda")
     onnx: Literal["", "same", "fp32"] = ""
+    uses: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [precision for precision in self.precisions if precision not in PRECISIONS]

@@ -171,20 +171,24 @@ def _groups(name: str, texts: Sequence[str], held: Sequence[int], levels: tuple[
 
 
 def usable_attributes(
-    rows: Sequence[Mapping[str, Any]], levels: Mapping[str, Sequence[str]]
+    rows: Sequence[Mapping[str, Any]], levels: Mapping[str, Sequence[str]], folds: int = 2
 ) -> tuple[list[Attribute], list[str]]:
-    """Return every attribute that can be read, and why the others cannot, a sentence each.
+    """Return every attribute that can be read and cross-validated, and why the others cannot, a sentence each.
 
     Args:
         rows: Of `zoo.projections.Projections`.
         levels: Two values to tell apart, for the columns that have more.
+        folds: Parts of the cross-validation; an attribute needs as many subjects, of both groups.
     """
     found, refused = [], []
     for name in dict.fromkeys([POSITION, *(column for row in rows for column in row["covariates"])]):
         try:
-            found.append(read_attribute(rows, name, levels.get(name, ())))
+            attribute = read_attribute(rows, name, levels.get(name, ()))
+            subject_folds(attribute, [rows[row]["subject"] for row in attribute.rows], folds, seed=0)
         except DataError as error:
-            refused.append(str(error))
+            refused.append(f"Column {name!r} is left out: {error}")
+        else:
+            found.append(attribute)
     return found, refused
 
 
@@ -245,7 +249,7 @@ def fit_linear(
         kind: Which of the two.
         options: Regularisation.
 
-    Source: Güllmar et al., section 2.5 (support vector machine; the scaling of codes and C are not stated there, nor
+    Source: Güllmar et al., section 2.4 (support vector machine; the scaling of codes and C are not stated there, nor
     how the direction of age was found).
     """
     from sklearn.linear_model import Ridge
@@ -293,7 +297,7 @@ def fit_direction(
     Raises:
         DataError: Too few subjects, or codes that do not differ along any direction.
 
-    Source: Güllmar et al., section 2.5, for fits on codes; Shen et al. 2020, "Interpreting the Latent Space of GANs
+    Source: Güllmar et al., section 2.4, for fits on codes; Shen et al. 2020, "Interpreting the Latent Space of GANs
     for Semantic Face Editing", section 3, for labelled samples (there by a classifier, and with a support vector
     machine; here labels are numbers, so that no threshold throws any of them away).
     """
@@ -450,7 +454,7 @@ def orthogonalise(direction: Tensor, others: Sequence[Tensor]) -> Tensor:
     Raises:
         DataError: Nothing of the direction is left.
 
-    Source: Güllmar et al., section 2.5 (after Shen et al. 2020), for one other. Departure: several are made
+    Source: Güllmar et al., section 2.4 (after Shen et al. 2020), for one other. Departure: several are made
     orthonormal first (QR), since taking away one after the other would leave a residue.
     """
     vector = direction.double().flatten()

@@ -27,7 +27,7 @@ from zoo.directions import Direction, Directions, usable_attributes, walk
 from zoo.errors import DataError
 from zoo.files import replacing, write_text
 from zoo.leakage import Leak, measure_leakage
-from zoo.metrics.bpf import classify, fit_centres, parenchymal_fraction
+from zoo.metrics.bpf import TISSUE, parenchymal_fraction
 from zoo.metrics.features import Extractor, nearest_distances
 from zoo.metrics.profiles import profiles_through_ventricle, ventricle_share
 from zoo.metrics.statistics import Interval, paired_tests, with_interval
@@ -37,7 +37,7 @@ from zoo.report.html import Section, write_report
 from zoo.tasks import Progress
 
 SIGNIFICANT = 0.001
-"""Threshold of the paired tests (Güllmar et al., section 2.6)."""
+"""Threshold of the paired tests (Güllmar et al., section 2.5)."""
 
 VENTRICLES = 0.55
 """Slice position at which the lateral ventricles are looked for, unless another is named."""
@@ -45,15 +45,31 @@ VENTRICLES = 0.55
 Draw = Callable[[Sequence[int], Direction, Sequence[float]], np.ndarray]
 """Projections, a direction and an alpha each, to images ``[n, C, *spatial]``."""
 
+Tissue = Callable[[np.ndarray], np.ndarray]
+"""An image from 0 to 1 to the class of each voxel, one of `TISSUE`."""
+
+_QUANTITIES: Mapping[str, tuple[Callable[[np.ndarray], float], str]] = {
+    "BPF": (parenchymal_fraction, "bpf.png"),
+    "ventricles, share of the head": (ventricle_share, "ventricles.png"),
+}
+"""What is measured of a slice's tissue, and the file of its curve."""
+
 _SHOWN = 6
 _AUTO_COUNT = 5
 _STEPS_A_SPREAD = 4
 _SCORED_AT_ONCE = 64
 _NOTE = (
     "Exploratory: what lies along a direction is correlated with its attribute, not caused by it. p: Student's paired "
-    "test against alpha 0, uncorrected; Holm: corrected for the alphas of a row. Synthetic images of nobody; research "
-    "use only, not for diagnosis."
+    "test against alpha 0, uncorrected; Holm: corrected for the alphas of a row. Random: mean changes along random "
+    "directions of the same length (--random), the least an attribute's direction must exceed; their p is the share "
+    "of them that change the mean as much. Synthetic images of nobody; research use only, not for diagnosis."
 )
+_HOW = {
+    "levels": "Fraction and ventricles: tissue of each image by itself, inside the brain's filled outline, by "
+    "brightness beside white matter after a smooth field is divided out. Brightness alone changes neither figure.",
+    "k-means": "Fraction and ventricles: tissue of each image by itself by k-means with four clusters, as in Güllmar "
+    "et al.; on T1-weighted slices it takes cortex for fluid.",
+}
 
 
 # --- Applying. ---
@@ -69,7 +85,9 @@ class EditSettings:
         ventricles: Slice position of the slice that stands for a subject in fractions and profiles.
         folds: Of the regressors of the leakage table.
         levels: Two values to tell apart, for columns with more.
-        seed: Of the folds.
+        seed: Of the folds and the random directions.
+        tissue: Estimator of tissue, a name in `zoo.metrics.bpf.TISSUE`.
+        random: How many random directions are walked beside each, as far as it.
         options: Of the method's editing options.
     """
 
@@ -79,6 +97,8 @@ class EditSettings:
     folds: int = 5
     levels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seed: int = 0
+    tissue: str = "levels"
+    random: int = 0
     options: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -156,7 +176,7 @@ def edit_files(
     check_same_model(artifact, projections.method, projections.model_sha256, "projections")
     check_same_model(artifact, directions.method, directions.model_sha256, "directions")
     chosen = directions.choose(settings.names)
-    attributes, notes = usable_attributes(projections.rows, settings.levels)
+    attributes, notes = usable_attributes(projections.rows, settings.levels, settings.folds)
     fitted_on = {name for item in chosen.values() for name in item.about.get("fitted_on", ())}
     both = sorted(fitted_on & set(projections.subjects))
     if both:
@@ -191,7 +211,7 @@ def edit_files(
     for name, direction in chosen.items():
         found = None
         if settings.alphas is None:
-            criteria = real.criteria(_critic(artifact, real, device))
+            criteria = real.criteria(TISSUE[settings.tissue], _critic(artifact, real, device))
             step = float(f"{direction.about['spread'] / _STEPS_A_SPREAD:.1g}")
             if not step > 0:
                 raise DataError(f"The codes do not spread along {name!r}; name alphas yourself: --alpha -10,0,10.")
@@ -206,7 +226,7 @@ def edit_files(
         )  # fmt: skip
     page = folder / "edit.html"
     notes = list(dict.fromkeys(notes))
-    _write_page(artifact, page, edits, real, notes)
+    _write_page(artifact, page, edits, real, settings, notes)
     return EditReport(tuple(edits), page, tuple(notes))
 
 
@@ -255,22 +275,17 @@ class _Real:
             extractor.name,
         )
 
-    def criteria(self, critic: Callable[[np.ndarray], np.ndarray] | None) -> list[Criterion]:
+    def criteria(self, tissue: Tissue, critic: Callable[[np.ndarray], np.ndarray] | None) -> list[Criterion]:
         """Return what ends the search for a range, with limits from the real images."""
         names = np.array(self.subjects)
         own = torch.from_numpy(names[:, None] == names[None])
         distances = nearest_distances(self.features, self.features, not_of=own)
         rows = list(self.of_subjects)
-        fractions = _fractions(self.images[rows], [fit_centres(_plane(image)) for image in self.images[rows]])
-        low, high = (float(limit) for limit in np.quantile(fractions, [0.025, 0.975]))
-        # Centres of the unedited image are what its edits are classified by.
-        centres: list[np.ndarray] = []
 
         def fraction(images: np.ndarray) -> np.ndarray:
-            if not centres:
-                centres.extend(fit_centres(_plane(image)) for image in images)
-            return _fractions(images, centres)
+            return np.array([parenchymal_fraction(tissue(_signal(_plane(image)))) for image in images])
 
+        low, high = (float(limit) for limit in np.quantile(fraction(self.images[rows]), [0.025, 0.975]))
         found = [
             Criterion(
                 "feature distance to the nearest real image of another subject",
@@ -337,8 +352,17 @@ def _apply(
         seed=settings.seed,
     ) if len(alphas) > 1 else []  # fmt: skip
     groups = _groups(vector, attributes, real.of_subjects)
-    curves = _measure_curves(folder, planes, alphas, baseline, groups, notes)
-    _draw(folder, planes, alphas, baseline, groups, projections, notes)
+    tissue = TISSUE[settings.tissue]
+    values = {row: _measure(versions, tissue) for row, versions in planes.items()}
+    chance = [
+        {
+            row: _measure(np.stack([_plane(image) for image in draw([row] * len(alphas), other, alphas)]), tissue)
+            for row in planes
+        }
+        for other in _random_directions(projections.w, settings.random, settings.seed)
+    ]
+    curves = _compare(folder, values, chance, alphas, baseline, groups, notes)
+    _draw(folder, planes, tissue, alphas, baseline, groups, projections, notes)
     return Edited(name, tuple(alphas), found, tuple(leaks), tuple(curves), folder)
 
 
@@ -355,25 +379,42 @@ def _groups(direction: Direction, attributes: Sequence[Any], rows: Sequence[int]
     return {"all": list(rows)}
 
 
-def _measure_curves(
+def _measure(versions: np.ndarray, tissue: Tissue) -> dict[str, np.ndarray]:
+    """Return each quantity of versions ``[A, I, J]`` of a slice, ``[A]``."""
+    classes = [tissue(_signal(version)) for version in versions]
+    return {name: np.array([measured(some) for some in classes]) for name, (measured, _) in _QUANTITIES.items()}
+
+
+def _random_directions(codes: Tensor, count: int, seed: int) -> list[Direction]:
+    """Return unit vectors ``[*code]``, each a random mixture of how the codes ``[N, *code]`` differ from their mean."""
+    away = (codes - codes.mean(0)).flatten(1)
+    weights = torch.randn(count, len(codes), generator=torch.Generator().manual_seed(seed))
+    vectors = torch.nn.functional.normalize(weights @ away, dim=1)
+    return [Direction(vector.view(codes.shape[1:]), {}) for vector in vectors]
+
+
+def _compare(
     folder: Path,
-    planes: Mapping[int, np.ndarray],
+    values: Mapping[int, Mapping[str, np.ndarray]],
+    chance: Sequence[Mapping[int, Mapping[str, np.ndarray]]],
     alphas: Sequence[float],
     baseline: int,
     groups: Mapping[str, Sequence[int]],
     notes: list[str],
 ) -> list[dict[str, Any]]:
-    """Measure fraction and ventricles along alpha, test each change, and draw the curves."""
-    values: dict[int, dict[str, np.ndarray]] = {}
-    for row, versions in planes.items():
-        centres = fit_centres(versions[baseline])
-        classes = [classify(version, centres) for version in versions]
-        values[row] = {
-            "BPF": np.array([parenchymal_fraction(some) for some in classes]),
-            "ventricles, share of the head": np.array([ventricle_share(some) for some in classes]),
-        }
+    """Test the change of each quantity along alpha, against alpha 0 and against random directions; draw the curves.
+
+    Args:
+        folder: Of the pictures.
+        values: Each quantity along alpha ``[A]``, by image.
+        chance: The same along each random direction.
+        alphas: ``[A]``.
+        baseline: Which alpha is 0.
+        groups: Images by the name of their group.
+        notes: Gets what is not defined.
+    """
     table = []
-    for number, quantity in enumerate(("BPF", "ventricles, share of the head")):
+    for quantity, (_, picture) in _QUANTITIES.items():
         series, stars = {}, {}
         for label, members in groups.items():
             kept = [row for row in members if np.isfinite(values[row][quantity]).all()]
@@ -384,27 +425,41 @@ def _measure_curves(
             series[label] = np.stack([values[row][quantity] for row in kept])
             tests = paired_tests(series[label], baseline)
             stars[label] = [bool(test and test.p is not None and test.p < SIGNIFICANT) for test in tests]
+            random = np.array([np.stack([some[row][quantity] for row in kept]).mean(axis=0) for some in chance])
             for column, (alpha, test) in enumerate(zip(alphas, tests, strict=True)):
+                mean = float(series[label][:, column].mean())
                 table.append(
                     {
                         "quantity": quantity,
                         "group": label,
                         "n": len(kept),
                         "alpha": alpha,
-                        "mean": float(series[label][:, column].mean()),
+                        "mean": mean,
                         "change": asdict(test.change) if test else None,
                         "p": test.p if test else None,
                         "holm": test.holm if test else None,
+                        "random": _beside_chance(test.change.mean, random[:, column] - random[:, baseline])
+                        if test and len(random) else None,
                     }
-                )
+                )  # fmt: skip
         if series:
-            edit_curves(folder / ("bpf.png" if number == 0 else "ventricles.png"), alphas, series, stars, quantity)
+            edit_curves(folder / picture, alphas, series, stars, quantity)
     return table
+
+
+def _beside_chance(change: float, random: np.ndarray) -> dict[str, float]:
+    """Return how a mean change compares with those along random directions ``[R]``, as plain JSON data."""
+    # What is not defined along a random direction counts as a large change.
+    as_large = np.count_nonzero(~(np.abs(random) < abs(change)))
+    known = random[np.isfinite(random)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (float("nan"),) * 2
+    return {"n": len(random), "low": float(low), "high": float(high), "p": float((1 + as_large) / (1 + len(random)))}
 
 
 def _draw(
     folder: Path,
     planes: Mapping[int, np.ndarray],
+    tissue: Tissue,
     alphas: Sequence[float],
     baseline: int,
     groups: Mapping[str, Sequence[int]],
@@ -420,9 +475,7 @@ def _draw(
     for number, (label, members) in enumerate(groups.items()):
         versions = planes[members[0]]
         try:
-            profiles = profiles_through_ventricle(
-                versions, classify(versions[baseline], fit_centres(versions[baseline]))
-            )
+            profiles = profiles_through_ventricle(versions, tissue(_signal(versions[baseline])))
         except DataError as error:
             notes.append(f"{projections.rows[members[0]]['scan']}: {error}")
             continue
@@ -514,6 +567,7 @@ def curve_rows(edits: Sequence[Edited]) -> list[dict[str, Any]]:
                     "change": _interval(Interval(**change)) if change else "",
                     "p": "" if row["p"] is None else f"{row['p']:.2g}",
                     "Holm": "" if row["holm"] is None else f"{row['holm']:.2g}",
+                    "random": _random(row["random"]),
                 }
             )
     return rows
@@ -533,11 +587,20 @@ def range_sentences(edits: Sequence[Edited]) -> list[str]:
     ]
 
 
-def _write_page(artifact: Artifact, page: Path, edits: Sequence[Edited], real: _Real, notes: Sequence[str]) -> None:
+def _write_page(
+    artifact: Artifact,
+    page: Path,
+    edits: Sequence[Edited],
+    real: _Real,
+    settings: EditSettings,
+    notes: Sequence[str],
+) -> None:
     content = {
         "model_sha256": artifact.sha256,
         "method": artifact.method.name,
         "features": real.extractor,
+        "tissue": settings.tissue,
+        "random": settings.random,
         "note": _NOTE,
         "notes": list(notes),
         "subjects": len(set(real.subjects)),
@@ -562,7 +625,7 @@ def _write_page(artifact: Artifact, page: Path, edits: Sequence[Edited], real: _
     sections = [
         Section(heading="What this is", text="\n".join([_NOTE, *range_sentences(edits), *notes])),
         Section(heading="Leakage", text=leakage, table=leakage_rows(edits)),
-        Section(heading="Along alpha", table=curve_rows(edits)),
+        Section(heading="Along alpha", text=_HOW[settings.tissue], table=curve_rows(edits)),
     ]
     for edit in edits:
         pictures = [(path.read_bytes(), path.stem) for path in sorted(edit.folder.glob("*.png"))]
@@ -578,9 +641,15 @@ def _plane(image: np.ndarray) -> np.ndarray:
     return image[0] if image.ndim == 3 else image[0, :, :, image.shape[3] // 2]
 
 
-def _fractions(images: np.ndarray, centres: Sequence[np.ndarray]) -> np.ndarray:
-    pairs = zip(images, centres, strict=True)
-    return np.array([parenchymal_fraction(classify(_plane(image), own)) for image, own in pairs])
+def _signal(plane: np.ndarray) -> np.ndarray:
+    """Return intensities in [-1, 1] from 0 on, which is no signal."""
+    return (plane + 1) / 2
+
+
+def _random(found: Mapping[str, float] | None) -> str:
+    if not found:
+        return ""
+    return f"{found['low']:.2g} to {found['high']:.2g}; p {found['p']:.2g} (n = {found['n']})"
 
 
 def _safe(name: str) -> str:

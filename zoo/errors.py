@@ -34,6 +34,10 @@ class ArtifactError(ZooError):
     """A run folder, checkpoint or model file that is damaged, newer than known, or not ours."""
 
 
+class UnwritableError(ArtifactError):
+    """A place that a result cannot be written to."""
+
+
 class MissingExtraError(ZooError):
     """An optional package that is not installed."""
 

@@ -18,10 +18,11 @@ from zoo.config import DataConfig, MethodConfig
 from zoo.descriptors import Method, resolve
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.files import cache_folder
-from zoo.imaging.cache import PackedCohort, pack_cohort
+from zoo.imaging.cache import PackedCohort, mask_digest, pack_cohort
 from zoo.imaging.cohort import Cohort, Split, read_cohort, split_subjects
 from zoo.imaging.labels import doubts, find_labels
 from zoo.imaging.phantom import VERSION
+from zoo.imaging.transfer import patient_of
 from zoo.registry import registry
 from zoo.run import Run, new_run_folder, newest_run
 from zoo.sampling import example_inputs
@@ -63,13 +64,15 @@ def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: 
         data = phantom_cohort(config.data.spacing_mm or 1.0, bar)
         note = f"data: no --data was given, so the synthetic phantom cohort in {data} is used"
     found = read_cohort(data)
-    cohort = _with_known_lesions(found.with_all(config.data.contrasts))
     settings = config.data
+    found = found.named(settings.subjects)
+    cohort = _with_known_lesions(found.with_all(settings.contrasts))
     split = split_subjects(
         cohort.subjects,
         validation=settings.validation,
         test=settings.test,
         seed=config.seed,
+        validation_subjects=settings.validation_subjects,
         test_subjects=settings.test_subjects,
     )
     bank = _mask_bank(config, found, split)
@@ -100,10 +103,20 @@ def _with_labels(cohort: Cohort, split: Split, settings: DataConfig) -> Cohort:
 
 
 def _mask_bank(config: MethodConfig, found: Cohort, split: Split) -> Cohort:
-    """Return the scans that lend their lesion masks; of the cohort itself only those trained on."""
-    if config.data.lesion_masks is not None:
-        return read_cohort(Path(config.data.lesion_masks)).with_all(["lesion-mask"])
-    return found.subset(split.train)
+    """Return the scans that lend their lesion masks; some patients' are kept for evaluation.
+
+    Of the cohort itself those of the training subjects; of another cohort those of the patients named, else of all
+    but a share ``data.test``.
+    """
+    settings = config.data
+    if settings.lesion_masks is None:
+        return found.subset(split.train)
+    bank = read_cohort(Path(settings.lesion_masks)).with_all(["lesion-mask"])
+    if settings.lesion_mask_subjects:
+        return bank.named(settings.lesion_mask_subjects)
+    patients = sorted({patient_of(scan) for scan in bank.scans})
+    laid = split_subjects(patients, validation=0, test=settings.test, seed=config.seed).train
+    return bank.subset(scan.subject for scan in bank.scans if patient_of(scan) in laid)
 
 
 def _lays_lesions(config: MethodConfig) -> bool:
@@ -213,7 +226,7 @@ def train_method(
         "config": config.model_dump(mode="json"),
         "split": plan.split.to_json(),
         "data_fingerprint": packed.fingerprint,
-        **trained_on(packed, plan.split),
+        **seen_by(plan, packed),
     }
     folder = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else Path())
     begun = (folder / "run.json").is_file()
@@ -227,7 +240,7 @@ def train_method(
             run = Run.open(folder)
         if run.record["status"] == "finished":
             return run, Outcome("finished", run.record["images_seen"], "")
-        about = {key: record[key] for key in ("trained_on", "trained_on_voxels", "data_fingerprint")}
+        about = {**seen_by(plan, packed), "data_fingerprint": packed.fingerprint}
         try:
             outcome = train(run, method, config, packed, fabric, seconds=seconds, about=about, report=report)
         except ZooError:
@@ -256,16 +269,20 @@ def pack(plan: Plan, bar: Bar) -> PackedCohort:
     return packed
 
 
-def trained_on(packed: PackedCohort, split: Split) -> dict[str, list[str]]:
-    """Return every image that training or the choice of a checkpoint has seen, by file and by voxels.
+def seen_by(plan: Plan, packed: PackedCohort) -> dict[str, list[str]]:
+    """Return the hashes of what training sees, for the model's manifest.
 
-    ``trained_on`` holds hashes of files, ``trained_on_voxels`` of what they show (`zoo.imaging.cache.voxel_hash`).
+    ``trained_on`` has the files and ``trained_on_voxels`` the voxels (`zoo.imaging.cache.voxel_hash`) of every image
+    that training or the choice of a checkpoint sees, ``validated_on`` the voxels of those that checkpoints are scored
+    on, and ``masks_laid`` every lesion mask that training lays on its subjects.
     """
-    seen = {*split.train, *split.validation}
-    scans = [scan for scan in packed.scans if scan.subject in seen]
+    scored = packed.subset(plan.split.validation).scans
+    masks = [scan.maps["lesion-mask"] for scan in plan.mask_bank.scans if "lesion-mask" in scan.maps]
     return {
-        "trained_on": sorted({digest for scan in scans for digest in scan.image_hashes}),
-        "trained_on_voxels": sorted({digest for scan in scans for digest in scan.voxel_hashes}),
+        "trained_on": sorted({digest for scan in packed.scans for digest in scan.image_hashes}),
+        "trained_on_voxels": sorted({digest for scan in packed.scans for digest in scan.voxel_hashes}),
+        "validated_on": sorted({digest for scan in scored for digest in scan.voxel_hashes}),
+        "masks_laid": sorted({mask_digest(path) for path in masks}),
     }
 
 

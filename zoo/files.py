@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +14,15 @@ from pathlib import Path
 
 import platformdirs
 
-from zoo.errors import ArtifactError
+from zoo.errors import ArtifactError, UnwritableError
 
-_IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT,
+             errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
+
+
+LONGEST_NAME = 255
+"""Bytes that a file's name may have."""
+_TEMPORARY = re.compile(r"^\.part-\d+-")
 
 
 @contextmanager
@@ -26,15 +33,18 @@ def replacing(path: Path) -> Iterator[Path]:
     is untouched.
 
     Raises:
-        ArtifactError: The disk is full, the folder cannot be written, or a folder or file is in the way.
+        ArtifactError: The disk is full.
+        UnwritableError: The folder cannot be written, the name is too long, or a folder or file is in the way.
     """
-    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")  # the suffix stays: writers go by it
+    temporary = path.with_name(f".part-{os.getpid()}-{_shortened(path.name)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
+    except ArtifactError:
+        raise  # explained already, where one such file is written inside another's block
     except Exception as error:
         explained = explain_write_error(error, path)
         if explained is None:
@@ -48,16 +58,33 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def _shortened(name: str) -> str:
+    """Return a name that leaves room for a prefix; its end stays, since writers go by the suffix."""
+    if len(os.fsencode(name)) <= LONGEST_NAME - 40:
+        return name
+    return f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}-{name[-40:]}"
+
+
 def explain_write_error(error: Exception, path: Path) -> ArtifactError | None:
     """Return what to tell the user when writing ``path`` failed for want of space or rights, else ``None``."""
+    path = path.with_name(_TEMPORARY.sub("", path.name))
     # safetensors reports a failed write as its own error, with the system's words inside.
     code = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in text or "File too large" in text:
         return ArtifactError(f"No space left to write {path}. Free some and run the same command again.")
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS, *_IN_THE_WAY) or "Permission denied" in text:
-        return ArtifactError(f"{path} cannot be written ({os.strerror(code or errno.EACCES)}); choose another folder.")
+    if code == errno.ENOENT and not _concerns(error, path):
+        return None
+    if code in _NO_PLACE or "Permission denied" in text:
+        reason = os.strerror(code or errno.EACCES)
+        return UnwritableError(f"{path} cannot be written ({reason}); choose another folder or name.")
     return None
+
+
+def _concerns(error: Exception, path: Path) -> bool:
+    """Tell whether a system's error is about ``path``, a folder above it or a sibling, not about what was read."""
+    named = getattr(error, "filename", None)
+    return named is not None and (path.is_relative_to(named) or Path(named).parent == path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

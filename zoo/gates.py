@@ -138,8 +138,10 @@ def patient(data: DataConfig) -> tuple[Tensor, Tensor]:
     if unknown := [contrast for contrast in data.contrasts if contrast not in subject.images]:
         raise DataError(f"the phantom has no {unknown[0]}")
     channels = [subject.images[contrast].astype(np.float32) for contrast in data.contrasts]
+    spacings = (spacing, spacing, spacing)
     encoded = [
-        fit_intensity(values, data.scaling, data.percentile, data.noise_floor).encode(values) for values in channels
+        fit_intensity(values, spacings, data.scaling, data.percentile, data.noise_floor).encode(values)
+        for values in channels
     ]
     return torch.from_numpy(np.stack(encoded)), torch.from_numpy(subject.lesion_mask.copy())
 

@@ -9,8 +9,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
-"""Instruction sets that decide how fast a network runs, as Linux calls them."""
+INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 bf16",
+    "avx512_fp16": "AVX-512 fp16",
+    "amx_tile": "AMX",
+    "amx_bf16": "AMX bf16",
+    "amx_int8": "AMX int8",
+    "asimd": "NEON",
+    "bf16": "Arm bf16",
+}
+"""Instruction sets that decide how fast a network runs: as Linux calls them, and as people do."""
 
 DISTRIBUTIONS = {
     "torch": ("torch",),
@@ -55,13 +67,13 @@ def _processors() -> list[dict[str, str]]:
 
 
 def cpu() -> dict[str, Any]:
-    """Return the CPU's model, its cores, and which of `CPU_FLAGS` it has."""
+    """Return the CPU's model, its cores, and which of `INSTRUCTIONS` it has, by Linux' names."""
     first = next(iter(_processors()), {})
     flags = set((first.get("flags") or first.get("Features") or "").split())
     return {
         "model": first.get("model name") or platform.processor() or platform.machine(),
         "cores": physical_cores(),
-        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "flags": [flag for flag in INSTRUCTIONS if flag in flags],
     }
 
 

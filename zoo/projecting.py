@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from zoo.evaluation import has_seen, unseen
 from zoo.files import replacing, write_text
 from zoo.imaging.cache import PackedCohort, pack_cohort
 from zoo.imaging.cohort import Cohort, as_number
+from zoo.metrics.bpf import find_head
 from zoo.metrics.image import MAX_PSNR, ssim_map
 from zoo.metrics.perceptual import NamedDistance, load_distance
 from zoo.metrics.statistics import Interval, mean_interval
@@ -34,7 +36,7 @@ SLICES = 6
 """Slices a scan where none are chosen, as in Güllmar et al."""
 _PARTS = ".parts"
 _SHOWN = 8
-_METRICS = {"ssim": "", "psnr": "dB", "mse": ""}
+_METRICS = ("ssim", "psnr", "mse", "ssim_head", "psnr_head")
 _RING = 2
 """Pixels round a lesion that are its surroundings."""
 _LEAST_PIXELS = 4
@@ -340,6 +342,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return for each image ``losses`` (SSIM, PSNR in dB, mean square, range 2) and ``lesions``.
 
+    ``ssim``, ``psnr`` and ``mse`` count all pixels; ``ssim_head`` and ``psnr_head`` those in the filled outline of the
+    target's first channel, where it has one. Background is easy: nearly half of a slice is.
+
     Lesion contrast is the mean inside the lesions minus that of the foreground within 2 pixels round them. ``lesions``
     has it by contrast for the target and the reconstruction, and ``survives``, the one over the other, ``None`` where
     the target's is below 0.05 of a range of 2; without a lesion of 4 pixels it is empty.
@@ -350,16 +355,26 @@ def measure(
         contrasts: Names; channels are these, each as often as it is copied.
     """
     made = reconstruction.clamp(-1, 1)
-    similarity = ssim_map(made, images).flatten(1).mean(1)
-    mse = (made.double() - images.double()).square().flatten(1).mean(1)
-    psnr = (10 * torch.log10(4 / mse.clamp(min=1e-30))).clamp(max=MAX_PSNR)
-    return [
-        {
-            "losses": {"ssim": float(similarity[n]), "psnr": float(psnr[n]), "mse": float(mse[n])},
-            "lesions": _lesion_contrast(images[n].numpy(), made[n].numpy(), lesions[n], contrasts),
-        }
-        for n in range(len(images))
-    ]
+    similarity = ssim_map(made, images)
+    error = (made.double() - images.double()).square()
+    heads = torch.from_numpy(np.stack([find_head((image[0].numpy() + 1) / 2) for image in images]))[:, None]
+    found = []
+    for n in range(len(images)):
+        mse, inside = float(error[n].mean()), heads[n].expand_as(error[n])
+        losses = {"ssim": float(similarity[n].mean()), "psnr": _psnr(mse), "mse": mse}
+        if inside.any():
+            losses |= {
+                "ssim_head": float(similarity[n][inside].mean()),
+                "psnr_head": _psnr(float(error[n][inside].mean())),
+            }
+        lesion_contrast = _lesion_contrast(images[n].numpy(), made[n].numpy(), lesions[n], contrasts)
+        found.append({"losses": losses, "lesions": lesion_contrast})
+    return found
+
+
+def _psnr(mse: float) -> float:
+    """Return dB of a mean square on a range of 2."""
+    return min(10 * math.log10(4 / max(mse, 1e-30)), MAX_PSNR)
 
 
 def _lesion_contrast(
@@ -384,7 +399,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     """Return mean and 95 % interval over subjects of each metric; images of a subject are averaged first."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        own = {name: row["losses"][name] for name in _METRICS}
+        own = {name: row["losses"][name] for name in _METRICS if name in row["losses"]}
         own |= {f"lesion contrast left, {contrast}": about["survives"] for contrast, about in row["lesions"].items()}
         for name, value in own.items():
             if value is not None:
@@ -406,9 +421,14 @@ def _draw(path: Path, whole: Projections) -> None:
         slices = images if images.ndim == 3 else images[..., images.shape[-1] // 2]
         planes.append(slices.transpose(0, 2, 1)[:, ::-1])
     titles = [
-        f"{row['scan']}\nposition {row['position']:.2f}\nSSIM {row['losses']['ssim']:.3f}"
+        f"{row['scan']}\nposition {row['position']:.2f}\n{_similarity(row['losses'])}"
         + ("\nused in training" if row["trained_on"] else "")
         for row in (whole.rows[number] for number in some)
     ]
     with replacing(path) as temporary:
         compare(temporary, planes[0], planes[1], titles)
+
+
+def _similarity(losses: Mapping[str, float]) -> str:
+    whole = f"SSIM {losses['ssim']:.3f}"
+    return f"{whole}\nhead {losses['ssim_head']:.3f}" if "ssim_head" in losses else whole

@@ -26,6 +26,7 @@ from zoo.metrics.features import (
     load_extractor,
     nearest_distances,
 )
+from zoo.metrics.statistics import FEWEST_SUBJECTS
 from zoo.sampling import seed_for
 from zoo.tasks import Progress
 
@@ -173,9 +174,9 @@ def _redrawn(
     options: RealismOptions,
     report: Callable[[int], None],
 ) -> dict[str, Sequence[float]]:
-    """Return each measure of redrawn subjects and samples; nothing for a single subject."""
+    """Return each measure of redrawn subjects and samples; nothing for too few subjects."""
     blocks: list[Any] = list(rows.values())
-    if len(blocks) < 2:
+    if len(blocks) < FEWEST_SUBJECTS:
         return {}
     random = np.random.default_rng(options.seed)
     drawn: dict[str, list[float]] = {name: [] for name in measures}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
-from zoo.config import Config
+from zoo.config import Config, MethodConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,6 +28,16 @@ class FillOptions(Config):
     """Options of every filler; a method extends them."""
 
     seed: int = Field(0, ge=0, description="Decides the noise; the same seed gives the same image")
+
+    def check_spread(self, config: MethodConfig) -> None:
+        """Refuse several samples where their standard deviation would not tell how sure a fill is.
+
+        Args:
+            config: Settings of the model.
+
+        Raises:
+            ConfigError: With what helps.
+        """
 
 
 class FillTask(Protocol):

@@ -283,7 +283,7 @@ def train(
     torch.manual_seed(seed_for(config.seed, INITIAL))
     model: nn.Module = resolve(method.build)(config)
     trainer: Trainer = resolve(method.trainer)(config, model, fabric)
-    images_seen, elapsed, best = _resume(run, trainer, fabric)
+    images_seen, elapsed, processor_seconds, best = _resume(run, trainer, fabric)
     manifest = make_manifest(method, config, **about)
     positions = _Positions(examples, config.seed)
     steps = _Steps(images_seen, config.training.images, batch_size, fabric.global_rank, world)
@@ -295,6 +295,7 @@ def train(
     )
     first = fabric.is_global_zero
     began = time.monotonic() - elapsed
+    processor_began = time.process_time() - processor_seconds
     recent: deque[tuple[float, int]] = deque([(time.monotonic(), images_seen)], maxlen=20)
     reason = ""
     last_saved = images_seen
@@ -309,7 +310,8 @@ def train(
                 score = next(iter(scores.values()))
                 if best is None or score < best[1]:
                     best = (images_seen, score)
-            _save_checkpoint(run, trainer, manifest, images_seen, time.monotonic() - began, best)
+            spent = (time.monotonic() - began, time.process_time() - processor_began)
+            _save_checkpoint(run, trainer, manifest, images_seen, spent, best)
             run.drop_checkpoints(config.training.keep_checkpoints, best[0] if best else None)
         last_saved = images_seen
         fabric.barrier()
@@ -371,8 +373,12 @@ def _mean_over_processes(losses: Mapping[str, Tensor], fabric: Fabric) -> dict[s
     }
 
 
-def _resume(run: Run, trainer: Trainer, fabric: Fabric) -> tuple[int, float, tuple[int, float] | None]:
-    """Load the newest whole checkpoint; return images seen, seconds used, and the best checkpoint with its score."""
+def _resume(run: Run, trainer: Trainer, fabric: Fabric) -> tuple[int, float, float, tuple[int, float] | None]:
+    """Load the newest whole checkpoint.
+
+    Returns:
+        Images seen, seconds and processor seconds used, and the best checkpoint with its score.
+    """
     checkpoints = run.checkpoints()
     for number, folder in enumerate(reversed(checkpoints)):
         try:
@@ -385,10 +391,11 @@ def _resume(run: Run, trainer: Trainer, fabric: Fabric) -> tuple[int, float, tup
         if fabric.is_global_zero:
             run.forget_after(state["images_seen"])
         best = tuple(state["best"]) if state["best"] else None
-        return state["images_seen"], state["seconds"], best
+        # Checkpoints of version 0.1.0 do not count the processor's seconds.
+        return state["images_seen"], state["seconds"], state.get("processor_seconds", 0.0), best
     if fabric.is_global_zero:
         run.forget_after(0)
-    return 0, 0.0, None
+    return 0, 0.0, 0.0, None
 
 
 def _save_checkpoint(
@@ -396,14 +403,27 @@ def _save_checkpoint(
     trainer: Trainer,
     manifest: Mapping[str, Any],
     images_seen: int,
-    seconds: float,
+    spent: tuple[float, float],
     best: tuple[int, float] | None,
 ) -> None:
+    """Save a checkpoint after ``spent`` seconds by the clock and of the first process' processor."""
+    seconds, processor_seconds = spent
     with run.new_checkpoint(images_seen) as folder:
-        state = {"trainer": trainer.state_dict(), "images_seen": images_seen, "seconds": seconds, "best": best}
+        state = {
+            "trainer": trainer.state_dict(),
+            "images_seen": images_seen,
+            "seconds": seconds,
+            "processor_seconds": processor_seconds,
+            "best": best,
+        }
         save_state(folder, state)
         write_model(folder / MODEL_FILE, trainer.average, {**manifest, "images_seen": images_seen})
-    run.save(status="training", images_seen=images_seen, best_images=best[0] if best else None)
+    run.save(
+        status="training",
+        images_seen=images_seen,
+        best_images=best[0] if best else None,
+        processor_seconds=round(processor_seconds, 1),
+    )
 
 
 def _fixed_batch(

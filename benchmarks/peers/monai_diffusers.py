@@ -46,7 +46,7 @@ Sample = Callable[[Tensor], Tensor]
 def ours(part: Callable[..., Tensor], config: PriorConfig, steps: int) -> Sample:
     """Return the zoo's sampler round a part on any backend."""
     schedule = noise_schedule(config)
-    timesteps = schedule.timesteps(steps)
+    timesteps = schedule.leading_timesteps(steps)  # the others' default
     return lambda noise: ddim(part, noise, schedule, timesteps, clip=False)
 
 

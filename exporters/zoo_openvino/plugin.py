@@ -18,5 +18,6 @@ def zoo_exporters() -> list[Exporter]:
             precisions=("fp32", "bf16"),
             devices=("cpu",),
             onnx="fp32",
+            uses="zoo_openvino.runtime:uses",
         )
     ]

@@ -16,6 +16,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,26 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 def available() -> str:
     """Return why OpenVINO cannot be used; empty where it can."""
     return "" if util.find_spec("openvino") else "OpenVINO is not installed: pip install 'mri-zoo[cpu]'"
+
+
+def uses() -> str:
+    """Return which kernels a convolution of 64 channels gets in each precision; their names hold the instructions."""
+    import openvino
+    from openvino import opset13
+
+    image = opset13.parameter([1, 64, 32, 32], openvino.Type.f32)
+    weights = opset13.constant(np.full((64, 64, 3, 3), 0.01, np.float32))
+    model = openvino.Model([opset13.convolution(image, weights, [1, 1], [1, 1], [1, 1], [1, 1])], [image])
+    found = []
+    for precision, hint in _HINTS.items():
+        if precision == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            found.append("bf16: not on this CPU")
+            continue
+        compiled = _core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        layers = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ordered_ops()]
+        kernels = [str(info["primitiveType"].value) for info in layers if info["layerType"].value == "Convolution"]
+        found.append(f"{precision}: {', '.join(kernels) or 'unknown'}")
+    return "convolutions in " + "; ".join(found)
 
 
 def export(job: ExportJob) -> ExportReport:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from zoo.config import Config, DataConfig, MethodConfig, as_many, changed
+from zoo.errors import ConfigError
 from zoo.tasks import FillOptions
 
 
@@ -81,11 +82,16 @@ class AugmentationConfig(Config):
     mirror: bool = Field(True, description="Mirror left and right in half of the examples")
 
 
+Spacing = Literal["trailing", "leading"]
+_SPACING = "Even timesteps: trailing begins at T - 1; leading, as in the thesis, ends at 0 and begins below"
+
+
 class SamplingConfig(Config):
     """How a trained model fills when nothing else is said."""
 
     solver: Literal["ddpm", "ddim", "dpm-solver++"] = Field("dpm-solver++", description="Sampler")
     steps: int = Field(1, ge=1, le=1000, description="Network evaluations a window")
+    spacing: Spacing = Field("trailing", description=f"{_SPACING}; dpm-solver++ has its own, even in log-SNR")
     start: float = Field(
         1.0, gt=0, le=1, description="Where a fill begins, share of T; below 1 at the noised biharmonic fill"
     )
@@ -104,6 +110,7 @@ class RepaintConfig(Config):
     """
 
     steps: int = Field(50, ge=1, le=1000, description="Noise levels on the way down")
+    spacing: Spacing = Field("trailing", description=_SPACING)
     jump_length: int = Field(2, ge=1, description="j, levels that are noised again together")
     resamples: int = Field(2, ge=1, description="r, times each stretch of j levels is gone down; 1: never again")
 
@@ -115,6 +122,10 @@ class RepaintConfig(Config):
                 "or resamples=1"
             )
         return self
+
+
+_RECORDED = {"seed", "network", "size", "slab", "unet", "diffusion", "optimiser", "augmentation", "sampling"}
+"""Settings that every model records together, and nobody sets together."""
 
 
 class DenoiserConfig(MethodConfig):
@@ -132,6 +143,15 @@ class DenoiserConfig(MethodConfig):
     def window(self) -> tuple[int, int]:
         """Window the network sees when it fills, pixels."""
         return self.size
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_the_spacing_of_old_models(cls, values: Any) -> Any:
+        """Models of 0.1.0 record all settings but the spacing, which was ``leading``."""
+        sampling = values.get("sampling") if isinstance(values, Mapping) and set(values) >= _RECORDED else None
+        if isinstance(sampling, Mapping) and "spacing" not in sampling:
+            return {**values, "sampling": {**sampling, "spacing": "leading"}}
+        return values
 
     @model_validator(mode="after")
     def _fits(self) -> DenoiserConfig:
@@ -162,7 +182,12 @@ class DenoiserConfig(MethodConfig):
 class FillingConfig(DenoiserConfig):
     """Settings of ``lesion-filling``."""
 
-    masks: Literal["circles", "lesions", "mixture"] = Field("mixture", description="What is cut out in training")
+    checkpoint_score: Literal["loss", "ssim"] = Field(
+        "loss", description="First validation score: the loss, or 1 - SSIM of filled masks (thesis)"
+    )
+    masks: Literal["circles", "lesions", "mixture"] = Field(
+        "mixture", description="What is cut out in training; mixture: one half circles, one half lesions"
+    )
     neighbours: int = Field(1, ge=0, description="Slices on either side that network=2d sees but does not fill")
     diffusion: DiffusionConfig = Field(default_factory=DiffusionConfig)
     circles: CircleConfig = Field(default_factory=CircleConfig)
@@ -211,16 +236,32 @@ class PriorConfig(DenoiserConfig):
         return self
 
 
+FEWEST_STEPS_FOR_SPREAD = 10
+"""Draws of fewer steps differ too little: one step answers with the mean of what could stand in the hole, whatever the
+noise is. The evaluator's ``coverage`` tells by how much."""
+
+
 class WindowOptions(FillOptions):
     """Options of every filler that works in windows."""
 
     batch_size: int = Field(16, ge=1, description="Windows a network call")
+    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
+
+    def check_spread(self, config: MethodConfig) -> None:
+        """Refuse several samples of few steps; see `FillOptions.check_spread`."""
+        assert isinstance(config, FillingConfig | PriorConfig)
+        steps = self.steps or config.sampling.steps
+        if steps < FEWEST_STEPS_FOR_SPREAD:
+            raise ConfigError(
+                f"Several samples of {steps} steps would hardly differ, and their standard deviation would look far "
+                f"surer than the fill is. Use --steps N with N of {FEWEST_STEPS_FOR_SPREAD} or more, or leave out "
+                "--samples."
+            )
 
 
 class FillingOptions(WindowOptions):
     """Options of ``zoo fill`` for conditional models."""
 
-    steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations a window; default: the model's")
     solver: Literal["ddpm", "ddim", "dpm-solver++"] | None = Field(None, description="Sampler; default: the model's")
     start: float | None = Field(None, gt=0, le=1, description="Where to begin, share of T; default: the model's")
 
@@ -233,6 +274,14 @@ class PriorOptions(WindowOptions):
     resamples: int | None = Field(None, ge=1, description="Times each stretch is gone down; default: the model's")
 
 
+class BiharmonicOptions(FillOptions):
+    """Options of the biharmonic fills, of which nothing is random."""
+
+    def check_spread(self, config: MethodConfig) -> None:
+        """Refuse several samples, which would all be the same."""
+        raise ConfigError("A biharmonic fill is always the same; several samples have no spread. Leave out --samples.")
+
+
 class ClassicConfig(MethodConfig):
     """Settings of the classic fillers, which work on each image's own grid."""
 
@@ -242,11 +291,25 @@ class ClassicConfig(MethodConfig):
 class InpaintingOptions(Config):
     """Options of the evaluator ``inpainting``."""
 
+    @field_validator("circle_radius_mm")
+    @classmethod
+    def _in_order(cls, radii: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < radii[0] <= radii[1]:
+            raise ValueError(f"circle_radius_mm {radii} must be two lengths above 0, the smaller first")
+        return radii
+
     lesion_masks: str | None = Field(
         None, description="Cohort whose masks are laid on healthy tissue; default: as trained"
     )
+    lesion_mask_subjects: tuple[str, ...] = Field(
+        (), description="Patients of lesion_masks whose masks are laid; none: those that training has not laid"
+    )
     masks_per_subject: int = Field(3, ge=1, description="Lesion masks tried on each subject")
     circle_slabs: int = Field(2, ge=1, description="Slabs of 16 slices with circles on each subject")
+    circle_radius_mm: tuple[float, float] = Field(
+        (3.0, 12.5), description="Range of the circles' radius, mm, whatever the model was trained on (thesis: 3 to 50)"
+    )
+    circle_centre_sd_mm: float = Field(30.0, ge=0, description="Spread of the circles' centre, mm (thesis: 30)")
     lpips_weights: str | None = Field(None, description="AlexNet weights for LPIPS, a local file")
     seed: int = Field(0, ge=0, description="Decides masks and noise")
     steps: int | None = Field(None, ge=1, le=1000, description="Network evaluations; default: the model's")

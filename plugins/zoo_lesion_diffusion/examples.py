@@ -10,20 +10,29 @@ from zoo.imaging.masks import LaidLesions, circle
 from zoo_lesion_diffusion.config import AugmentationConfig, DenoiserConfig, FillingConfig, PriorConfig
 from zoo_lesion_diffusion.windows import Window, context, crop, slices_to_channels
 
+_CIRCLE_TRIES = 100
+
 
 class FillingExamples:
     """Slices (or slabs) that hold white matter, each with a fresh mask.
 
     An example is ``image`` float32 ``[C, H, W]`` in [-1, 1], and of the slice and its neighbours, S together,
     ``context`` float32 ``[S·C, H, W]`` as `windows.context` makes it and ``lesion_mask`` float32 ``[S, H, W]`` of zeros
-    and ones; with slabs ``[C, D, H, W]``, ``[C, D, H, W]`` and ``[1, D, H, W]``.
+    and ones; with slabs ``[C, D, H, W]``, ``[C, D, H, W]`` and ``[1, D, H, W]``. Every mask has a voxel on the slices
+    that are filled.
+
+    With ``masks="circles"`` every slice with white matter is an example. With ``"lesions"`` every slice is on which at
+    least one laid mask has a lesion of ``lesions.min_voxels``; such slices count alike, and of the masks that fit a
+    slice each is drawn equally often. ``"mixture"`` tosses a coin per example: one half are circles on any slice, one
+    half are lesions, drawn as with ``"lesions"``. No lesion example becomes a circle.
 
     Args:
         config: Settings.
         cohort: Packed scans.
 
     Raises:
-        DataError: Lesion masks are asked for and the cohort has none, or a scan has fewer slices than a slab.
+        DataError: Lesion masks are asked for and the cohort has none, or none that is large enough on any slice; or a
+            scan has fewer slices than a slab.
 
     Source: Uhr 2024, section 3.3. Departures, all settings: a window smaller than the slice is centred on the
     lesion or on white matter; patients may be trained on, with their own lesions visible and never cut out, so
@@ -35,36 +44,36 @@ class FillingExamples:
         pairs = list(zip(cohort.scans, cohort.lesions, strict=True))
         if not config.lesions.in_context:
             pairs = [pair for pair in pairs if not pair[0].lesion_mask.any()]
-        if config.masks != "circles" and pairs and not any(lesions for _, lesions in pairs):
-            raise DataError(
-                f"masks={config.masks!r} needs lesion masks, and the cohort has none. Name a cohort that has some with "
-                "--set data.lesion_masks=DIR, or use --set masks=circles."
-            )
         self.scans = [scan for scan, _ in pairs]
-        self.lesions = [lesions for _, lesions in pairs]
-        self.starts = [
-            (number, int(first)) for number, scan in enumerate(self.scans) for first in _usable(scan, config)
-        ]
+        self.lesions = [tuple(_beside_own(laid, scan) for laid in lesions) for scan, lesions in pairs]
+        starts = [(number, int(first)) for number, scan in enumerate(self.scans) for first in _usable(scan, config)]
+        self.choices = {start: fitting for start in starts if (fitting := self._fitting(*start))}
+        self.with_lesions = [] if config.masks == "circles" else list(self.choices)
+        if config.masks != "circles" and pairs and not self.with_lesions:
+            raise DataError(self._why_no_lesions())
+        self.starts = self.with_lesions if config.masks == "lesions" else starts
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return example ``index``."""
+        """Return example ``index``; a lesion example on a slice without lesions moves to one that has some."""
         config = self.config
-        number, first = self.starts[index]
+        number, first = start = self.starts[index]
+        wants_lesions = self._wants_lesions(rng)
+        if wants_lesions and start not in self.choices:
+            number, first = self.with_lesions[rng.integers(len(self.with_lesions))]
         scan = self.scans[number]
-        lesions = self._some_lesions(number, first, rng) if self._wants_lesions(rng) else None
+        lesions = self._some_lesions(number, first, rng) if wants_lesions else None
         window = _window(scan, first, config, rng, lesions)
         seen = window.from_slice(first - config.neighbours)
-        mask = self._circles(rng)
-        if lesions is not None:
-            cut = crop(lesions.as_mask(scan.shape), seen, config.size, config.seen_slices, False)
-            # Lesions that the window misses leave a circle, as an empty lesion mask does in the thesis.
-            mask = cut if cut[config.neighbours :][: config.slab].any() else mask
-        image = crop(np.moveaxis(scan.images, 1, 0), seen, config.size, config.seen_slices, -1).astype(np.float32)
         own = crop(scan.lesion_mask, seen, config.size, config.seen_slices, False)
-        image, mask = _brighten(image, config.augmentation, rng), mask & ~own
+        if lesions is None:
+            mask = self._circles(own, rng)
+        else:
+            mask = crop(lesions.as_mask(scan.shape), seen, config.size, config.seen_slices, False)
+        image = crop(np.moveaxis(scan.images, 1, 0), seen, config.size, config.seen_slices, -1).astype(np.float32)
+        image = _brighten(image, config.augmentation, rng)
         if config.augmentation.mirror and rng.random() < 0.5:
             image, mask = image[..., ::-1, :].copy(), mask[..., ::-1, :].copy()
         known, holes = context(image, mask, config), mask.astype(np.float32)
@@ -79,28 +88,67 @@ class FillingExamples:
     def _wants_lesions(self, rng: np.random.Generator) -> bool:
         return self.config.masks == "lesions" or (self.config.masks == "mixture" and rng.random() < 0.5)
 
-    def _some_lesions(self, number: int, first: int, rng: np.random.Generator) -> LaidLesions | None:
-        """Draw a random subset of the connected lesions of one laid mask, or none if no lesion is large enough here.
+    def _fitting(self, number: int, first: int) -> list[int]:
+        """Return which laid masks have a lesion on a slice that is large enough there."""
+        return [choice for choice, laid in enumerate(self.lesions[number]) if len(self._large(laid, first))]
+
+    def _large(self, laid: LaidLesions, first: int) -> np.ndarray:
+        labels, counts = np.unique(laid.between(first, first + 1).labels, return_counts=True)
+        return labels[counts >= self.config.lesions.min_voxels]
+
+    def _some_lesions(self, number: int, first: int, rng: np.random.Generator) -> LaidLesions:
+        """Draw a random subset of the connected lesions of one laid mask that fits the slice.
 
         As in the thesis, a lesion must be large enough on the slab's first slice, and all lesions together are
         never drawn unless there is only one.
         """
         near = self.config.neighbours
-        for choice in rng.permutation(len(self.lesions[number])):
-            seen = self.lesions[number][choice].between(first - near, first + self.config.slab + near)
-            labels, counts = np.unique(seen.between(first, first + 1).labels, return_counts=True)
-            large = labels[counts >= self.config.lesions.min_voxels]
-            if len(large):
-                count = int(rng.integers(1, max(len(large), 2)))
-                return seen.only(rng.permutation(large)[:count])
-        return None
+        laid = self.lesions[number][rng.choice(self.choices[number, first])]
+        large = self._large(laid, first)
+        count = int(rng.integers(1, max(len(large), 2)))
+        return laid.between(first - near, first + self.config.slab + near).only(rng.permutation(large)[:count])
 
-    def _circles(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw one disc a slice: a common centre, a radius of its own (thesis: 30 px, 3 to 50 px of 256)."""
-        size, side = self.config.size, max(self.config.size)
-        centre = np.array(size) / 2 + rng.normal(0, self.config.circles.centre_sd * side, 2)
-        radii = rng.uniform(*self.config.circles.radius, self.config.seen_slices) * side
-        return np.stack([circle(size, (centre[0], centre[1]), radius) for radius in radii])
+    def _circles(self, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw one disc per slice: a common centre, a radius of its own (thesis: 30 px, 3 to 50 px of 256).
+
+        Own lesions are never cut out. Discs are drawn anew until some voxel is left on the slices that are filled.
+
+        Args:
+            own: bool ``[S, H, W]``.
+            rng: Decides the discs.
+        """
+        config = self.config
+        size, side = config.size, max(config.size)
+        for _ in range(_CIRCLE_TRIES):
+            centre = np.array(size) / 2 + rng.normal(0, config.circles.centre_sd * side, 2)
+            radii = rng.uniform(*config.circles.radius, config.seen_slices) * side
+            discs = np.stack([circle(size, (centre[0], centre[1]), radius) for radius in radii]) & ~own
+            if discs[config.neighbours :][: config.slab].any():
+                return discs
+        raise DataError(
+            f"{_CIRCLE_TRIES} circles in a row lay outside the window or inside a patient's own lesions; use a smaller "
+            f"circles.centre_sd (now {config.circles.centre_sd:g}) or larger circles.radius "
+            f"(now {config.circles.radius[0]:g} to {config.circles.radius[1]:g})."
+        )
+
+    def _why_no_lesions(self) -> str:
+        masks, smallest = self.config.masks, self.config.lesions.min_voxels
+        if not any(self.lesions):
+            return (
+                f"masks={masks!r} needs lesion masks, and the cohort has none. Name a cohort that has some with "
+                "--set data.lesion_masks=DIR, or use --set masks=circles."
+            )
+        return (
+            f"masks={masks!r} needs lesions of {smallest} voxels or more on a slice, and no lesion mask laid on "
+            f"{', '.join(scan.id for scan in self.scans)} has one there. Use --set lesions.min_voxels=N below "
+            f"{smallest}, other lesion masks (--set data.lesion_masks=DIR), or --set masks=circles."
+        )
+
+
+def _beside_own(laid: LaidLesions, scan: PackedScan) -> LaidLesions:
+    """Return laid lesions without the voxels of the scan's own lesions, which are never cut out."""
+    kept = ~scan.lesion_mask[tuple(laid.voxels.T)]
+    return LaidLesions(laid.voxels[kept], laid.labels[kept])
 
 
 class PriorExamples:

@@ -99,7 +99,7 @@ def repaint(
     the posterior's (the paper's network learns one, the thesis' library takes a DDIM step without noise); a jump of j
     levels is one draw of q(x_{t+j} | x_t), which has the distribution of the papers' j draws; the known part and the
     hole take their noise from one draw, since each voxel is of one of them; the known part is at its noise level from
-    the start, as a handful of steps begins below pure noise.
+    the start.
     """
     downward = list(levels(schedule, timesteps))
     moves = repaint_moves(len(downward), jump_length, resamples)

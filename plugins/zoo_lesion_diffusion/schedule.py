@@ -50,7 +50,21 @@ class NoiseSchedule:
         return alpha_bar
 
     def timesteps(self, count: int, start: float = 1.0) -> list[int]:
-        """Return ``count`` evenly spaced timesteps below ``start · T`` to sample at, noisiest first, ending at 0.
+        """Return ``count`` evenly spaced timesteps to sample at, noisiest first, from ``start · T`` - 1 on.
+
+        50 of 1000 are 999, 979 … 19, and one is 999: the "trailing" spacing, which begins where all is noise with
+        any number of steps.
+
+        Raises:
+            ConfigError: ``count`` is not in 1 … ``start · T``.
+
+        Source: Lin et al. 2024 (Common diffusion noise schedules and sample steps are flawed), table 2.
+        """
+        levels = self._check_count(count, start) + 1
+        return [round(levels * left / count) - 1 for left in range(count, 0, -1)]
+
+    def leading_timesteps(self, count: int, start: float = 1.0) -> list[int]:
+        """Return ``count`` evenly spaced timesteps below ``start · T``, noisiest first, ending at 0.
 
         50 of 1000 are 980, 960 … 0: the "leading" spacing without offset, which the thesis used. The first is
         (count - 1) · (T // count), so a handful of steps starts below pure noise, and a single one at 0.

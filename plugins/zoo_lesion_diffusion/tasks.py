@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def fill(
     Source: Uhr 2024, section 3.2 "Conditional Lesion Filling". Departures: windows instead of whole slices where
     the network was trained on windows; slabs overlap and are blended, and share the noise of a slice.
     """
-    asked = options.model_dump(include={"solver", "steps", "start"}, exclude_none=True)
+    asked = _full_noise(options.model_dump(include={"solver", "steps", "start"}, exclude_none=True))
     sampling = validate(SamplingConfig, {**config.sampling.model_dump(), **asked}, what="a fill with lesion-filling")
     if sampling.start < 1 and not config.diffusion.residual_scale:
         raise ConfigError(
@@ -107,7 +108,7 @@ def fill_with_prior(
     Source: Lugmayr et al. 2022; Uhr 2024, section 3.2 "Unconditional Lesion Filling". Departures: windows, and slabs
     that overlap and are blended; only the noise of the start is shared where they overlap.
     """
-    asked = options.model_dump(include={"steps", "jump_length", "resamples"}, exclude_none=True)
+    asked = _full_noise(options.model_dump(include={"steps", "jump_length", "resamples"}, exclude_none=True))
     sampling = validate(RepaintConfig, {**config.sampling.model_dump(), **asked}, what="a fill with lesion-prior")
     volume, mask = _slices_first(image, lesion_mask, config)
 
@@ -120,6 +121,20 @@ def fill_with_prior(
         return repaint_windows(denoiser, config, known, hole, noise.to(device), sampling, random, report)
 
     return _fill_windows(sample, volume, mask, config, _fitting(options, denoiser), progress)
+
+
+def _full_noise(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return options with the spacing that begins at full noise, if another solver or other steps are asked for.
+
+    A model's recorded ``leading`` belongs to its recorded steps; one or two of them would begin at the end.
+    """
+    return {**asked, "spacing": "trailing"} if asked.keys() & {"solver", "steps"} else asked
+
+
+def _even_timesteps(schedule: NoiseSchedule, sampling: SamplingConfig | RepaintConfig, start: float) -> list[int]:
+    """Return evenly spaced timesteps by the settings' spacing."""
+    spacing = schedule.leading_timesteps if sampling.spacing == "leading" else schedule.timesteps
+    return spacing(sampling.steps, start)
 
 
 def _fitting(options: WindowOptions, denoiser: Callable[..., Tensor]) -> WindowOptions:
@@ -255,9 +270,10 @@ def sample_windows(
     """
     schedule = noise_schedule(config)
     scale = config.diffusion.residual_scale
-    # The solver's steps are even in log-SNR, where its error is; the others keep the thesis' spacing.
-    spacing = schedule.log_snr_timesteps if sampling.solver == "dpm-solver++" else schedule.timesteps
-    timesteps = spacing(sampling.steps, sampling.start)
+    if sampling.solver == "dpm-solver++":  # its error is even in log-SNR
+        timesteps = schedule.log_snr_timesteps(sampling.steps, sampling.start)
+    else:
+        timesteps = _even_timesteps(schedule, sampling, sampling.start)
 
     def solve(
         network: Callable[..., Tensor], noise: Tensor, known: Tensor, mask: Tensor, draw: Noise, report: Progress | None
@@ -331,7 +347,7 @@ def repaint_windows(
         known,
         hole,
         schedule,
-        schedule.timesteps(sampling.steps),
+        _even_timesteps(schedule, sampling, start=1.0),
         jump_length=sampling.jump_length,
         resamples=sampling.resamples,
         noise=lambda shape: random.normal(shape[1:]),

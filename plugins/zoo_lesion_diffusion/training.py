@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from zoo.imaging.masks import circle
+from zoo.metrics.image import masked_mean, ssim_map
 from zoo.nn.average import MovingAverage
 from zoo.sampling import Randomness
 from zoo.training import Batch
@@ -145,14 +146,30 @@ class FillingTrainer(DenoisingTrainer):
         inside = (error * mask).flatten(1).sum(1) / error.shape[1]
         return inside / mask.flatten(1).sum(1).clamp(min=1)
 
-    def preview(self, batch: Batch, random: Randomness) -> Tensor:
-        """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
+    def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
+        """Return the loss of the averaged model, ``[B]``, and before it 1 - SSIM in the masks if the settings ask."""
+        loss = super().validate(batch, random)
+        if self.config.checkpoint_score == "loss":
+            return loss
+        image, mask = batch["image"], middle(batch["lesion_mask"], self.config)
+        truth, filled = (_slices(stack) for stack in (image, self._filled(batch, random)))
+        similarity = ssim_map(filled, truth).reshape(len(image), -1, *image.shape[-2:])
+        inside = masked_mean(similarity, mask.flatten(1, -3).repeat(1, image.shape[1], 1, 1))
+        return {"one minus ssim": 1 - inside, **loss}
+
+    def _filled(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return the images with the masks filled by the averaged model."""
         self.average.eval()
         known, holes = batch["context"], batch["lesion_mask"]
         image, mask = batch["image"], middle(holes, self.config)
         noise = random.normal(image.shape[1:])
         filled = sample_windows(self.average, self.config, known, holes, noise, self.config.sampling, random)
-        filled = image * (1 - mask) + filled * mask
+        return image * (1 - mask) + filled * mask
+
+    def preview(self, batch: Batch, random: Randomness) -> Tensor:
+        """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
+        image, mask = batch["image"], middle(batch["lesion_mask"], self.config)
+        filled = self._filled(batch, random)
         shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
         return _pictures(shown)
 
@@ -188,6 +205,11 @@ class PriorTrainer(DenoisingTrainer):
             self.schedule.timesteps(config.sampling.steps),
         )
         return _pictures(torch.stack([image, torch.where(hole, -1, image), filled, sampled], dim=1)[:, :, 0])
+
+
+def _slices(images: Tensor) -> Tensor:
+    """Return ``[B, C, (D,) H, W]`` as ``[B·C(·D), 1, H, W]``."""
+    return images.reshape(-1, 1, *images.shape[-2:])
 
 
 def _pictures(images: Tensor) -> Tensor:

@@ -125,7 +125,9 @@ def noise_penalty(maps: Sequence[Tensor]) -> Tensor:
     Args:
         maps: Each ``[B, 1, *spatial]``.
 
-    Source: StyleGAN2 paper, appendix D, equation 11 and what follows.
+    Source: StyleGAN2 paper, appendix D, equation 11 and what follows. Departure: averages are not multiplied by 2 to
+    keep unit variance, as that text has it; the reference implementation does not either, and the weight c = 1e5 is
+    its. Coarse maps therefore count less, in 2D by 16 for each level down.
     """
     total = torch.zeros(len(maps[0]), device=maps[0].device)
     for planes in maps:

@@ -36,7 +36,9 @@ class StyleGANTrainer:
     Source: StyleGAN2 paper, sections 3.1, 3.2 and appendix B; ADA paper, section 3 and appendix C. Departures: the
     place where two styles are mixed is drawn for each image, so that an image does not depend on its batch; gradients
     that are not finite are not replaced (the host stops at the first loss that is not finite); the augmentation's
-    probability has an upper limit.
+    probability has an upper limit; R1 is the gradient at the augmented pixels, where the reference goes through the
+    augmentation to the image itself. Both are the same for mirroring alone, the paper's only kind; a change of contrast
+    or scale weighs the gradient otherwise.
     """
 
     def __init__(self, config: StyleGANConfig, model: Generator, fabric: Fabric) -> None:

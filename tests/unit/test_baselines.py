@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from skimage.restoration import inpaint_biharmonic
 
+from zoo.config import MethodConfig
+from zoo.descriptors import resolve
 from zoo.errors import DataError
-from zoo_lesion_diffusion.baselines import biharmonic_fill, neighbour_fill
+from zoo.registry import registry
+from zoo.tasks import FillOptions
+from zoo_lesion_diffusion.baselines import biharmonic_2d3d, biharmonic_fill, biharmonic_fill_3d, neighbour_fill
 
 
 def _image() -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +57,43 @@ def test_biharmonic_fills_channels_apart_and_keeps_the_type() -> None:
     assert together.dtype == np.float32
     assert np.array_equal(np.moveaxis(together[0], 0, 2), _biharmonic(image, mask))
     assert np.allclose(together[0], -together[1])
+
+
+def test_biharmonic_in_three_dimensions_is_scikit_images() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 1, (1, 14, 16, 15))
+    mask = np.zeros(image.shape[1:], bool)
+    mask[4:7, 4:8, 5:9] = True
+    mask[8, 9:11, 5:7] = True  # another hole, whose equations share voxels with the first's
+    mask[10:12, 4:6, 9:11] = True
+    filled = biharmonic_fill_3d(image, mask)
+    assert np.allclose(filled[0], inpaint_biharmonic(np.where(mask, 0, image[0]), mask), atol=1e-4)
+    assert np.array_equal(filled[:, ~mask], image[:, ~mask])
+    with pytest.raises(DataError, match="covers all of the image"):
+        biharmonic_fill_3d(image, np.ones_like(mask))
+
+
+def test_the_mean_of_both_fills_is_a_method_and_keeps_what_is_known() -> None:
+    image, mask = _image()
+    method = registry().methods["biharmonic-2d3d-filling"]
+    assert resolve(method.task("fill").run) is biharmonic_2d3d
+    volume, hole = torch.from_numpy(image)[None], torch.from_numpy(mask)
+    filled = biharmonic_2d3d({}, MethodConfig(), volume, hole, FillOptions())
+    flat = _biharmonic(image, mask)
+    solid = np.moveaxis(biharmonic_fill_3d(np.moveaxis(image, 2, 0)[None], np.moveaxis(mask, 2, 0))[0], 0, 2)
+    assert filled.dtype == torch.float32
+    assert np.allclose(filled[0].numpy()[mask], (flat + solid)[mask] / 2)
+    assert np.array_equal(filled[0].numpy()[~mask], image[~mask])
+
+
+def test_half_faded_slices_are_no_neighbours_of_the_3d_fill() -> None:
+    image = np.full((20, 20, 8), 0.4, np.float32)
+    image[..., 0] = image[..., 7] = -0.3  # half as bright
+    mask = np.zeros(image.shape, bool)
+    mask[6:12, 6:12, 5:7] = True
+    hole = torch.from_numpy(mask)
+    filled = biharmonic_2d3d({}, MethodConfig(), torch.from_numpy(image)[None], hole, FillOptions())
+    assert torch.allclose(filled[0][hole], torch.tensor(0.4), atol=1e-4)
 
 
 def test_a_slice_that_is_all_hole_is_refused() -> None:

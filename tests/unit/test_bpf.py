@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 
 from zoo.errors import DataError
-from zoo.metrics.bpf import bpf_along, classify, fit_centres, parenchymal_fraction
+from zoo.imaging.phantom import CSF
+from zoo.metrics.bpf import FLUID, GREY, WHITE, by_kmeans, by_levels, find_head, parenchymal_fraction
 from zoo.metrics.profiles import find_ventricles, profiles_through_ventricle, ventricle_share
 from zoo.metrics.statistics import bootstrap_interval, holm, paired_tests
 
-LEVELS = (-1.0, -0.6, 0.1, 0.7)
+LEVELS = (0.0, 0.2, 0.55, 0.85)
+_FRACTION_TOLERANCE = 0.005
+"""Share of itself by which a fraction may move when only brightness does."""
 
 
-def _slice(ventricle: float = 10, noise: float = 0.04, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _slice(ventricle: float = 10, noise: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return a round head [90, 100] with a ventricle of a radius, and its tissues: 0 to 3."""
     i, j = np.mgrid[:90, :100]
     radius = np.hypot(i - 44, j - 52)
@@ -23,35 +29,112 @@ def _slice(ventricle: float = 10, noise: float = 0.04, seed: int = 0) -> tuple[n
     return image, tissue
 
 
+@pytest.fixture(scope="module")
+def slices(phantom: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Slices of five phantoms through the ventricles, about 0 to 1, each with its labels."""
+    found = []
+    for path in sorted(phantom.glob("sub-*/anat/*_T1w.nii.gz")):
+        subject = path.name.split("_")[0]
+        image = nibabel.load(path).get_fdata() / 900
+        label = nibabel.load(phantom / f"derivatives/tissue/{subject}/anat/{subject}_dseg.nii.gz").get_fdata()
+        held = np.flatnonzero(label.any(axis=(0, 1)))
+        for position in (0.5, 0.58, 0.66):
+            index = round(held[0] + position * (held[-1] - held[0]))
+            found.append((image[:, :, index], label[:, :, index]))
+    return found
+
+
+def _smooth_field(shape: tuple[int, ...], reach: float) -> np.ndarray:
+    """Return a field that is bright at one corner and dark at another, from 1 - reach to 1 + reach."""
+    i, j = np.meshgrid(*(np.linspace(0, 1, side) for side in shape), indexing="ij")
+    return 1 + reach * np.cos(np.pi * (0.7 * i + 0.3 * j)) * np.cos(np.pi * 0.4 * j)
+
+
+def _fraction(image: np.ndarray) -> float:
+    return parenchymal_fraction(by_levels(image))
+
+
 def test_the_fraction_of_a_known_slice() -> None:
     image, tissue = _slice()
     truth = (tissue >= 2).sum() / (tissue >= 1).sum()
-    centres = fit_centres(image)
-    assert centres == pytest.approx(LEVELS, abs=0.02)
-    assert parenchymal_fraction(classify(image, centres)) == pytest.approx(truth, abs=0.002)
-    assert np.array_equal(fit_centres(image), centres)
-
-
-def test_centres_of_the_baseline_are_kept() -> None:
-    image, _ = _slice()
+    assert _fraction(image) == pytest.approx(truth, abs=0.002)
+    assert (by_levels(image) == tissue).mean() > 0.99
     wider, truth = _slice(ventricle=14)
-    found = bpf_along(np.stack([wider, image, image + 0.05]), baseline=1)
-    assert found[0] == pytest.approx((truth >= 2).sum() / (truth >= 1).sum(), abs=0.002)
-    assert found[0] < found[1] - 0.03
-    assert found[2] == pytest.approx(found[1], abs=0.002)  # a small shift of intensities makes no atrophy
+    assert _fraction(wider) == pytest.approx((truth >= 2).sum() / (truth >= 1).sum(), abs=0.002)
 
 
-def test_images_that_cannot_be_clustered_are_refused() -> None:
+@pytest.mark.parametrize("gain", [0.9, 0.97, 1.1])
+@pytest.mark.parametrize("reach", [0.0, 0.1])
+def test_brightness_is_no_atrophy(slices, gain: float, reach: float) -> None:
+    for image, _ in slices[::2]:
+        brighter = image * gain * _smooth_field(image.shape, reach)
+        assert _fraction(brighter) == pytest.approx(_fraction(image), rel=_FRACTION_TOLERANCE)
+        classes, now = by_levels(image), by_levels(brighter)
+        assert ventricle_share(now) == pytest.approx(ventricle_share(classes), abs=0.002)
+
+
+def test_padding_changes_nothing(slices) -> None:
+    for image, _ in slices[:3]:
+        assert np.array_equal(by_levels(np.pad(image, 20))[20:-20, 20:-20], by_levels(image))
+        assert ventricle_share(by_levels(np.pad(image, ((40, 0), (0, 7))))) == ventricle_share(by_levels(image))
+
+
+def test_the_fraction_follows_the_truth_where_kmeans_does_not(slices) -> None:
+    truth = [(label > 1).sum() / (label > 0).sum() for _, label in slices]
+    levels = [_fraction(image) for image, _ in slices]
+    kmeans = [parenchymal_fraction(by_kmeans(image)) for image, _ in slices]
+    assert np.corrcoef(levels, truth)[0, 1] > 0.9
+    assert abs(np.mean(levels) - np.mean(truth)) < 0.03  # at 4 mm most fluid is partial volume
+    assert np.corrcoef(kmeans, truth)[0, 1] < 0.5
+    assert np.mean(kmeans) < np.mean(truth) - 0.05  # cortex in the cluster of fluid
+
+
+def test_ventricles_follow_the_truth(slices) -> None:
+    found = [ventricle_share(by_levels(image)) for image, _ in slices]
+    truth = []
+    for _, label in slices:
+        deep = ndimage.distance_transform_edt(np.pad(label > 0, 1))[1:-1, 1:-1] > 5
+        i, _ = np.indices(label.shape)
+        truth.append(((label == CSF) & deep & (abs(i - label.shape[0] / 2) < 8)).sum() / (label > 0).sum())
+    assert np.corrcoef(found, truth)[0, 1] > 0.9
+
+
+def test_the_papers_clusters() -> None:
+    image, tissue = _slice()
+    classes = by_kmeans(image)
+    assert (classes == tissue).mean() > 0.99
+    assert np.array_equal(by_kmeans(image), classes)
+    assert np.array_equal(by_kmeans(2 * image - 1), classes)  # each image by itself: units do not matter
     with pytest.raises(DataError, match="3 different intensities"):
-        fit_centres(np.array([[0.0, 1.0], [2.0, 2.0]]))
-    with pytest.raises(DataError, match="NaN"):
-        fit_centres(np.full((4, 4), np.nan))
-    assert np.isnan(parenchymal_fraction(np.zeros((3, 3), np.uint8)))
+        by_kmeans(np.array([[0.0, 1.0], [2.0, 2.0]]))
+
+
+def test_images_without_tissue() -> None:
+    for tissue in (by_levels, by_kmeans):
+        with pytest.raises(DataError, match="NaN"):
+            tissue(np.full((4, 4), np.nan))
+    nothing = by_levels(np.zeros((8, 9)))
+    assert not nothing.any()
+    assert np.isnan(parenchymal_fraction(nothing))
+    assert np.isnan(ventricle_share(nothing))
+    flat, _ = _slice()
+    assert _fraction((flat > 0.1) * 0.7) > 0.8  # one grey level: the filled ventricle is still fluid
+
+
+def test_the_head_is_the_filled_outline() -> None:
+    image, tissue = _slice()
+    image[44:60, 45:60] = 0.01  # fluid as dark as the background
+    image[5, 5] = 3.0  # a bright speck
+    head = find_head(image)
+    assert (head == (tissue >= 1)).mean() > 0.95
+    assert head[50, 52]
+    assert not head[5, 5]
 
 
 def test_the_ventricle_is_found_and_the_rim_is_not() -> None:
     image, tissue = _slice()
-    classes = classify(image, fit_centres(image))
+    classes = by_levels(image)
+    assert set(np.unique(classes)) == {0, FLUID, GREY, WHITE}
     ventricles = find_ventricles(classes)
     i, j = np.mgrid[:90, :100]
     truth = np.hypot(i - 44, j - 52) < 10
@@ -66,7 +149,7 @@ def test_the_ventricle_is_found_and_the_rim_is_not() -> None:
     assert np.array_equal(profiles.column[1], image[profiles.through[0]] + 1)
     solid, _ = _slice(ventricle=0)
     with pytest.raises(DataError, match="No ventricle"):
-        profiles_through_ventricle(solid[None], classify(solid, fit_centres(solid)))
+        profiles_through_ventricle(solid[None], by_levels(solid))
 
 
 def test_paired_tests_are_students_and_holms() -> None:

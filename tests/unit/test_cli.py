@@ -19,6 +19,7 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
     code, out, _ = zoo_command("list", "--json")
     listing = json.loads(out)
     assert [item["name"] for item in listing["methods"]] == [
+        "biharmonic-2d3d-filling",
         "biharmonic-filling",
         "lesion-filling",
         "lesion-prior",
@@ -186,7 +187,7 @@ def test_evaluation_uses_unseen_subjects_beside_baselines(zoo_command, trained: 
     tested = set(Run.open(trained).record["split"]["test"])
     assert {row["subject"] for row in found["by_subject"]} == tested
     keys = set(found["scores"])
-    for who in ("model", "biharmonic", "neighbours"):
+    for who in ("model", "biharmonic", "biharmonic 2D + 3D", "neighbours"):
         assert {f"circles/{who}/seam", f"circles/{who}/stripes", f"twin/{who}/grey_leak"} <= keys
         assert {f"lesions/{who}/grey_leak", f"twin/{who}/volume_error", f"twin/{who}/thickness_error"} <= keys
         assert f"circles/{who}/grey_leak" not in keys
@@ -194,11 +195,20 @@ def test_evaluation_uses_unseen_subjects_beside_baselines(zoo_command, trained: 
         "twin/unfilled/volume_error",
         "twin/unfilled/thickness_error",
     }
+    assert all(score["ci"] is None for score in found["scores"].values())  # one subject
+    paired = {(one["condition"], one["baseline"], one["metric"]): one for one in found["comparisons"]}
+    of_one = paired["lesions", "biharmonic", "ssim_in"]
+    own, theirs = (found["scores"][f"lesions/{who}/ssim_in"]["value"] for who in ("model", "biharmonic"))
+    assert of_one["difference"] == pytest.approx(own - theirs)
+    assert (of_one["ci"], of_one["n"], of_one["won"]) == (None, 1, int(own > theirs))
+    assert found["about"]["circle_radius_mm"] == [3, 12.5]
+    assert found["about"]["faded slices left out"] >= 0
     # At 4 mm a voxel has 64 mm³: no lesion is smaller than that.
     by_size = {key.split("/")[0] for key in keys if key.startswith("lesions ")}
     assert by_size
     assert by_size <= {"lesions 20-100 mm3", "lesions 100-500 mm3", "lesions >500 mm3"}
-    assert {key.split("/")[2] for key in keys if key.split("/")[0] in by_size} == {"ssim_in", "psnr_in", "mse_in"}
+    measured = {key.split("/")[2] for key in keys if key.split("/")[0] in by_size}
+    assert {"ssim_in", "psnr_in", "mse_in"} <= measured <= {"ssim_in", "psnr_in", "mse_in", "ssim_filled"}
     again = json.loads(zoo_command(*arguments, "--json")[1])["inpainting"]
     assert again == found  # seeded
     assert len(list((trained / "evaluations").glob("*.html"))) >= 1
@@ -222,3 +232,15 @@ def test_doctor_says_what_is_there(zoo_command) -> None:
     checks = {row["check"]: row for row in json.loads(out)}
     assert checks["backend torch"]["ok"]
     assert checks["torch"]["found"][0].isdigit()
+
+
+def test_doctor_names_instruction_sets_and_what_openvino_makes_of_them(zoo_command, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    flags = ["avx2", "avx512f", "avx512_bf16"]
+    monkeypatch.setattr("zoo.machine.cpu", lambda: {"model": "CPU", "cores": 2, "flags": flags})
+    _, out, _ = zoo_command("doctor", "--json")
+    checks = {row["check"]: row["found"] for row in json.loads(out)}
+    assert checks["cpu instructions"] == (
+        "AVX2, AVX-512, AVX-512 bf16; not: AVX-VNNI, AVX-512 VNNI, AVX-512 fp16, AMX, AMX bf16, AMX int8"
+    )
+    assert re.fullmatch(r"convolutions in fp32: \S+; bf16: .+", checks["openvino uses"])

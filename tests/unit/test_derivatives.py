@@ -44,8 +44,13 @@ def test_cohort_is_filled_once(zoo_command, trained, phantom: Path, patients, tm
         old = nibabel.load(phantom / name / "anat" / f"{name}_T1w.nii.gz")
         assert nibabel.load(image).shape == old.shape
         sidecar = json.loads(image.with_name(f"{name}_desc-filled_T1w.json").read_text())
-        assert sidecar["VoxelsChangedOutsideMask"] == 0
-        assert len(sidecar["InputSHA256"]) == 2
+        assert sidecar["VoxelsOutsideChanged"] == 0
+        assert [given["Role"] for given in sidecar["Inputs"]] == ["T1w", "lesion-mask", "tissue"]
+        assert (sidecar["WhiteMatter"], sidecar["WhiteMatterLabels"]) == ("segmentation", [3])
+        assert sidecar["VoxelsAdded"] > 0
+        tissue = nibabel.load(phantom / "derivatives" / "tissue" / name / "anat" / f"{name}_dseg.nii.gz")
+        changed = np.asarray(nibabel.load(image).dataobj) != np.asarray(old.dataobj)
+        assert (np.asarray(tissue.dataobj)[changed] == 3).all()
     page = (out / "quality.html").read_text()
     assert not re.search(r"https?://", page)
     assert "default-src 'none'" in page

@@ -272,3 +272,12 @@ def test_levels_are_numbers_as_they_are_written(cells: list, levels: tuple[str, 
     found = read_attribute(_rows({"code": cells}), "code", levels)
     assert found.levels == levels
     assert found.values.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+
+
+def test_column_with_one_left_hander_is_left_out_and_said() -> None:
+    rows = _rows({"hand": ["R", "R", "L", "R", "R", "R"], "age": [30, 41, 52, 63, 74, 85]})
+    found, refused = usable_attributes(rows, {}, folds=3)
+    assert [item.name for item in found] == ["position", "age"]
+    assert refused == [
+        "Column 'hand' is left out: There are 1 subjects of hand 'L', fewer than 3 folds; project more subjects."
+    ]

@@ -16,9 +16,10 @@ from tests.conftest import TINY, train_briefly
 from zoo.alpha_range import BPF, BPF_SLOPE, AlphaRange, Criterion, alphas_within, find_alpha_range
 from zoo.descriptors import resolve
 from zoo.directions import Directions
-from zoo.editing import _critic, _Real
+from zoo.editing import _beside_chance, _critic, _measure, _random_directions, _Real
 from zoo.errors import DataError
 from zoo.imaging.phantom import make_subject
+from zoo.metrics.bpf import by_levels
 from zoo.metrics.features import load_extractor
 from zoo.projections import Projections
 from zoo.sampling import example_inputs
@@ -160,7 +161,56 @@ def test_applying_writes_images_differences_pictures_and_tables(
     fractions = [row for row in edit["curves"] if row["quantity"] == "BPF" and row["group"] == "group MS"]
     assert [row["alpha"] for row in fractions] == [-2, 0, 3]
     assert fractions[1]["p"] is None
-    assert "correlated" in (out / "edit.html").read_text()
+    assert fractions[0]["random"] is None  # none were asked for
+    page = (out / "edit.html").read_text()
+    assert "correlated" in page
+    assert "Brightness alone changes neither figure" in page
+
+
+def test_the_walk_stands_beside_random_ones(
+    run: Path, projections: Path, directions: Path, tmp_path: Path, zoo_command
+) -> None:
+    out = tmp_path / "edits"
+    code, _, err = zoo_command(
+        "edit", "apply", run, projections, directions, "--name", "age", "--alpha", "2", "--folds", "2",
+        "--random", "3", "--tissue", "k-means", "--out", out,
+    )  # fmt: skip
+    assert code == 0, err
+    content = json.loads((out / "edit.json").read_text())
+    assert (content["tissue"], content["random"]) == ("k-means", 3)
+    baseline, walked = (row for row in content["edits"][0]["curves"] if row["quantity"] == "BPF")
+    assert baseline["random"] is None
+    assert walked["random"]["n"] == 3
+    assert walked["random"]["low"] <= walked["random"]["high"]
+    assert walked["random"]["p"] in (0.25, 0.5, 0.75, 1)
+    assert "takes cortex for fluid" in (out / "edit.html").read_text()
+
+
+def test_random_directions_are_unit_vectors_of_the_codes_own_space() -> None:
+    codes = torch.zeros(6, 4, 8)
+    codes[:, :, 0] = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    found = _random_directions(codes, 5, seed=1)
+    assert len(found) == 5
+    for direction in found:
+        assert float(direction.vector.norm()) == pytest.approx(1, abs=1e-5)
+        assert not direction.vector[:, 1:].any()
+    assert torch.equal(_random_directions(codes, 5, seed=1)[4].vector, found[4].vector)
+
+
+def test_a_change_is_ranked_among_random_ones() -> None:
+    random = np.linspace(-1, 1, 39)
+    assert _beside_chance(2.0, random)["p"] == pytest.approx(1 / 40)
+    assert _beside_chance(-2.0, random)["p"] == pytest.approx(1 / 40)
+    assert _beside_chance(0.0, random)["p"] == 1
+    assert _beside_chance(2.0, np.array([0.1, np.nan]))["p"] == pytest.approx(2 / 3)
+
+
+def test_an_edit_that_only_brightens_is_no_atrophy() -> None:
+    subject = make_subject(1, 0, 4.0)
+    plane = subject.images["T1w"][:, :, 20] / 900 * 2 - 1
+    versions = np.stack([plane, (plane + 1) * 0.9 - 1, (plane + 1) * 1.1 - 1])
+    for values in _measure(versions, by_levels).values():
+        assert values[1:] == pytest.approx(values[0], rel=0.005)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +317,7 @@ def test_the_criteria_come_from_real_images(run: Path, projections: Path) -> Non
     artifact, stored = zoo.load(run), Projections.read(projections)
     real = _Real.of(artifact, stored, load_extractor("radiomic"), 0.6)
     assert real.of_subjects == (1, 3, 5, 7)
-    criteria = real.criteria(_critic(artifact, real, "cpu"))
+    criteria = real.criteria(by_levels, _critic(artifact, real, "cpu"))
     assert [item.name.split()[0] for item in criteria] == ["feature", "parenchymal", "discriminator"]
     chosen = real.images[list(real.of_subjects)]
     for item in criteria:

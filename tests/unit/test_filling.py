@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -23,9 +25,10 @@ from zoo_lesion_diffusion.windows import cover, crop
 
 
 @pytest.fixture(scope="module")
-def patient(phantom: Path) -> dict[str, Path]:
+def patient(phantom: Path) -> dict[str, Any]:
     scan = next(scan for scan in read_cohort(phantom).scans if "lesion-mask" in scan.maps)
-    return {"image": scan.images["T1w"], "lesions": scan.maps["lesion-mask"], "tissue": scan.maps["tissue"]}
+    maps = {"lesions": scan.maps["lesion-mask"], "tissue": scan.maps["tissue"]}
+    return {"subject": scan.subject, "image": scan.images["T1w"], **maps}
 
 
 def _fill(zoo_command, trained: Path, image: Path, lesions: Path, out: Path, *more: object) -> tuple[int, str, str]:
@@ -48,11 +51,20 @@ def test_patient_is_filled_with_picture_and_sidecar(zoo_command, trained: Path, 
     assert sidecar["Seed"] == 4
     assert sidecar["Command"].startswith("zoo fill run --image")
     assert str(tmp_path) not in json.dumps(sidecar)
-    assert sidecar["VoxelsChangedOutsideMask"] == 0
-    changed = sidecar["VoxelsChangedInsideMask"]
-    assert f"{changed} voxels changed inside the mask of {sidecar['MaskVoxels']}, 0 outside." in said
-    assert sidecar["MaskVoxels"] > sidecar["LesionVoxels"]  # dilated
-    assert "white matter estimated from the image" in notes
+    mask = np.asarray(nibabel.load(patient["lesions"]).dataobj) > 0
+    old, new = (np.asarray(nibabel.load(path).dataobj) for path in (patient["image"], out))
+    assert sidecar["VoxelsDrawn"] == mask.sum()
+    assert sidecar["VoxelsDrawnChanged"] == (old != new)[mask].sum()
+    assert sidecar["VoxelsAdded"] == sidecar["VoxelsAddedChanged"] == (old != new)[~mask].sum() == 0
+    assert sidecar["WhiteMatter"] == "none"
+    assert sidecar["VoxelsOutside"] == mask.size - sidecar["VoxelsDrawn"] - sidecar["VoxelsAdded"]
+    assert sidecar["VoxelsOutsideChanged"] == 0
+    assert (
+        f"Drawn: {sidecar['VoxelsDrawnChanged']} of {mask.sum()} voxels changed. Added by dilation: "
+        f"{sidecar['VoxelsAddedChanged']} of {sidecar['VoxelsAdded']} changed. Outside both: 0 of "
+        f"{sidecar['VoxelsOutside']} changed."
+    ) in said
+    assert "white matter is not known, so no rim is added" in notes
     assert (out.parent / "filled.png").stat().st_size > 1000
     assert {path: path.read_bytes() for path in patient["image"].parent.iterdir()} == before
 
@@ -64,9 +76,12 @@ def test_dilation_takes_the_white_matter_it_is_given(zoo_command, trained, patie
         zoo_command, trained, patient["image"], patient["lesions"], tmp_path / "out.nii", "--wm", white, "--dilate", 2
     )
     assert code == 0
-    assert "estimated" not in notes
+    assert "no rim" not in notes
     old, new = (np.asarray(nibabel.load(path).dataobj) for path in (patient["image"], tmp_path / "out.nii"))
     assert (tissue[old != new] == 3).all()
+    sidecar = json.loads((tmp_path / "out.json").read_text())
+    assert 0 < sidecar["VoxelsAddedChanged"] <= sidecar["VoxelsAdded"]
+    assert sidecar["WhiteMatter"] == "given"
 
 
 def test_seed_decides_and_batches_do_not(trained: Path, patient: dict) -> None:
@@ -143,7 +158,7 @@ def test_samples_are_averaged_and_their_spread_is_written(zoo_command, trained, 
         assert _fill(zoo_command, trained, image, patient["lesions"], out, *more)[0] == 0
         values.append(nibabel.load(out).get_fdata()[mask])
     out = tmp_path / "mean.nii.gz"
-    more = ("--seed", 5, "--dilate", 0, "--set", "steps=3", "--samples", 3)
+    more = ("--seed", 5, "--dilate", 0, "--set", "steps=10", "--samples", 3)
     assert _fill(zoo_command, trained, image, patient["lesions"], out, *more)[0] == 0
     mean, deviation = (nibabel.load(path).get_fdata() for path in (out, tmp_path / "mean-sd.nii.gz"))
     assert np.allclose(mean[mask], np.mean(values, axis=0), atol=1e-2)
@@ -170,6 +185,17 @@ def test_contrasts_are_filled_together(zoo_command, phantom: Path, patient, tmp_
         assert np.array_equal(old[~mask], new[~mask])
         assert (new[mask].mean() > old[mask].mean()) == brighter  # dark lesions and bright ones
 
+    for contrast, path in (("T1w", patient["image"]), ("FLAIR", flair)):
+        (tmp_path / contrast).mkdir()
+        shutil.copy(path, tmp_path / contrast / "001.nii.gz")
+    rows = ("participant_id\tT1w\tFLAIR\tlesion-mask", f"1\tT1w/001.nii.gz\tFLAIR/001.nii.gz\t{patient['lesions']}")
+    (tmp_path / "one-name.tsv").write_text("\n".join(rows) + "\n")
+    code, _, err = zoo_command(
+        "fill", tmp_path / "run", "--data", tmp_path / "one-name.tsv", "--out", tmp_path / "cohort", "--dilate", 0
+    )
+    assert code == 1
+    assert "Two contrasts of sub-1 have the file name 001.nii.gz" in err
+
 
 @pytest.mark.parametrize("count", [1, 1000])
 def test_specks_everywhere_and_at_the_edges_are_filled(trained: Path, count: int) -> None:
@@ -192,12 +218,16 @@ def test_classic_fillers_need_no_training(zoo_command, patient, tmp_path: Path, 
         "fill", method, "--image", patient["image"], "--lesions", patient["lesions"], "--out", out
     )
     assert code == 0, notes
-    assert ", 0 outside." in said
+    assert "Outside both: 0 of" in said
     assert json.loads((tmp_path / "out.json").read_text())["ModelSHA256"] is None
-    flair = _like(patient["image"], tmp_path / "sub-1_FLAIR.nii.gz", np.asarray(nibabel.load(patient["image"]).dataobj))
-    code, _, err = zoo_command("fill", method, "--image", flair, "--lesions", patient["lesions"], "--out", out)
-    assert code == 1
-    assert "not from FLAIR" in err
+    flair = _like(
+        patient["image"],
+        tmp_path / f"{patient['subject']}_FLAIR.nii.gz",
+        np.asarray(nibabel.load(patient["image"]).dataobj),
+    )
+    code, _, notes = zoo_command("fill", method, "--image", flair, "--lesions", patient["lesions"], "--out", out)
+    assert code == 0, notes
+    assert json.loads((tmp_path / "out.json").read_text())["VoxelsAdded"] == 0  # whatever the contrast
     code, _, err = zoo_command("train", method)
     assert code == 1
     assert "needs no training" in err
@@ -210,7 +240,7 @@ def test_empty_mask_returns_the_image(zoo_command, trained, patient, tmp_path: P
     code, said, notes = _fill(zoo_command, trained, patient["image"], empty, out)
     assert code == 0
     assert "the lesion mask is empty; the image is returned unchanged" in notes
-    assert "0 voxels changed inside the mask of 0, 0 outside" in said
+    assert "Drawn: 0 of 0 voxels changed. Added by dilation: 0 of 0 changed." in said
     assert np.array_equal(nibabel.load(out).dataobj, nibabel.load(patient["image"]).dataobj)
 
 
@@ -227,7 +257,7 @@ def test_each_wrong_input_has_its_own_error(zoo_command, trained, patient, tmp_p
         ((image, full, out), "covers 100% of the image"),
         ((image, small, out), "different grids"),
         ((nan, good, out), "that are NaN"),
-        ((text, good, out), "not a whole gzip file"),
+        ((text, good, out), "not a NIfTI file"),
         ((tmp_path / "absent.nii.gz", good, out), "There is no file"),
         ((image, good, tmp_path / "out.png"), "must end in .nii.gz or .nii"),
         ((image, good, image), "is the input"),
@@ -272,12 +302,35 @@ def test_other_grids_are_filled_on_themselves(zoo_command, trained, patient, tmp
     out = tmp_path / "out.nii.gz"
     code, said, _ = _fill(zoo_command, trained, paths["image"], paths["lesions"], out, "--dilate", 0)
     assert code == 0
-    assert ", 0 outside." in said
+    assert "Added by dilation: 0 of 0 changed. Outside both: 0 of" in said
     old, new = nibabel.load(paths["image"]), nibabel.load(out)
     mask = np.asarray(nibabel.load(paths["lesions"]).dataobj) > 0
     assert "".join(nibabel.aff2axcodes(new.affine)) == axes
     assert np.array_equal(np.asarray(old.dataobj)[~mask], np.asarray(new.dataobj)[~mask])
     assert (np.asarray(old.dataobj)[mask] != np.asarray(new.dataobj)[mask]).mean() > 0.5
+
+
+def test_a_voxel_that_a_lesion_only_touches_is_computed_but_not_written(
+    zoo_command, trained, patient, tmp_path: Path
+) -> None:
+    source = nibabel.load(patient["image"])
+    fine = np.asarray(source.dataobj).repeat(2, 0).repeat(2, 1).repeat(2, 2)  # the model sees every eight as one
+    affine = source.affine @ np.diag([0.5, 0.5, 0.5, 1])
+    affine[:3, 3] -= affine[:3, :3].sum(axis=1) / 2
+    mask = np.zeros(fine.shape, np.uint8)
+    tissue = np.argwhere(np.asarray(nibabel.load(patient["tissue"]).dataobj) == 3)
+    for place in tissue[:: len(tissue) // 40]:
+        mask[tuple(2 * place + 1)] = 1  # one of the eight
+    for name, values in (("image", fine), ("lesions", mask)):
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / f"{name}.nii.gz")
+    out = tmp_path / "out.nii.gz"
+    code, _, err = _fill(
+        zoo_command, trained, tmp_path / "image.nii.gz", tmp_path / "lesions.nii.gz", out, "--dilate", 0
+    )
+    assert code == 0, err
+    differs = fine != np.asarray(nibabel.load(out).dataobj)
+    assert not differs[mask == 0].any()
+    assert differs[mask == 1].mean() > 0.8
 
 
 @pytest.mark.parametrize(("size", "slab"), [((16, 16), 1), ((16, 24), 4), ((64, 64), 1), ((64, 64), 4)])

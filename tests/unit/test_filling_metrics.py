@@ -12,6 +12,7 @@ from zoo.metrics.filling import (
     SIZE_BINS_MM3,
     WHITE,
     grey_matter_leak,
+    lesion_volumes,
     lesions_by_size,
     mean_cortical_thickness,
     seam_score,
@@ -85,10 +86,19 @@ def test_lesions_that_touch_by_a_corner_are_one() -> None:
     mask[1:3, 1:3, 1:3] = True
     mask[3, 3, 3] = True
     mask[10:15, 10:15, 10:15] = True
-    by_size = lesions_by_size(mask, (1.0, 1.0, 2.0))
+    volumes = lesion_volumes(mask, 2.0)
+    assert (volumes[1, 1, 1], volumes[3, 3, 3], volumes[12, 12, 12], volumes[0, 0, 0]) == (18, 18, 250, 0)
+    by_size = lesions_by_size(mask, volumes)
     assert {label: int(lesions.sum()) for label, lesions in by_size.items()} == {"<20 mm3": 9, "100-500 mm3": 125}
     assert set(by_size) <= set(SIZE_BINS_MM3)
-    assert lesions_by_size(np.zeros_like(mask), (1, 1, 1)) == {}
+    assert lesions_by_size(np.zeros_like(mask), volumes) == {}
+
+
+def test_a_piece_counts_by_the_whole_lesions_size() -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[10:15, 10:15, 10:15] = True
+    slab = mask & (np.arange(20) == 14)  # 25 mm³ are left of 125
+    assert list(lesions_by_size(slab, lesion_volumes(mask, 1.0))) == ["100-500 mm3"]
 
 
 def _brain() -> tuple[np.ndarray, np.ndarray]:

@@ -95,11 +95,12 @@ def test_ddpm_agrees_with_the_thesis_library(timesteps, clip):
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("count", [1, 2, 10, 50])
-def test_ddim_agrees_with_the_thesis_library(count, eta, clip):
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+def test_ddim_agrees_with_the_thesis_library(count, spacing, eta, clip):
     diffusers = pytest.importorskip("diffusers")
-    theirs = exact(diffusers.DDIMScheduler(set_alpha_to_one=True, clip_sample=clip, timestep_spacing="leading"))
+    theirs = exact(diffusers.DDIMScheduler(set_alpha_to_one=True, clip_sample=clip, timestep_spacing=spacing))
     theirs.set_timesteps(count)
-    timesteps = SCHEDULE.timesteps(count)
+    timesteps = SCHEDULE.timesteps(count) if spacing == "trailing" else SCHEDULE.leading_timesteps(count)
     assert timesteps == theirs.timesteps.tolist()
     noise, given = recorded_noise()
     trajectory = visited(partial(ddim, eta=eta), normal(*SHAPE), timesteps, noise=noise, clip=clip)
@@ -177,7 +178,7 @@ def test_random_samplers_reach_the_mean_and_spread_of_a_gaussian(sampler):
 
 
 def test_dpm_solver_is_closer_than_ddim_in_ten_steps():
-    x, timesteps = normal(64, 1, 8, 8).double(), SCHEDULE.timesteps(10)
+    x, timesteps = normal(64, 1, 8, 8).double(), SCHEDULE.leading_timesteps(10)
     exact = exact_solution(x, timesteps[0])
     error = {
         sampler: (sampler(gaussian_denoise, x, SCHEDULE, timesteps, clip=False) - exact).abs().mean()
@@ -261,7 +262,8 @@ def test_ddim_refuses_randomness_that_it_cannot_have(settings, message):
 
 
 def test_timesteps_can_start_below_all_noise():
-    assert SCHEDULE.timesteps(4, start=0.4) == [300, 200, 100, 0]
+    assert SCHEDULE.timesteps(4, start=0.4) == [399, 299, 199, 99]
+    assert SCHEDULE.leading_timesteps(4, start=0.4) == [300, 200, 100, 0]
     low = SCHEDULE.log_snr_timesteps(5, start=0.4)
     assert (low[0], low[-1], len(set(low))) == (399, 0, 5)
     assert SCHEDULE.log_snr_timesteps(1, start=0.4) == [399]
@@ -275,9 +277,31 @@ def test_schedule_is_the_papers():
     assert SCHEDULE.alpha_bar[980] == pytest.approx(5.9e-5, rel=0.02)
     assert math.sqrt(1 - SCHEDULE.alpha_bar[40]) == pytest.approx(0.142, abs=5e-4)
     assert (np.diff(SCHEDULE.alpha_bar) < 0).all()
-    assert SCHEDULE.timesteps(50) == list(range(980, -1, -20))
-    assert SCHEDULE.timesteps(3) == [666, 333, 0]
-    assert SCHEDULE.timesteps(1000) == list(range(999, -1, -1))
+    assert SCHEDULE.leading_timesteps(50) == list(range(980, -1, -20))
+    assert SCHEDULE.leading_timesteps(3) == [666, 333, 0]
+    assert SCHEDULE.leading_timesteps(1000) == list(range(999, -1, -1))
+
+
+def test_every_number_of_steps_begins_at_full_noise():
+    assert SCHEDULE.timesteps(50) == list(range(999, -1, -20))
+    assert SCHEDULE.timesteps(1) == [999]
+    for count in range(1, 1001):
+        for timesteps in (SCHEDULE.timesteps(count), SCHEDULE.log_snr_timesteps(count)):
+            assert len(timesteps) == count
+            assert timesteps[0] == 999
+            assert timesteps[-1] >= 0
+            assert (np.diff(timesteps) < 0).all()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_step_is_the_image_that_the_equation_gives(name):
+    """Ho et al. 2020, equation 15: x_0 = (x_T - sqrt(1 - alpha_bar_T) epsilon) / sqrt(alpha_bar_T)."""
+    noise, given = recorded_noise()
+    x, alpha_bar = normal(*SHAPE), float(SCHEDULE.alpha_bar[999])
+    result = SAMPLERS[name](toy_denoise, x, SCHEDULE, SCHEDULE.timesteps(1), noise=noise, clip=False)
+    epsilon = toy_denoise(x, torch.full((2,), 999))
+    torch.testing.assert_close(result, (x - math.sqrt(1 - alpha_bar) * epsilon) / math.sqrt(alpha_bar))
+    assert not given
 
 
 def test_log_snr_timesteps_are_even_in_log_snr():
@@ -363,7 +387,7 @@ def test_refuses_one_timestep_a_row_of_a_single_slice():
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-@pytest.mark.parametrize("timesteps", [SCHEDULE.timesteps, SCHEDULE.log_snr_timesteps])
+@pytest.mark.parametrize("timesteps", [SCHEDULE.timesteps, SCHEDULE.leading_timesteps, SCHEDULE.log_snr_timesteps])
 def test_refuses_more_or_fewer_samples_than_steps(timesteps, count):
     with pytest.raises(ConfigError, match=f"1 to 1000 steps .* got {count}"):
         timesteps(count)

@@ -18,6 +18,7 @@ from zoo.imaging.cohort import read_cohort
 from zoo.nn.average import MovingAverage
 from zoo.registry import registry
 from zoo.sampling import Randomness, seed_for
+from zoo_lesion_diffusion.baselines import biharmonic_fill
 from zoo_lesion_diffusion.config import FillingOptions, SamplingConfig
 from zoo_lesion_diffusion.examples import FillingExamples
 from zoo_lesion_diffusion.tasks import fill, noise_schedule, sample_windows
@@ -52,7 +53,7 @@ def test_circles_are_drawn_as_in_the_thesis(packed: PackedCohort) -> None:
     examples = FillingExamples(_config("masks=circles", "size=[256, 256]"), packed)
     radii, centres = [], []
     for n in range(400):
-        mask = examples._circles(np.random.default_rng(n))[0]
+        mask = examples._circles(np.zeros((3, 256, 256), bool), np.random.default_rng(n))[1]
         radii.append(math.sqrt(mask.sum() / math.pi))
         if mask.any():
             centres.append(np.argwhere(mask).mean(axis=0))
@@ -67,20 +68,20 @@ def test_slab_has_one_centre_and_a_radius_a_slice(packed: PackedCohort) -> None:
     examples = FillingExamples(
         _config("masks=circles", "network=pseudo-3d", "slab=4", "neighbours=0", "size=[64, 64]"), packed
     )
-    mask = examples._circles(np.random.default_rng(3))
+    mask = examples._circles(np.zeros((4, 64, 64), bool), np.random.default_rng(3))
     assert mask.shape == (4, 64, 64)
     assert len({int(plane.sum()) for plane in mask}) == 4
     middles = [np.argwhere(plane).mean(axis=0) for plane in mask]
     assert np.ptp(middles, axis=0).max() < 1.5
 
 
-def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort) -> None:
-    examples = FillingExamples(_config("masks=mixture", "augmentation.mirror=false"), packed)
-    patients = [n for n, (scan, _) in enumerate(examples.starts) if examples.scans[scan].lesion_mask.any()]
-    assert patients
+@pytest.mark.parametrize("masks", ["circles", "lesions"])
+def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort, masks: str) -> None:
     healthy = FillingExamples(_config("lesions.in_context=false"), packed)
     assert not any(scan.lesion_mask.any() for scan in healthy.scans)
-    whole = FillingExamples(_config("size=[64, 64]", "augmentation.mirror=false"), packed)
+    whole = FillingExamples(_config(f"masks={masks}", "size=[64, 64]", "augmentation.mirror=false"), packed)
+    patients = [n for n, (scan, _) in enumerate(whole.starts) if whole.scans[scan].lesion_mask.any()]
+    assert patients
     for n in patients[:20]:
         number, first = whole.starts[n]
         scan = whole.scans[number]
@@ -96,8 +97,6 @@ def test_lesion_masks_are_subsets_of_laid_lesions(packed: PackedCohort) -> None:
         rng = np.random.default_rng(n)
         number, first = examples.starts[n % len(examples)]
         drawn = examples._some_lesions(number, first, rng)
-        if drawn is None:
-            continue
         sources = [laid.between(first - 1, first + 2) for laid in examples.lesions[number]]
         matching = [laid for laid in sources if {*map(tuple, drawn.voxels)} <= {*map(tuple, laid.voxels)}]
         assert matching
@@ -109,14 +108,62 @@ def test_lesion_masks_are_subsets_of_laid_lesions(packed: PackedCohort) -> None:
         assert len(counts) < large or large == 1  # never all, unless there is one
 
 
-def test_mixture_is_half_circles(packed: PackedCohort) -> None:
-    examples = FillingExamples(_config("masks=mixture"), packed)
-    wants = [examples._wants_lesions(np.random.default_rng(n)) for n in range(1000)]
-    assert np.mean(wants) == pytest.approx(0.5, abs=0.05)
+def _sparse(packed: PackedCohort) -> PackedCohort:
+    """Keep the laid lesions on one slice of each scan, as where children have lesions on few slices."""
+    lesions = []
+    for laid in packed.lesions:
+        slices = np.concatenate([one.voxels[:, 0] for one in laid])
+        busiest = int(np.bincount(slices).argmax())
+        lesions.append(tuple(one.between(busiest, busiest + 1) for one in laid))
+    return PackedCohort(packed.scans, tuple(lesions))
+
+
+def _lesion_share(examples: FillingExamples, count: int) -> float:
+    """Return how many of the given masks are laid lesions; a circle is not part of any."""
+    windows = []
+    circles = examples._circles
+    examples._circles = lambda *args: windows.append(1) or circles(*args)  # type: ignore[method-assign, assignment, func-returns-value]
+    for example in _many(examples, count):
+        assert example["lesion_mask"][1].any()  # the slice that is filled, never its neighbours alone
+    return 1 - len(windows) / count
+
+
+@pytest.mark.parametrize(("masks", "share"), [("circles", 0), ("lesions", 1), ("mixture", 0.5)])
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_masks_given_are_those_asked_for(packed: PackedCohort, masks: str, share: float, size: int) -> None:
+    examples = FillingExamples(_config(f"masks={masks}", f"size=[{size}, {size}]"), _sparse(packed))
+    # 500 tosses of a coin: three standard deviations are 0.067.
+    assert _lesion_share(examples, 500) == pytest.approx(share, abs=0.067 if masks == "mixture" else 0)
+
+
+def test_lesion_examples_are_slices_with_lesions(packed: PackedCohort) -> None:
+    sparse = _sparse(packed)
+    every = FillingExamples(_config("masks=mixture"), sparse)
+    only = FillingExamples(_config("masks=lesions"), sparse)
+    assert 0 < len(only) < len(every)
+    assert set(only.starts) < set(every.starts)
+    for n in range(len(only)):
+        number, first = only.starts[n]
+        assert any((laid.voxels[:, 0] == first).any() for laid in sparse.lesions[number])
+
+
+def test_lesions_too_small_for_the_settings_are_refused_by_their_size(packed: PackedCohort) -> None:
+    for masks in ("lesions", "mixture"):
+        with pytest.raises(DataError, match="lesions of 100000 voxels or more"):
+            FillingExamples(_config(f"masks={masks}", "lesions.min_voxels=100000"), packed)
+
+
+def test_circles_outside_the_window_are_drawn_anew(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=circles", "circles.centre_sd=1"), packed)
+    assert all(example["lesion_mask"][1].any() for example in _many(examples, 40))
+    with pytest.raises(DataError, match="circles in a row"):
+        examples._circles(np.ones((3, 32, 32), bool), np.random.default_rng(0))
 
 
 def test_examples_are_windows_of_the_packed_image(packed: PackedCohort) -> None:
-    examples = FillingExamples(_config("augmentation.mirror=false", "augmentation.brightness_probability=0"), packed)
+    examples = FillingExamples(
+        _config("masks=circles", "augmentation.mirror=false", "augmentation.brightness_probability=0"), packed
+    )
     for n, example in enumerate(_many(examples, 12)):
         image, known, mask = example["image"], example["context"], example["lesion_mask"]
         assert image.shape == (1, 32, 32)
@@ -251,6 +298,51 @@ def test_a_network_that_knows_the_image_returns_it(solver: str, settings: tuple[
     known, mask = (torch.cat([stack] * slices, dim=1) for stack in (coarse if scale else image * (1 - hole), hole))
     filled = _sample(config, knowing, known, mask, solver)
     assert torch.allclose(filled, image, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+def test_one_step_of_any_solver_is_the_networks_image_and_not_the_coarse_fill(solver: str) -> None:
+    config = _config()
+    image = torch.rand(1, 40, 40, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    hole = torch.zeros(40, 40, 3, dtype=torch.bool)
+    hole[14:22, 12:25, 1] = True
+    given: list[int] = []
+
+    def denoiser(noisy: torch.Tensor, known: torch.Tensor, mask: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        given.extend(timestep.tolist())
+        return torch.full_like(noisy, -0.8)  # v at full noise is minus the difference to the coarse fill
+
+    options = FillingOptions(solver=solver, steps=1)  # type: ignore[arg-type]
+    filled = fill({"denoiser": denoiser}, config, image, hole, options)  # type: ignore[arg-type]
+    assert given == [999]
+    coarse = torch.from_numpy(biharmonic_fill(image.permute(0, 3, 1, 2).numpy(), hole.permute(2, 0, 1).numpy()))
+    expected = coarse.permute(0, 2, 3, 1) + 0.25 * 0.8
+    # The equation adds sqrt(alpha_bar_T) = 0.006 of the noise.
+    assert (filled - expected)[:, hole].abs().max() < 0.01
+
+
+def test_the_spacing_of_the_thesis_is_recorded_and_is_that_of_old_models() -> None:
+    paper = resolve_config(registry().methods["lesion-filling"], preset="paper-2d-lesions")
+    assert paper.sampling.spacing == "leading"  # type: ignore[attr-defined]
+    config = _config("sampling.solver=ddim", "sampling.steps=4")
+    assert config.sampling.spacing == "trailing"  # type: ignore[attr-defined]
+    recorded = config.model_dump(mode="json")
+    assert type(config).model_validate(recorded) == config
+    del recorded["sampling"]["spacing"]  # as 0.1.0 recorded it
+    old = type(config).model_validate(recorded)
+    hole = torch.zeros(40, 40, 3, dtype=torch.bool)
+    hole[14:22, 12:25, 1] = True
+    given: list[int] = []
+
+    def denoiser(noisy: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        given.extend(conditions[-1].tolist())
+        return torch.zeros_like(noisy)
+
+    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions())  # type: ignore[arg-type]
+    assert given == [750, 500, 250, 0]
+    given.clear()
+    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions(steps=2))  # type: ignore[arg-type]
+    assert given == [999, 499]
 
 
 def test_a_fill_can_begin_at_the_coarse_fill() -> None:

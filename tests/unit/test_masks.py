@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from scipy import ndimage
 
-from zoo.errors import DataError
 from zoo.imaging.geometry import Grid
-from zoo.imaging.masks import circle, dilate_within, estimate_white_matter, lay_lesions
+from zoo.imaging.masks import circle, dilate_within, lay_lesions
 
 
 def test_dilation_stays_in_white_matter() -> None:
@@ -26,29 +24,6 @@ def test_circle_is_strict() -> None:
     assert circle((5, 5), (2, 2), 1).sum() == 1
     assert circle((5, 5), (2, 2), 1.01).sum() == 5
     assert circle((4, 8), (0, 7), 1.5)[0, 7]
-
-
-def test_white_matter_is_estimated_with_the_rim_of_lesions() -> None:
-    rng = np.random.default_rng(0)
-    image = np.zeros((40, 40, 12))
-    image[4:36, 4:36] = 300  # fluid
-    image[7:33, 7:33] = 550  # grey
-    image[10:30, 10:30] = 800  # white
-    lesion = np.zeros(image.shape, bool)
-    lesion[18:22, 18:22, 4:8] = True
-    rim = ndimage.binary_dilation(lesion, np.ones((3, 3, 3)))
-    image[rim] = 600
-    image[lesion] = 450
-    white = estimate_white_matter(image + rng.normal(0, 10, image.shape), lesion)
-    assert white[rim].all()
-    assert not white[image == 300].any()
-    assert white[image == 800].mean() > 0.95
-
-
-@pytest.mark.parametrize("image", [np.zeros((5, 5, 5)), np.full((5, 5, 5), 0.1, np.float32), np.eye(5)[None] * 80])
-def test_white_matter_of_a_flat_image_is_not_guessed(image: np.ndarray) -> None:
-    with pytest.raises(DataError, match="--wm FILE, or use --dilate 0"):
-        estimate_white_matter(image, np.zeros(image.shape, bool))
 
 
 def test_dilation_keeps_the_lesion_and_adds_white_matter_only() -> None:

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 
 from zoo.errors import DataError
-from zoo.metrics.image import MAX_PSNR, inpainting_metrics, masked_mean, ssim_map
+from zoo.metrics.image import FILLED_WINDOW, MAX_PSNR, fully_inside, inpainting_metrics, masked_mean, ssim_map
 from zoo.metrics.lpips import load_lpips
-from zoo.metrics.statistics import mean_interval
+from zoo.metrics.statistics import FEWEST_SUBJECTS, bootstrap_interval, mean_interval, paired_difference
 
 
 @pytest.mark.parametrize("shape", [(17, 23), (9, 12, 10)])
@@ -67,13 +67,96 @@ def test_masks_with_nothing_to_compare_are_refused() -> None:
         ssim_map(torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 10))
 
 
+def _discs(radius: float, count: int) -> torch.Tensor:
+    rows, columns = torch.meshgrid(torch.arange(48) - 24, torch.arange(48) - 24, indexing="ij")
+    return (rows**2 + columns**2 < radius**2).expand(count, 1, 48, 48)
+
+
+def test_ssim_of_filled_voxels_knows_neither_the_surroundings_nor_the_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = 0.2 * torch.randn((500, 1, 48, 48), generator=generator)
+    noisy = truth + 0.06 * torch.randn(truth.shape, generator=generator)  # 30 dB
+    filled, thesis = [], []
+    for radius in (3, 5, 15):
+        mask = _discs(radius, len(truth))
+        pasted = inpainting_metrics(torch.where(mask, noisy, truth), truth, mask)
+        whole = inpainting_metrics(noisy, truth, mask)
+        assert torch.equal(pasted["ssim_filled"], whole["ssim_filled"])
+        filled.append(pasted["ssim_filled"].mean().item())
+        thesis.append((pasted["ssim_in"].mean() - whole["ssim_in"].mean()).item())
+    assert max(filled) - min(filled) < 0.01
+    assert thesis[0] > 3 * thesis[2] > 0  # what pasting back lifts is lifted most in small lesions
+
+
+def test_windows_of_filled_voxels_lie_inside_whole() -> None:
+    mask = torch.zeros(3, 1, 12, 12, dtype=torch.bool)
+    mask[0, :, 2:7, 3:7] = True
+    mask[1, :, :2, :5] = True  # at the edge of the slice, and too thin
+    mask[2, :, 4:6, 4:6] = True
+    assert fully_inside(mask, FILLED_WINDOW).flatten(1).sum(1).tolist() == [6, 0, 0]
+    assert fully_inside(mask, FILLED_WINDOW)[0, 0, 3:6, 4:6].all()
+    measured = inpainting_metrics(torch.zeros(3, 1, 12, 12), torch.zeros(3, 1, 12, 12), mask, {"small": mask})
+    assert measured["ssim_filled"].isnan().tolist() == [False, True, True]
+    assert measured["ssim_filled_small"][0] == pytest.approx(1)
+
+
 def test_interval_is_students() -> None:
-    interval = mean_interval([1.0, 2.0, 3.0, 4.0])
-    assert (interval.mean, interval.n) == (2.5, 4)
-    assert interval.high == pytest.approx(2.5 + 3.18245 * 1.29099 / 2, abs=1e-4)
-    assert mean_interval([2.0]).low is None
+    interval = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (interval.mean, interval.n) == (3, 5)
+    assert interval.high == pytest.approx(3 + 2.77645 * 1.58114 / 5**0.5, abs=1e-4)
     with pytest.raises(DataError):
         mean_interval([])
+
+
+def test_few_subjects_have_no_interval() -> None:
+    for count in range(1, FEWEST_SUBJECTS):
+        interval = mean_interval([0.1 * n for n in range(count)], lower=-1, upper=1)
+        assert (interval.low, interval.high, interval.n) == (None, None, count)
+        assert bootstrap_interval(lambda rows: float(rows.mean()), [str(n) for n in range(count)]) is None
+
+
+def test_bounded_figures_have_bounded_intervals() -> None:
+    ssim = [0.99, 0.98, 0.999, 0.3, 0.95, 0.99]
+    plain, bounded = mean_interval(ssim), mean_interval(ssim, lower=-1, upper=1)
+    assert plain.high is not None
+    assert bounded.high is not None
+    assert bounded.low is not None
+    assert plain.high > 1 > bounded.high > bounded.mean == plain.mean > bounded.low > -1
+    mse = mean_interval([0.001, 0.0, 0.3, 0.01, 0.002], lower=0)
+    assert mse.low is not None
+    assert 0 < mse.low < mse.mean
+    # Far from the bounds it is Student's.
+    near = mean_interval([0.01, 0.02, 0.03, 0.0, -0.01], lower=-1, upper=1)
+    assert near.low == pytest.approx(mean_interval([0.01, 0.02, 0.03, 0.0, -0.01]).low, abs=1e-3)
+    same = mean_interval([1.0] * 5, lower=-1, upper=1)
+    assert (same.low, same.high) == (1, 1)
+    with pytest.raises(DataError, match=r"within 0 … 1 is 1\.5"):
+        mean_interval([0.5, 1.5], lower=0, upper=1)
+
+
+@pytest.mark.parametrize(("upper", "draw"), [(1, lambda r: r.beta(5, 2, 6)), (None, lambda r: r.gamma(4, 0.25, 6))])
+def test_bounded_intervals_hold_the_mean_as_often_as_they_say(upper, draw) -> None:
+    rng = np.random.default_rng(0)
+    true = 5 / 7 if upper else 1.0
+    intervals = [mean_interval(draw(rng).tolist(), lower=0, upper=upper) for _ in range(2000)]
+    held = np.mean([one.low <= true <= one.high for one in intervals])  # type: ignore[operator]
+    assert 0.92 < held < 0.97
+
+
+def test_differences_are_taken_within_subjects() -> None:
+    # Subjects differ by far more than the methods do: unpaired intervals overlap, the difference is plain.
+    theirs = {f"sub-{n}": 0.1 * n for n in range(6)}
+    ours = {subject: value + 0.01 + 0.001 * (n % 2) for n, (subject, value) in enumerate(theirs.items())}
+    paired = paired_difference({**ours, "sub-x": 9.0}, theirs, "higher")
+    assert (paired.won, paired.difference.n) == (6, 6)
+    assert paired.difference.mean == pytest.approx(0.0105)
+    assert paired.difference.low == pytest.approx(0.0105, abs=0.001)
+    assert paired_difference(ours, theirs, "lower").won == 0
+    ratio = paired_difference({"a": 1.1, "b": 0.5}, {"a": 0.8, "b": 1.4}, "nearer 1")
+    assert ratio.difference.mean == pytest.approx((-0.1 + 0.1) / 2)
+    assert ratio.won == 1
+    with pytest.raises(DataError, match="without a subject in common"):
+        paired_difference({"a": 1.0}, {"b": 1.0}, "higher")
 
 
 def test_lpips_takes_local_weights_and_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

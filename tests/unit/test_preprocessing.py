@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from zoo.errors import DataError
+from zoo.imaging.phantom import WHITE, PhantomSubject, make_subject
 from zoo.imaging.preprocessing import Intensity, fit_intensity
+
+Scaling: TypeAlias = Literal["head", "percentile", "max"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -45,36 +49,132 @@ def test_the_type_of_the_values_does_not_matter(dtype: type) -> None:
     assert encoded.tolist() == pytest.approx([-0.9999, -0.5, 1])
 
 
+VOXEL = (1.0, 1.0, 1.0)
+
+
 def test_one_bright_vessel_moves_the_maximum_but_not_the_percentile() -> None:
     values = np.random.default_rng(0).uniform(0, 100, (20, 20, 20)).astype(np.float32)
     vessel = values.copy()
     vessel[3, 4, 5] = 5000
-    assert fit_intensity(vessel, "max").high == 5000
-    assert fit_intensity(vessel).high == pytest.approx(fit_intensity(values).high, rel=1e-3)
-    assert fit_intensity(values).high == pytest.approx(99.5, abs=0.5)
-    assert fit_intensity(values, "percentile", 50).high == pytest.approx(50, abs=2)
+    assert fit_intensity(vessel, VOXEL, "max").high == 5000
+    assert fit_intensity(vessel, VOXEL, "percentile").high == pytest.approx(99.5, abs=0.5)
+    assert fit_intensity(values, VOXEL, "percentile").high == pytest.approx(99.5, abs=0.5)
+    assert fit_intensity(values, VOXEL, "percentile", 50).high == pytest.approx(50, abs=2)
 
 
 def test_constants_survive_json() -> None:
-    intensity = fit_intensity(np.linspace(0, 1234.5678, 777), noise_floor=0.25)
+    intensity = fit_intensity(np.linspace(0, 1234.5678, 777).reshape(7, 3, 37), VOXEL, noise_floor=0.25)
     assert intensity.floor == 0.25
     assert Intensity.from_json(json.loads(json.dumps(intensity.to_json()))) == intensity
 
 
 @pytest.mark.parametrize(
-    ("scaling", "named"), [("max", "its maximum is 0.005"), ("percentile", "its 99.5th percentile is 0.005")]
+    ("scaling", "named"),
+    [
+        ("max", "its maximum is 0.005"),
+        ("percentile", "its 99.5th percentile is 0.005"),
+        ("head", "its 97th percentile in the middle of the head is 0.0053"),
+    ],
 )
-def test_an_empty_image_is_refused(scaling: Literal["percentile", "max"], named: str) -> None:
+def test_an_empty_image_is_refused(scaling: Scaling, named: str) -> None:
     with pytest.raises(DataError, match=f"The image is empty: {named}"):
-        fit_intensity(np.full((4, 4, 4), 0.005), scaling)
+        fit_intensity(np.full((4, 4, 4), 0.005), VOXEL, scaling)
 
 
-def test_a_standardised_image_is_refused_but_ringing_is_not() -> None:
-    with pytest.raises(DataError, match=r"50% of the voxels are negative, down to -3; .* before it was standardised"):
-        fit_intensity(np.linspace(-3, 3, 1000))
-    ringing = np.linspace(0, 100, 1000)
-    ringing[:40] = -5  # 4 % of the voxels, as cubic interpolation leaves around a bright skull
-    assert fit_intensity(ringing, "max").high == 100
-    ringing[:60] = -5
-    with pytest.raises(DataError, match="6% of the voxels are negative"):
-        fit_intensity(ringing, "max")
+def test_an_image_without_a_positive_voxel_is_refused() -> None:
+    with pytest.raises(DataError, match="The image is empty: its maximum is 0"):
+        fit_intensity(np.zeros((4, 4, 4)), VOXEL)
+
+
+@pytest.mark.parametrize("scaling", ["head", "percentile", "max"])
+def test_a_standardised_image_is_refused_whatever_surrounds_it(scaling: Scaling) -> None:
+    standardised = np.random.default_rng(0).normal(0, 1, (20, 20, 20))
+    with pytest.raises(DataError, match=r"\d\d% of the voxels that are not 0 .* before it was standardised"):
+        fit_intensity(standardised, VOXEL, scaling)
+    with pytest.raises(DataError, match="before it was standardised"):
+        fit_intensity(np.pad(standardised, 15), VOXEL, scaling, percentile=99.9)
+
+
+def test_ringing_is_no_standardisation() -> None:
+    ringing = np.linspace(0, 100, 1000).reshape(10, 10, 10)
+    ringing.flat[:40] = -5  # 4 % of the voxels, as cubic interpolation leaves around a bright skull
+    assert fit_intensity(ringing, VOXEL, "max").high == 100
+    ringing.flat[:60] = -5
+    with pytest.raises(DataError, match="6% of the voxels"):
+        fit_intensity(ringing, VOXEL, "max")
+
+
+def test_a_block_on_nothing_is_a_head() -> None:
+    image = np.zeros((12, 14, 9))
+    image[3:9, 4:12, 2:7] = 50
+    assert fit_intensity(image, VOXEL).high == pytest.approx(53)
+    assert fit_intensity(image[:, :, 4:5], VOXEL).high == pytest.approx(53)
+    assert fit_intensity(np.full((5, 5, 5), 50.0), VOXEL).high == pytest.approx(53)
+
+
+SPACING = (4.0, 4.0, 4.0)
+
+
+@pytest.fixture(scope="module")
+def brain() -> PhantomSubject:
+    return make_subject(0, seed=1, spacing_mm=4, group="MS")
+
+
+@pytest.fixture(scope="module")
+def with_skull(brain: PhantomSubject) -> np.ndarray:
+    """A T1w with 8 mm of dark skull and 8 mm of scalp whose fat is thrice as bright as white matter, in noisy air."""
+    rng = np.random.default_rng(0)
+    inside = ndimage.binary_fill_holes(np.pad(brain.images["T1w"] > 50, 6))
+    distance = ndimage.distance_transform_edt(~inside, SPACING)
+    head = np.pad(brain.images["T1w"], 6).astype(np.float32)
+    head[(distance > 0) & (distance <= 16)] = 60
+    head[(distance > 8) & (distance <= 16)] = 2400
+    return np.hypot(head + rng.normal(0, 10, head.shape), rng.normal(0, 10, head.shape))
+
+
+def test_the_skull_does_not_move_the_scale(brain: PhantomSubject, with_skull: np.ndarray) -> None:
+    alone = fit_intensity(brain.images["T1w"], SPACING).high
+    assert fit_intensity(with_skull, SPACING).high == pytest.approx(alone, rel=0.02)
+
+
+@pytest.mark.parametrize("contrast", ["T1w", "T2w", "FLAIR"])
+def test_padding_does_not_move_the_scale(brain: PhantomSubject, contrast: str) -> None:
+    image = brain.images[contrast]
+    once = fit_intensity(image, SPACING)
+    assert fit_intensity(np.pad(image, 40), SPACING) == once
+    assert fit_intensity(np.pad(image, [(2 * size, size) for size in image.shape]), SPACING) == once
+
+
+def test_noisy_air_and_a_cut_neck_do_not_move_the_scale(brain: PhantomSubject) -> None:
+    rng = np.random.default_rng(0)
+    image = brain.images["T1w"].astype(np.float32)
+    once = fit_intensity(image, SPACING).high
+    wide = np.pad(image, [(3 * size // 2, 3 * size // 2) for size in image.shape])  # four times a side
+    noise = np.hypot(*rng.normal(0, 16, (2, *wide.shape)))
+    assert fit_intensity(np.where(wide > 0, wide, noise), SPACING).high == pytest.approx(once, rel=0.01)
+    assert fit_intensity(image[:, :, 12:], SPACING).high == pytest.approx(once, rel=0.02)
+
+
+@pytest.mark.parametrize(("count", "level"), [(14, 8000), (10, 1e6)])
+def test_a_few_bright_voxels_do_not_move_the_scale(brain: PhantomSubject, count: int, level: float) -> None:
+    image = brain.images["T1w"].astype(np.float32)
+    inside = np.argwhere(image > 0)
+    bright = image.copy()
+    bright[tuple(np.random.default_rng(0).choice(inside, count, replace=False).T)] = level
+    assert fit_intensity(bright, SPACING).high == pytest.approx(fit_intensity(image, SPACING).high, rel=0.005)
+
+
+def test_white_matter_is_bright_but_seldom_clamped(brain: PhantomSubject) -> None:
+    image = brain.images["T1w"]
+    white = image[brain.tissue == WHITE]
+    encoded = fit_intensity(image, SPACING).encode(white)
+    assert 0.5 < np.median(encoded) < 0.85
+    assert np.mean(encoded == 1) < 0.01
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slab_is_scaled_like_the_head(brain: PhantomSubject, axis: int) -> None:
+    image = brain.images["T1w"]
+    middle = image.shape[axis] // 2
+    slab = np.take(image, range(middle - 3, middle + 3), axis)
+    assert fit_intensity(slab, SPACING).high == pytest.approx(fit_intensity(image, SPACING).high, rel=0.05)

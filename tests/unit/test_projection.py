@@ -335,6 +335,18 @@ def test_lesion_contrast_is_measured_against_its_surroundings() -> None:
     assert flat["lesions"]["T1w"]["survives"] is None
 
 
+def test_figures_inside_the_head_leave_out_the_background() -> None:
+    target = torch.full((2, 1, 40, 40), -1.0)
+    target[0, 0, 10:30, 10:30] = 0.5
+    made = target.clone()
+    made[0, 0, 10:30, 10:30] = 0.3
+    head, empty = (about["losses"] for about in measure(target, made, np.zeros((2, 40, 40), bool), ("T1w",)))
+    assert head["psnr_head"] == pytest.approx(10 * np.log10(4 / 0.04), abs=1e-3)
+    assert head["psnr"] == pytest.approx(head["psnr_head"] + 10 * np.log10(4), abs=1e-3)
+    assert head["ssim_head"] < head["ssim"] - 0.05
+    assert "ssim_head" not in empty
+
+
 def test_subjects_count_once_in_the_summary() -> None:
     def row(subject: str, ssim: float) -> dict[str, Any]:
         return {"subject": subject, "losses": {"ssim": ssim, "psnr": 20.0, "mse": 0.1}, "lesions": {}}
@@ -370,7 +382,9 @@ def test_an_interrupted_projection_goes_on_to_the_same_numbers(
         assert torch.equal(one, other)
     assert first.model_sha256 == model.sha256
     assert first.options["distance"] == "1 - SSIM + mean square"
-    assert set(first.rows[0]["losses"]) == {"distance", "noise", "ssim", "psnr", "mse"}
+    assert set(first.rows[0]["losses"]) == {
+        "distance", "noise", "ssim", "psnr", "mse", "ssim_head", "psnr_head",
+    }  # fmt: skip
 
     calls: list[int] = []
     project_files(model, targets, tmp_path / "torn", options=FAST, progress=lambda now, total: calls.append(now))

@@ -104,6 +104,13 @@ def test_damaged_newest_checkpoint_is_passed_over(phantom: Path, tmp_path: Path)
     assert all(torch.equal(whole[name], tensor) for name, tensor in _weights(run).items())
 
 
+def test_a_run_counts_the_processors_seconds(trained: Path) -> None:
+    run = Run.open(trained)
+    counted = load_state(run.checkpoints()[-1])["processor_seconds"]
+    assert run.record["processor_seconds"] == pytest.approx(counted, abs=0.06)
+    assert counted > 0
+
+
 def test_finished_run_is_left_alone(phantom: Path, trained: Path, zoo_command) -> None:
     before = (trained / "model.safetensors").stat().st_mtime_ns
     arguments = ["train", "lesion-filling", "--data", phantom, "--out", trained, "--images", 64, *TINY]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -67,6 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors of the zoo are one line and exit code 1, usage errors exit 2."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files need not be UTF-8
     try:
         result: Any = group.main(args=given, prog_name="zoo", standalone_mode=False, obj=given)
         sys.exit(result if isinstance(result, int) else 0)
@@ -84,6 +88,20 @@ def main(arguments: list[str] | None = None) -> None:
         kind = 2 if isinstance(error, UnknownNameError) and str(error).startswith("There is no command") else 1
         click.echo(f"zoo: {error}", err=True)
         sys.exit(kind)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _for_want_of_memory(error):
+            raise
+        click.echo(
+            f"zoo: Not enough memory: {str(error).splitlines()[0] if str(error) else 'none is left'}. Use smaller "
+            "images or settings, fewer --workers, or a machine with more.", err=True,
+        )  # fmt: skip
+        sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+
+
+def _for_want_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out; torch says so by a RuntimeError of its own words."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

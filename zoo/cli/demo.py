@@ -80,10 +80,7 @@ def command(out: Path) -> None:
     table("\n4/4 Measured inside the masks", columns, [[str(row[name]) for name in columns] for row in rows])
     click.echo(f"\n{explain(evaluation)}\n")
     _write_page(out, patient, report, evaluation)
-    click.echo(
-        f"{report.changed_inside} voxels changed inside the mask of {report.mask_voxels}, {report.changed_outside} "
-        f"outside. Took {time.monotonic() - began:.0f} s.\nLook at {out}/index.html"
-    )
+    click.echo(f"{report.counts}\nTook {time.monotonic() - began:.0f} s. Look at {out}/index.html")
 
 
 def _unseen_patient(cohort: Path, test: list[str]) -> str:
@@ -101,9 +98,8 @@ def _write_page(out: Path, patient: str, report: FillReport, evaluation: Evaluat
     page = [
         Section(
             heading=f"{patient}, before and after",
-            text=f"{report.changed_inside} voxels changed inside the mask of {report.mask_voxels}, "
-            f"{report.changed_outside} outside.",
-            figures=[((out / "filled.png").read_bytes(), "lesions outlined; filled; difference")],
+            text=str(report.counts),
+            figures=[((out / "filled.png").read_bytes(), "outlined: lesions, added by dilation; filled; difference")],
         ),
         Section(heading="Measured on unseen subjects", text=explain(evaluation), table=evaluation.table()),
         Section(heading="Healthy tissue restored under masks", figures=list(evaluation.pictures)),

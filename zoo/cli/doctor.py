@@ -47,7 +47,7 @@ def _machine() -> Iterator[Check]:
     cpu = machine.cpu()
     yield "python", sys.version_info >= (3, 11), sys.version.split()[0]
     yield "cpu", True, f"{cpu['model']}, {cpu['cores']} cores, {torch.get_num_threads()} threads of torch"
-    yield "cpu instructions", True, ", ".join(cpu["flags"]) or "unknown"
+    yield "cpu instructions", True, _instructions(cpu["flags"])
     yield "memory", True, f"{machine.available_memory() / 2**30:.1f} GiB free"
     yield "torch", True, torch.__version__
     yield "cuda", True, torch.version.cuda or "this torch was built without; the CPU is used"
@@ -55,6 +55,16 @@ def _machine() -> Iterator[Check]:
         f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['memory_gib']} GiB" for gpu in machine.gpus()
     ]
     yield "gpu", True, "; ".join(found) or "none; the CPU is used"
+
+
+def _instructions(flags: list[str]) -> str:
+    """Return the instruction sets a CPU has, and which of its family's it lacks."""
+    if not flags:
+        return "unknown"
+    names = machine.INSTRUCTIONS
+    x86 = "asimd" not in flags
+    lacking = [name for flag, name in names.items() if flag not in flags and (name not in ("NEON", "Arm bf16")) == x86]
+    return ", ".join(names[flag] for flag in flags) + (f"; not: {', '.join(lacking)}" if lacking else "")
 
 
 def _software() -> Iterator[Check]:
@@ -69,6 +79,8 @@ def _software() -> Iterator[Check]:
         version = machine.version_of(exporter.name) or registry().exporters.origins[exporter.name].version
         ready = f"{version}, {', '.join(exporter.precisions)}"
         yield f"backend {exporter.name}", True, f"not here: {machine.without_folders(missing)}" if missing else ready
+        if exporter.uses and not missing:
+            yield f"{exporter.name} uses", True, resolve(exporter.uses)()
     for plugin in registry().broken:
         yield f"plugin {plugin.origin.plugin}", False, machine.without_folders(plugin.reason)
 

@@ -132,7 +132,17 @@ def directions_command(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of images, pictures and page.")
 @click.option("--ventricles", type=click.FloatRange(0, 1), help="Slice position for fractions; default: 0.55.")
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of the leakage's regressors.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the folds.")
+@click.option(
+    "--tissue", type=click.Choice(["levels", "k-means"]), default="levels", show_default=True,
+    help="How tissue is found: by brightness beside white matter, or the paper's k-means.",
+)  # fmt: skip
+@click.option(
+    "--random", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Also walk so many random directions as far, for comparison.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides folds and random directions."
+)
 @_levels_option
 @_features_option
 @_weights_option
@@ -153,6 +163,8 @@ def apply_command(
     out: Path,
     ventricles: float | None,
     folds: int,
+    tissue: str,
+    random: int,
     seed: int,
     levels: tuple[str, ...],
     features: str,
@@ -168,7 +180,7 @@ def apply_command(
     \b
     zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha -20,-10,0,10,20 --out DIR
     zoo edit apply RUN PROJECTIONS DIRECTIONS --name group-without-age --alpha-range auto --out DIR
-    zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha -5,5 --backend onnxruntime --out DIR
+    zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha -5,5 --random 40 --backend onnxruntime --out DIR
     """
     import zoo
     from zoo.artifact import default_device
@@ -186,6 +198,8 @@ def apply_command(
         folds=folds,
         levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
         seed=seed,
+        tissue=tissue,
+        random=random,
         options=merge(*(parse_assignment(text) for text in assignments)),
     )
     with progress_bar("Editing") as progress:

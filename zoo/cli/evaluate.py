@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.config import merge, parse_assignment
 from zoo.descriptors import PRECISIONS
+from zoo.errors import ConfigError
 
 
 @click.command(name="evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="BIDS folder or .tsv manifest.")
+@click.option(
+    "--protocol",
+    "protocol_file",
+    type=click.Path(path_type=Path),
+    help="TOML file of who is measured; --data is then the folder of its cohorts.",
+)
+@click.option("--on", "part", type=click.Choice(["tuning", "test"]), help="Part of the protocol that is measured.")
 @click.option("--with", "evaluators", multiple=True, metavar="NAME", help="Evaluator; default: the method's own.")
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="AlexNet weights for LPIPS, a local file.")
 @click.option("--backend", help="Runtime of the network; zoo list shows them. Default: torch.")
@@ -23,6 +32,8 @@ from zoo.descriptors import PRECISIONS
 def command(
     run: Path,
     data: Path,
+    protocol_file: Path | None,
+    part: Literal["tuning", "test"] | None,
     evaluators: tuple[str, ...],
     lpips_weights: Path | None,
     backend: str | None,
@@ -35,27 +46,44 @@ def command(
     \b
     zoo evaluate RUN --data my-bids-folder
     zoo evaluate RUN --data my-bids-folder --with inpainting --set lesion_masks=patients --json
+    zoo evaluate RUN --protocol docs/protocol.toml --on tuning --data my-data
     zoo evaluate RUN --data my-bids-folder --backend openvino --precision bf16
     zoo evaluate RUN --data my-bids-folder --lpips-weights alexnet-owt-7be5be79.pth
     """
     import zoo
-    from zoo.evaluation import evaluate, explain
+    from zoo.evaluation import PAIRED, evaluate, evaluate_by_protocol, explain
 
+    if bool(part) != bool(protocol_file):
+        raise ConfigError("--protocol FILE and --on PART go together: --protocol docs/protocol.toml --on tuning.")
     artifact = zoo.load(run)
     flags = {"lpips_weights": lpips_weights and str(lpips_weights), "backend": backend, "precision": precision}
     given = {name: value for name, value in flags.items() if value is not None}
     options = merge(given, *(parse_assignment(text) for text in assignments))
-    results = evaluate(artifact, data, evaluators=evaluators, options=options, bar=progress_bar)
+    if protocol_file and part:
+        from zoo.protocol import Protocol
+
+        protocol = Protocol.read(protocol_file, data)
+        results = evaluate_by_protocol(
+            artifact, protocol, part, evaluators=evaluators, options=options, bar=progress_bar
+        )
+    else:
+        results = evaluate(artifact, data, evaluators=evaluators, options=options, bar=progress_bar)
     if as_json:
         show_json({name: result.to_json() for name, result in results.items()})
         return
     for name, result in results.items():
-        rows = result.table()
-        columns = [column for column in rows[0] if not column.endswith(("_out", "_full"))]
-        table(f"\n{name}", columns, [[str(row.get(column, "")) for column in columns] for row in rows])
+        _show(f"\n{name}", result.table())
+        _show(f"\n{PAIRED}", result.paired_table())
         if artifact.method.reported:
             reported = [dict(row) for row in artifact.method.reported]
             title = f"\nReported in the paper ({artifact.method.reported_on})"
             table(title, list(reported[0]), [[str(value) for value in row.values()] for row in reported])
         click.echo(f"\n{explain(result)}")
     note(f"Kept in {artifact.folder / 'evaluations'}")
+
+
+def _show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows, but not what follows from the inside of the masks."""
+    if rows:
+        columns = [column for column in rows[0] if not column.endswith(("_out", "_full"))]
+        table(title, columns, [[str(row.get(column, "")) for column in columns] for row in rows])

@@ -23,15 +23,18 @@ def numbers(context: click.Context, option: click.Parameter, text: str | None) -
     try:
         return tuple(int(word) for word in text.split(",")) if text else ()
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of lesion numbers; write it like 3,7.") from None
+        raise click.BadParameter(f"{text!r} is not a list of numbers; write it like 3,7.") from None
 
 
-def _list_lesions(path: Path, as_json: bool) -> None:
+def _list_lesions(path: Path, labels: tuple[int, ...], as_json: bool) -> None:
     from zoo.imaging.masks import number_lesions
-    from zoo.imaging.volume import read_volume
+    from zoo.imaging.volume import mask_of, read_volume
 
     volume = read_volume(path)
-    _, lesions = number_lesions(volume.data[0] > 0.5, volume.affine)
+    mask, found = mask_of(volume, labels)
+    if found:
+        note(f"note: {found}")
+    _, lesions = number_lesions(mask, volume.affine)
     if as_json:
         show_json([asdict(lesion) for lesion in lesions])
         return
@@ -56,12 +59,14 @@ def _list_lesions(path: Path, as_json: bool) -> None:
               help="BIDS folder or .tsv manifest: fill all of it, instead of one --image.")  # fmt: skip
 @click.option("--out", "outputs", type=click.Path(path_type=Path), multiple=True,
               help="Filled image, as often as --image; with --data the folder of results.")  # fmt: skip
-@click.option("--wm", "white_matter", type=click.Path(path_type=Path), help="White-matter mask for the dilation.")
+@click.option("--wm", "white_matter", type=click.Path(path_type=Path), help="White-matter mask for --dilate.")
 @click.option("--dilate", type=click.IntRange(0, 10), default=1, show_default=True,
-              help="Voxels the mask grows into white matter.")  # fmt: skip
+              help="Voxels the mask grows into white matter: of --wm, or as the cohort has it.")  # fmt: skip
 @click.option("--list", "list_lesions", is_flag=True, help="Only list the lesions of the mask, with their numbers.")
 @click.option("--select", callback=numbers, metavar="N,N", help="Fill only these lesions (numbers as in --list).")
 @click.option("--keep", callback=numbers, metavar="N,N", help="Fill all lesions but these.")
+@click.option("--lesion-labels", callback=numbers, metavar="N,N",
+              help="Values that are lesions, of a mask that holds several labels.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Draws to average; more than one also writes their spread (give --steps 10, too).")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Network evaluations; default: the model's.")
@@ -76,6 +81,9 @@ def _list_lesions(path: Path, as_json: bool) -> None:
               help="Processes that share the scans of --data; they take the GPUs in turn.")  # fmt: skip
 @click.option("--quality", type=click.Path(path_type=Path, dir_okay=False),
               help="HTML page that shows where the fill can be seen; with --data there always is one.")  # fmt: skip
+@click.option("--same-space", is_flag=True,
+              help="The files belong together, although names or headers tell of other spaces or scans.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace files that this program did not make; an input never is.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_obj
 def command(
@@ -90,6 +98,7 @@ def command(
     list_lesions: bool,
     select: tuple[int, ...],
     keep: tuple[int, ...],
+    lesion_labels: tuple[int, ...],
     samples: int,
     steps: int | None,
     solver: str | None,
@@ -100,19 +109,24 @@ def command(
     device: str | None,
     workers: int,
     quality: Path | None,
+    same_space: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Replace lesions by healthy tissue, on the image's own grid; outside the mask not one voxel changes.
+    """Replace lesions by healthy tissue, on the image's own grid.
+
+    No voxel outside your mask changes, but for the rim that dilation adds. It is counted apart and drawn in another
+    colour; --dilate 0 switches it off.
 
     \b
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz
-    zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --select 1,3 --samples 8
+    zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --select 1,3 --samples 8 --steps 10
     zoo fill RUN --image T1w.nii.gz --lesions mask.nii.gz --out filled.nii.gz --backend openvino --precision bf16
     zoo fill --list --lesions mask.nii.gz
     zoo fill RUN --data my-bids-folder --out my-bids-folder/derivatives/filled --workers 2
     """
     if list_lesions:
-        _list_lesions(_given(lesions, "--lesions"), as_json)
+        _list_lesions(_given(lesions, "--lesions"), lesion_labels, as_json)
         return
     model = _given(run, "RUN")
     if not outputs:
@@ -137,26 +151,36 @@ def command(
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if preferred == "cuda" else []
         devices = [device] if device else gpus or [preferred]
         _fill_cohort(
-            artifact, data, outputs[0], as_json, options=options, dilate=dilate, samples=samples, backend=backend,
-            precision=precision, devices=devices, workers=workers, command=["zoo", *words],
+            artifact, data, outputs[0], as_json, options=options, dilate=dilate, lesion_labels=lesion_labels,
+            samples=samples, same_space=same_space, overwrite=overwrite, backend=backend, precision=precision,
+            devices=devices, workers=workers, command=["zoo", *words],
         )  # fmt: skip
         return
     if not images:
         raise click.UsageError("--image is missing; for a whole cohort give --data.")
     from zoo.filling import fill_files
+    from zoo.results import ResultFiles, check_page
 
+    mask = _given(lesions, "--lesions")
+    if quality is not None:
+        inputs = [*images, mask, *([white_matter] if white_matter else [])]
+        results = [file for output in outputs for file in ResultFiles(output).every()]
+        check_page(quality, [*inputs, *results], overwrite=overwrite)
     with progress_bar("Filling") as progress:
         report = fill_files(
             artifact,
             images,
-            _given(lesions, "--lesions"),
+            mask,
             outputs,
             options=options,
             dilate=dilate,
             white_matter=white_matter,
+            lesion_labels=lesion_labels,
             select=select,
             keep=keep,
             samples=samples,
+            same_space=same_space,
+            overwrite=overwrite,
             backend=backend,
             precision=precision,
             device=device or preferred,
@@ -166,9 +190,8 @@ def command(
     if quality is not None:
         from zoo.report.quality import FilledImage, write_quality_page
 
-        mask = _given(lesions, "--lesions")
         pages = [
-            FilledImage(contrast, before, after, mask)
+            FilledImage(contrast, before, after, mask, lesion_labels, report.counts)
             for contrast, before, after in zip(artifact.config.data.contrasts, images, report.outputs, strict=True)
         ]
         write_quality_page(quality, f"{images[0].name}, filled by {artifact.method.name}", pages)
@@ -178,11 +201,8 @@ def command(
         show_json({"outputs": [str(path) for path in report.outputs], **report.sidecar})
         return
     for path in report.outputs:
-        click.echo(f"Wrote {path}")
-    click.echo(
-        f"{report.changed_inside} voxels changed inside the mask of {report.mask_voxels}, {report.changed_outside} "
-        "outside."
-    )
+        click.echo(f"{'Replaced' if path in report.replaced else 'Wrote'} {path}")
+    click.echo(str(report.counts))
 
 
 def _given(path: Path | None, name: str) -> Path:
@@ -195,12 +215,21 @@ def _fill_cohort(artifact: Artifact, data: Path, folder: Path, as_json: bool, **
     from zoo.derivatives import fill_cohort
     from zoo.imaging.cohort import read_cohort
     from zoo.report.quality import COLUMNS, FilledImage, write_quality_page
+    from zoo.results import FillCounts, check_page
 
     cohort = read_cohort(data)
+    check_page(folder / "quality.html", [], overwrite=settings["overwrite"])
     with progress_bar("Filling") as progress:
         scans = fill_cohort(artifact, cohort, folder, progress=progress, **settings)
     pages = [
-        FilledImage(scan.scan if len(scan.images) == 1 else f"{scan.scan} {contrast}", before, after, scan.lesions)
+        FilledImage(
+            scan.scan if len(scan.images) == 1 else f"{scan.scan} {contrast}",
+            before,
+            after,
+            scan.lesions,
+            settings["lesion_labels"],
+            scan.counts,
+        )
         for scan in scans
         if scan.status != "failed"
         for contrast, before, after in zip(artifact.config.data.contrasts, scan.images, scan.outputs, strict=True)
@@ -212,12 +241,19 @@ def _fill_cohort(artifact: Artifact, data: Path, folder: Path, as_json: bool, **
         show_json({"scans": [scan.to_json() for scan in scans], "quality": [asdict(row) for row in quality]})
     else:
         table("", list(COLUMNS), [row.cells() for row in quality])
-        counts = Counter(scan.status for scan in scans)
+        click.echo(str(sum((scan.counts for scan in scans if scan.counts), FillCounts(0, 0, 0, 0, 0, 0))))
+        statuses = Counter(scan.status for scan in scans)
         click.echo(
-            ", ".join(f"{count} {status}" for status, count in counts.items()) + f".\nLook at {folder}/quality.html"
+            ", ".join(f"{count} {status}" for status, count in statuses.items()) + f".\nLook at {folder}/quality.html"
         )
     for line in cohort.notes:
         note(f"data: {line}")
+    for scan in scans:
+        if scan.status == "filled" and scan.note:
+            note(f"warning: {scan.scan}: {scan.note}")
+    for row in quality:
+        if row.note:
+            note(f"not judged: {row.name}: {row.note}")
     failed = [scan for scan in scans if scan.status == "failed"]
     for scan in failed:
         note(f"failed: {scan.scan}: {scan.note}")

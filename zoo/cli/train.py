@@ -25,6 +25,12 @@ from zoo.registry import registry
 @click.option("--data", type=click.Path(path_type=Path), help="BIDS folder or .tsv manifest; default: the phantom.")
 @click.option("--preset", help="Named settings; zoo info NAME lists them.")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file of settings.")
+@click.option(
+    "--protocol",
+    "protocol_file",
+    type=click.Path(path_type=Path),
+    help="TOML file of who is trained on; --data is then the folder of its cohorts.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="One setting; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: runs/NAME/DATE.")
 @click.option("--images", type=click.IntRange(min=1), help="Images to see; short for --set training.images=N.")
@@ -44,6 +50,7 @@ def command(
     data: Path | None,
     preset: str | None,
     config_file: Path | None,
+    protocol_file: Path | None,
     assignments: tuple[str, ...],
     out: Path | None,
     images: int | None,
@@ -59,10 +66,19 @@ def command(
     zoo train lesion-filling
     zoo train lesion-filling --data my-bids-folder --preset small --time 20m
     zoo train lesion-filling --data my-bids-folder --set masks=circles --set training.images=200000 --dry-run
+    zoo train lesion-filling --protocol docs/protocol.toml --data my-data
     """
     method = registry().methods[name]
     given = [*assignments, *([f"training.images={images}"] if images else [])]
-    config = resolve_config(method, preset=preset, file=config_file, assignments=given)
+    layer = None
+    if protocol_file:
+        from zoo.protocol import Protocol
+
+        if data is None:
+            raise ConfigError("--protocol needs --data, the folder that holds the protocol's cohorts.")
+        protocol = Protocol.read(protocol_file, data)
+        layer, data = protocol.training_settings(), protocol.cohort_path("training")
+    config = resolve_config(method, preset=preset, file=config_file, protocol=layer, assignments=given)
     seconds = _seconds(time_limit) if time_limit else None
     if dry_run:
         _dry_run(method, config, data, as_json)

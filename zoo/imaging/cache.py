@@ -115,22 +115,27 @@ def pack_cohort(
             known.
     """
     labels = find_labels(cohort, config.white_matter_labels)
-    banked = [scan for scan in mask_bank.scans if "lesion-mask" in scan.maps] if mask_bank else []
+    banked = mask_bank.scans if mask_bank else ()
     scans: list[PackedScan] = []
     lesions: list[tuple[LaidLesions, ...]] = []
     for number, scan in enumerate(cohort.scans):
         packed = pack_scan(scan, config, labels[scan.id].white_matter if scan.id in labels else ())
         scans.append(packed)
-        others = [
-            other
-            for other in banked
-            if not (own_bank and other.subject == scan.subject)
-            and other.covariates.get(LAID_ON, scan.subject) == scan.subject
-        ]
-        lesions.append(_laid(packed, others))
+        lesions.append(_laid(packed, lenders(scan.subject, banked, own_bank=own_bank)))
         if progress:
             progress(number + 1, len(cohort.scans))
     return PackedCohort(tuple(scans), tuple(lesions))
+
+
+def lenders(subject: str, bank: Sequence[Scan], *, own_bank: bool) -> list[Scan]:
+    """Return the scans of a bank whose lesion masks are laid on a subject, in the order of `PackedCohort.lesions`."""
+    return [
+        other
+        for other in bank
+        if "lesion-mask" in other.maps
+        and not (own_bank and other.subject == subject)
+        and other.covariates.get(LAID_ON, subject) == subject
+    ]
 
 
 def pack_scan(scan: Scan, config: DataConfig, white_matter_labels: Sequence[int] = ()) -> PackedScan:
@@ -181,7 +186,7 @@ def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
         if len(volume.data) != 1:
             raise DataError(f"{contrast} has {len(volume.data)} volumes; training needs one volume a contrast.")
         values = to_grid(volume.data[0], volume.affine, grid)
-        intensity = fit_intensity(values, config.scaling, config.percentile, config.noise_floor)
+        intensity = fit_intensity(values, grid.spacing_mm, config.scaling, config.percentile, config.noise_floor)
         channels.append(intensity.encode(values))
         intensities.append(intensity)
         voxel_hashes.append(voxel_hash(volume))
@@ -297,3 +302,10 @@ def _bank_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
         volume = read_volume(path)
         _bank_masks[path] = volume.data[0] > 0.5, volume.affine
     return _bank_masks[path]
+
+
+def mask_digest(path: Path) -> str:
+    """Return a hash of a mask's voxels and grid, the same however the file is named, typed or compressed."""
+    mask, affine = _bank_mask(path)
+    place = json.dumps([mask.shape, np.round(affine, 3).tolist()])
+    return hashlib.sha256(place.encode() + np.packbits(mask).tobytes()).hexdigest()

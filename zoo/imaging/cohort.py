@@ -117,6 +117,17 @@ class Cohort:
         wanted = set(subjects)
         return Cohort(self.root, tuple(scan for scan in self.scans if scan.subject in wanted), self.notes)
 
+    def named(self, subjects: Sequence[str]) -> Cohort:
+        """Keep the scans of ``subjects``, all of which must be there; everybody where nobody is named.
+
+        Raises:
+            DataError: One of them is not there.
+        """
+        unknown = [name for name in subjects if name not in self.subjects]
+        if unknown:
+            raise DataError(f"{self.root} has no subject {unknown[0]!r}.{did_you_mean(unknown[0], self.subjects)}")
+        return self.subset(subjects) if subjects else self
+
     @property
     def subjects(self) -> tuple[str, ...]:
         """Subjects in order, each once."""
@@ -143,7 +154,13 @@ class Split:
 
 
 def split_subjects(
-    subjects: Sequence[str], *, validation: float, test: float, seed: int, test_subjects: Sequence[str] = ()
+    subjects: Sequence[str],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    validation_subjects: Sequence[str] = (),
+    test_subjects: Sequence[str] = (),
 ) -> Split:
     """Split by subject.
 
@@ -152,19 +169,24 @@ def split_subjects(
         validation, test: Shares in [0, 1); each gets at least one subject when its share is above 0 and three or
             more subjects are there.
         seed: The same seed and subjects give the same split.
-        test_subjects: Subjects kept for testing by name; replaces ``test``.
+        validation_subjects, test_subjects: Subjects kept by name; they replace the shares.
 
     Raises:
-        DataError: A named subject does not exist, or nobody is left to train on.
+        DataError: A named subject does not exist or is named for both, or nobody is left to train on.
     """
-    unknown = [name for name in test_subjects if name not in subjects]
-    if unknown:
-        raise DataError(f"Test subject {unknown[0]!r} is not in the cohort.{did_you_mean(unknown[0], subjects)}")
+    for kind, names in (("Validation", validation_subjects), ("Test", test_subjects)):
+        unknown = [name for name in names if name not in subjects]
+        if unknown:
+            raise DataError(f"{kind} subject {unknown[0]!r} is not in the cohort.{did_you_mean(unknown[0], subjects)}")
+    twice = sorted(set(validation_subjects) & set(test_subjects))
+    if twice:
+        raise DataError(f"{twice[0]!r} is named in data.validation_subjects and in data.test_subjects; choose one.")
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(subjects))]
     enough = len(order) >= 3
-    tested = list(test_subjects) or order[: _share(test, len(order), enough)]
+    free = [name for name in order if name not in set(validation_subjects)]
+    tested = list(test_subjects) or free[: _share(test, len(order), enough)]
     rest = [name for name in order if name not in set(tested)]
-    validated = rest[: _share(validation, len(order), enough and len(rest) > 1)]
+    validated = list(validation_subjects) or rest[: _share(validation, len(order), enough and len(rest) > 1)]
     trained = [name for name in rest if name not in set(validated)]
     if not trained:
         raise DataError(

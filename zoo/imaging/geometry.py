@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from nibabel.affines import rescale_affine, voxel_sizes
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
@@ -17,6 +17,8 @@ from nibabel.orientations import (
 from scipy import ndimage
 
 _SAME_SPACING_MM = 1e-3
+_HALF = 0.5 + 1e-6
+"""From the centre of the outermost voxel to the edge of the field of view, in voxels; rounding must not cut it."""
 _RAS = axcodes2ornt("RAS")
 
 
@@ -50,8 +52,8 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
         affine: Its voxel-to-world matrix, mm.
         spacing_mm: Wanted voxel size; ``None`` keeps the image's own, which need not be isotropic.
 
-    Source: Uhr 2024, section 3.3 "Preprocessing" (nibabel's conform). Departure: the field of view is kept instead
-    of being padded to 256 voxels.
+    Source: Uhr 2024, section 3.3 "Preprocessing" (nibabel's conform). Departures: the field of view is kept instead
+    of being padded to 256 voxels, and its middle is exact; nibabel's is off by half a voxel where the count is even.
     """
     turn = ornt_transform(io_orientation(affine), _RAS)
     turned_affine = affine @ inv_ornt_aff(turn, shape)
@@ -62,21 +64,25 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
     if spacing_mm is None or np.all(np.abs(sizes - spacing_mm) < _SAME_SPACING_MM):
         return Grid(_triple(turned_shape), turned_affine)
     wanted = np.maximum(np.round(turned_shape * sizes / spacing_mm), 1).astype(int)
-    spacing = (spacing_mm, spacing_mm, spacing_mm)
-    return Grid(_triple(wanted), rescale_affine(turned_affine, turned_shape, spacing, wanted))
+    # The middles of the two fields of view coincide, so every voxel's centre lies in the image.
+    scaled = turned_affine.copy()
+    scaled[:3, :3] *= spacing_mm / sizes
+    scaled[:3, 3] += turned_affine[:3, :3] @ ((turned_shape - 1) / 2) - scaled[:3, :3] @ ((wanted - 1) / 2)
+    return Grid(_triple(wanted), scaled)
 
 
 def to_grid(data: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 1, fill: float = 0.0) -> np.ndarray:
     """Resample an image onto a grid by world coordinates.
 
-    Where the two differ by a permutation, flips and whole voxels only, values are moved, not interpolated.
+    Where the two differ by a permutation, flips and whole voxels only, values are moved, not interpolated. The image's
+    field of view reaches half a voxel past its outermost centres; there the nearest value is taken.
 
     Args:
         data: ``[i, j, k]``.
         affine: Its voxel-to-world matrix, mm.
         grid: Where it is wanted.
         order: 1 is trilinear; 0, nearest voxel, is for masks and labels.
-        fill: Value beyond the image.
+        fill: Value beyond the field of view.
     """
     return _resample(data, np.linalg.inv(affine) @ grid.affine, grid.shape, order, "constant", fill)
 
@@ -114,7 +120,23 @@ def _resample(
     )
     if moves:
         return _move(data, whole.astype(int), np.round(offset).astype(int), shape, beyond, fill)
-    return ndimage.affine_transform(data, linear, offset, output_shape=shape, order=order, mode=beyond, cval=fill)
+    result = ndimage.affine_transform(data, linear, offset, output_shape=shape, order=order, mode="nearest")
+    if beyond == "constant":
+        _blank_outside(result, data.shape, linear, offset, fill)
+    return result
+
+
+def _blank_outside(
+    result: np.ndarray, extents: tuple[int, ...], linear: np.ndarray, offset: np.ndarray, fill: float
+) -> None:
+    """Set to ``fill`` the voxels of ``result`` that lie outside the field of view of an image of ``extents``."""
+    axes = np.ogrid[tuple(slice(extent) for extent in result.shape)]
+    for row, shift, extent in zip(linear, offset, extents, strict=True):
+        reach = row * (np.array(result.shape) - 1)
+        first, last = shift + np.minimum(reach, 0).sum(), shift + np.maximum(reach, 0).sum()
+        if first < -_HALF or last > extent - 1 + _HALF:
+            place = row[0] * axes[0] + row[1] * axes[1] + row[2] * axes[2] + shift
+            result[(place < -_HALF) | (place > extent - 1 + _HALF)] = fill
 
 
 def _move(

@@ -29,29 +29,6 @@ def dilate_within(lesion_mask: np.ndarray, white_matter: np.ndarray, voxels: int
     return lesion_mask | (grown & white_matter)
 
 
-def estimate_white_matter(t1w: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
-    """Estimate white matter of a T1w image without a segmentation: the brightest of three Otsu classes.
-
-    The rim of a lesion is darker than white matter and is what a dilation must reach, so the estimate is closed
-    together with the lesions.
-
-    Args:
-        t1w: ``[i, j, k]``, any units, white matter brightest.
-        lesion_mask: bool ``[i, j, k]``.
-
-    Raises:
-        DataError: The image has too few grey levels to be split.
-    """
-    from skimage.filters import threshold_multiotsu
-
-    head = t1w[t1w > t1w.mean()]
-    if len(np.unique(head)) < 3:
-        raise DataError("White matter cannot be estimated from this image; give it with --wm FILE, or use --dilate 0.")
-    brightest = threshold_multiotsu(head, classes=3)[-1]
-    bright = (t1w > brightest) | lesion_mask
-    return ndimage.binary_closing(bright, np.ones((3, 3, 3), bool), iterations=2) | bright
-
-
 @dataclass(frozen=True)
 class Lesion:
     """One connected lesion of a mask.

@@ -19,8 +19,16 @@ from zoo.imaging.geometry import Grid, to_grid
 from zoo.imaging.labels import TissueLabels, find_labels
 from zoo.imaging.volume import Volume, read_mask, read_volume
 
+PATIENT = "patient"
+"""Column of participants.tsv that names the patient whose lesions a mask has."""
+
 LAID_ON = "laid_on"
 """Column of participants.tsv that names the subject a mask was made for; such a mask is used on no other."""
+
+
+def patient_of(scan: Scan) -> str:
+    """Return the patient whose lesions a scan's mask has: the subject, but for masks made for other subjects."""
+    return scan.covariates.get(PATIENT, scan.subject)
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def _pair(patient: str, healthy: str) -> str:
 
 
 def _describe(folder: Path, done: Sequence[Transferred], nonlinear: bool) -> None:
-    rows = [f"participant_id\tpatient\t{LAID_ON}\tlesions\tlesion_volume_mm3"]
+    rows = [f"participant_id\t{PATIENT}\t{LAID_ON}\tlesions\tlesion_volume_mm3"]
     rows += [
         f"{_pair(row.patient, row.laid_on)}\t{row.patient}\t{row.laid_on}\t{row.lesions}\t{row.volume_mm3:.0f}"
         for row in done

@@ -114,20 +114,31 @@ def size_bin(volume_mm3: float) -> str:
     raise DataError(f"A lesion's volume is 0 mm³ or more, got {volume_mm3:g}.")
 
 
-def lesions_by_size(mask: np.ndarray, spacing_mm: Sequence[float]) -> dict[str, np.ndarray]:
-    """Split a mask by the volume of its lesions, which are its 26-connected components.
+def lesion_volumes(mask: np.ndarray, voxel_mm3: float) -> np.ndarray:
+    """Return at each voxel the volume in mm³ of the lesion that it belongs to, float32 ``[i, j, k]``, 0 outside.
 
     Args:
-        mask: bool ``[i, j, k]``.
-        spacing_mm: Voxel size along (i, j, k).
+        mask: bool ``[i, j, k]``, whole lesions: before anything cuts them. Voxels that touch by a corner are connected.
+        voxel_mm3: Volume of a voxel.
+    """
+    lesions, _ = ndimage.label(mask, np.ones((3, 3, 3), bool))
+    volumes = np.bincount(lesions.ravel()) * voxel_mm3
+    volumes[0] = 0
+    return volumes.astype(np.float32)[lesions]
+
+
+def lesions_by_size(mask: np.ndarray, volume_mm3: np.ndarray) -> dict[str, np.ndarray]:
+    """Split a mask by the volume of the whole lesions that its voxels belong to.
+
+    Args:
+        mask: bool ``[i, j, k]``, perhaps cut to a slab or to white matter.
+        volume_mm3: ``[i, j, k]``: the whole lesion's volume at each voxel, as of `lesion_volumes`.
 
     Returns:
         A bool mask ``[i, j, k]`` by label of `SIZE_BINS_MM3`, smallest first, without the sizes that do not occur.
     """
-    lesions, _ = ndimage.label(mask, np.ones((3, 3, 3), bool))
-    volumes = np.bincount(lesions.ravel())[1:] * float(np.prod(spacing_mm))
-    sizes = np.array(["", *map(size_bin, volumes)])  # by the lesion's number; 0 is none
-    return {label: np.isin(lesions, np.flatnonzero(sizes == label)) for label in SIZE_BINS_MM3 if label in sizes}
+    parts = {label: mask & (volume_mm3 >= low) & (volume_mm3 < high) for label, (low, high) in SIZE_BINS_MM3.items()}
+    return {label: part for label, part in parts.items() if part.any()}
 
 
 def tissue_classes(t1w: np.ndarray, brain_mask: np.ndarray, fitted_to: np.ndarray | None = None) -> np.ndarray:

@@ -13,6 +13,9 @@ from zoo.errors import DataError
 MAX_PSNR = 100.0
 """dB; a perfect copy would be infinite, and outside the mask a composite is one."""
 
+FILLED_WINDOW = 3
+"""Side of the windows of ``ssim_filled``, pixels: the smallest, as few lesions hold larger ones whole."""
+
 
 def ssim_map(first: Tensor, second: Tensor, data_range: float = 2.0, window: int = 7) -> Tensor:
     """Return the structural similarity at each voxel, float64, of the shape of the images.
@@ -66,6 +69,18 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values.flatten(1) * weight).sum(1) / weight.sum(1)
 
 
+def fully_inside(mask: Tensor, window: int) -> Tensor:
+    """Return where a window round a pixel lies within the mask and the slice whole, bool, of the shape of ``mask``.
+
+    Args:
+        mask: bool ``[B, 1, H, W]``.
+        window: Side of the window, odd.
+    """
+    reach = window // 2
+    outside = F.pad((~mask).float(), (reach,) * 4, value=1.0)
+    return F.max_pool2d(outside, window, stride=1) == 0
+
+
 def inpainting_metrics(
     prediction: Tensor, truth: Tensor, mask: Tensor, parts: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
@@ -78,7 +93,13 @@ def inpainting_metrics(
 
     Returns:
         ``ssim``, ``psnr`` (dB, at most `MAX_PSNR`) and ``mse`` with ``_in``, ``_out``, ``_full`` and the names of the
-        parts, each ``[B]``; nan for slices without the part.
+        parts, each ``[B]``; nan for slices without the part. Besides ``ssim_filled``, and ``ssim_filled_`` with the
+        names of the parts, ``[B]``; nan for slices where no window lies inside.
+
+    ``ssim_in`` is the thesis': its windows of 7 × 7 also see what was pasted back round the mask, the more the smaller
+    the lesion is, and that lifts it. ``ssim_filled`` sees filled voxels alone: the mean over all windows of 3 × 3 that
+    lie within the mask whole. All windows hold nine values, so noise of one strength scores alike in lesions of any
+    size, and whatever stands round the mask.
 
     Raises:
         DataError: A mask that is empty or covers its slice.
@@ -99,4 +120,8 @@ def inpainting_metrics(
         measured[f"ssim_{place}"] = masked_mean(similarity, where)
         measured[f"psnr_{place}"] = (10 * torch.log10(4 / mse.clamp(min=1e-30))).clamp(max=MAX_PSNR)
         measured[f"mse_{place}"] = mse
+    inner = ssim_map(prediction, truth, window=FILLED_WINDOW)
+    measured["ssim_filled"] = masked_mean(inner, fully_inside(mask, FILLED_WINDOW))
+    for name, part in (parts or {}).items():
+        measured[f"ssim_filled_{name}"] = masked_mean(inner, fully_inside(part, FILLED_WINDOW))
     return measured

@@ -13,6 +13,12 @@ from zoo.metrics.bpf import BACKGROUND, FLUID
 _DEEP = 0.35
 """Fluid this share of the way from the brain's rim to its deepest voxel is ventricle; sulci and rim lie shallower."""
 
+_BESIDE = 0.45
+"""Ventricles lie this near to the midline, in halves of the head's width; the fluid of the insula lies farther out."""
+
+_FROM_BACK = (0.3, 0.75)
+"""… and between these shares of the head's length; the cisterns behind and the front of the falx lie outside."""
+
 
 @dataclass(frozen=True)
 class Profiles:
@@ -30,23 +36,36 @@ class Profiles:
 
 
 def find_ventricles(classes: np.ndarray) -> np.ndarray:
-    """Return the fluid deep inside a slice, bool ``[I, J]``; empty where there is none.
+    """Return the fluid deep in the middle of an axial slice, bool ``[I, J]``; empty where there is none.
 
     Args:
-        classes: ``[I, J]`` of `zoo.metrics.bpf.classify`.
+        classes: ``[I, J]`` (left-right, back-front) of one of `zoo.metrics.bpf.TISSUE`.
 
-    An estimate from depth alone: cisterns in the depth of lower slices count, a horn that reaches the rim does not.
+    An estimate from place alone, for slices through the bodies of the lateral ventricles (positions 0.55 to 0.66);
+    lower down, cisterns count, too.
     """
     head = ndimage.binary_fill_holes(classes != BACKGROUND)
+    if not head.any():
+        return head
     depth = ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1]
+    left, right = _extent(head.any(axis=1))
+    back, front = _extent(head.any(axis=0))
+    aside = np.abs(np.arange(head.shape[0]) - (left + right) / 2) / max((right - left) / 2, 1)
+    along = (np.arange(head.shape[1]) - back) / max(front - back, 1)
+    middle = (aside < _BESIDE)[:, None] & ((along > _FROM_BACK[0]) & (along < _FROM_BACK[1]))
     # A ventricle may be as dark as the background; filled holes of the head are then fluid, too.
-    return head & (classes <= FLUID) & (depth > _DEEP * max(depth.max(), 1))
+    return head & (classes <= FLUID) & middle & (depth > _DEEP * depth.max())
 
 
 def ventricle_share(classes: np.ndarray) -> float:
     """Return the area of the ventricles as a share of the head's, in [0, 1]; nan where there is no head."""
     head = int(ndimage.binary_fill_holes(classes != BACKGROUND).sum())
     return int(find_ventricles(classes).sum()) / head if head else float("nan")
+
+
+def _extent(along: np.ndarray) -> tuple[int, int]:
+    held = np.flatnonzero(along)
+    return int(held[0]), int(held[-1])
 
 
 def profiles_through_ventricle(images: np.ndarray, classes: np.ndarray) -> Profiles:
@@ -59,7 +78,7 @@ def profiles_through_ventricle(images: np.ndarray, classes: np.ndarray) -> Profi
     Raises:
         DataError: No ventricle is found.
 
-    Source: Güllmar et al., section 2.6 and figure 5. Departure: the lines there are chosen by eye.
+    Source: Güllmar et al., section 2.5 and figure 5. Departure: the lines there are chosen by eye.
     """
     pieces, count = ndimage.label(find_ventricles(classes))
     if not count:

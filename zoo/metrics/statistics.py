@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from zoo.errors import DataError
+
+_ROUNDING = 1e-9
+
+FEWEST_SUBJECTS = 5
+"""Below this many values no interval is given: Student's t of 2 to 4 values mostly tells that they are few."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class Interval:
 
     Attributes:
         mean: Of the values.
-        low, high: Interval of the mean, ``None`` for a single value.
+        low, high: Interval of the mean, ``None`` below `FEWEST_SUBJECTS` values.
         n: Number of values.
         sd: Sample standard deviation, ``None`` for a single value.
     """
@@ -34,24 +40,85 @@ def with_interval(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.3g}" + ("" if low is None or high is None else f" [{low:.3g}, {high:.3g}]")
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def mean_interval(
+    values: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    lower: float | None = None,
+    upper: float | None = None,
+) -> Interval:
     """Return the mean with Student's interval.
 
+    For bounded figures the interval is built on a scale without bounds and brought back, so that it stays within them:
+    the logarithm of the distance to a lower bound, the logit between two bounds. The mean stays the plain mean; its
+    standard error on the other scale is that of the mean times the slope there (the delta method).
+
     Args:
-        values: One a subject.
+        values: One per subject.
         confidence: In (0, 1).
+        lower, upper: Bounds of the figure. Either none, ``lower`` alone, or both.
 
     Raises:
-        DataError: There are no values.
+        DataError: There are no values, or one is out of bounds.
     """
     if not len(values):
         raise DataError("A mean of no values was asked for.")
+    floor, ceiling = -np.inf if lower is None else lower, np.inf if upper is None else upper
+    outside = [value for value in values if not floor - _ROUNDING <= value <= ceiling + _ROUNDING]
+    if outside:
+        raise DataError(f"A figure within {floor:g} … {ceiling:g} is {outside[0]:g}; no interval can be given.")
     mean = float(np.mean(values))
-    if len(values) == 1:
-        return Interval(mean, None, None, 1, None)
-    sd = float(np.std(values, ddof=1))
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if sd is None or len(values) < FEWEST_SUBJECTS:
+        return Interval(mean, None, None, len(values), sd)
     reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * sd / len(values) ** 0.5
-    return Interval(mean, mean - reach, mean + reach, len(values), sd)
+    if lower is None or reach == 0:
+        low, high = mean - reach, mean + reach
+    elif upper is None:
+        above = mean - lower
+        low, high = (lower + above * float(np.exp(sign * reach / above)) for sign in (-1, 1))
+    else:
+        above, below = mean - lower, upper - mean
+        slope = 1 / above + 1 / below
+        odds = (np.log(above / below) + sign * reach * slope for sign in (-1, 1))
+        low, high = (lower + (upper - lower) / (1 + float(np.exp(-one))) for one in odds)
+    return Interval(mean, low, high, len(values), sd)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How one method differs from another on the same subjects.
+
+    Attributes:
+        difference: Mean of (this - other), with its interval.
+        won: Number of subjects on whom this one is better.
+    """
+
+    difference: Interval
+    won: int
+
+
+def paired_difference(
+    this: Mapping[str, float], other: Mapping[str, float], better: Literal["higher", "lower", "nearer 1"]
+) -> PairedDifference:
+    """Compare two methods on the subjects on whom both were measured.
+
+    Args:
+        this, other: One value per subject, by the subject's name.
+        better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and less is better.
+
+    Raises:
+        DataError: They have no subject in common.
+    """
+    shared = [subject for subject in this if subject in other]
+    if not shared:
+        raise DataError("Two methods without a subject in common cannot be compared.")
+    pairs = np.array([(this[subject], other[subject]) for subject in shared])
+    if better == "nearer 1":
+        pairs = np.abs(pairs - 1)
+    differences = pairs[:, 0] - pairs[:, 1]
+    won = differences > 0 if better == "higher" else differences < 0
+    return PairedDifference(mean_interval(differences.tolist()), int(won.sum()))
 
 
 @dataclass(frozen=True)
@@ -116,7 +183,7 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float] | None:
-    """Return the percentile interval of a statistic over redrawn subjects, ``None`` for fewer than two of them.
+    """Return the percentile interval of a statistic over redrawn subjects, ``None`` below `FEWEST_SUBJECTS` of them.
 
     Args:
         statistic: Of the indices of the rows drawn; nan where it is not defined, such draws are left out.
@@ -129,7 +196,7 @@ def bootstrap_interval(
     for index, owner in enumerate(owners):
         rows.setdefault(owner, []).append(index)
     blocks = [np.array(indices) for indices in rows.values()]
-    if len(blocks) < 2:
+    if len(blocks) < FEWEST_SUBJECTS:
         return None
     random = np.random.default_rng(seed)
     values = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo.files import replacing
 from zoo.metrics.profiles import Profiles
-from zoo.metrics.statistics import mean_interval
+from zoo.metrics.statistics import FEWEST_SUBJECTS, mean_interval
 from zoo.report.figures import empty_figure
 
 _COLOURS = ("#1f5fa8", "#c0392b", "#2e8b57", "#8e44ad")
@@ -60,7 +60,7 @@ def edit_curves(
     significant: Mapping[str, Sequence[bool]],
     quantity: str,
 ) -> None:
-    """Draw means along alpha with 95 % intervals over subjects, one curve a group.
+    """Draw means along alpha, one curve per group, with 95 % intervals where there are enough subjects for them.
 
     Args:
         path: PNG file.
@@ -77,7 +77,7 @@ def edit_curves(
         intervals = [mean_interval(column.tolist()) for column in values.T]
         means = np.array([interval.mean for interval in intervals])
         axes.plot(alphas, means, color=colour, marker="o", markersize=3, label=f"{label} (n = {len(values)})")
-        if len(values) > 1:
+        if len(values) >= FEWEST_SUBJECTS:
             low, high = zip(*((interval.low, interval.high) for interval in intervals), strict=True)
             axes.fill_between(alphas, low, high, color=colour, alpha=0.15, linewidth=0)
         for alpha, mean, star in zip(alphas, means, significant[label], strict=True):

@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from zoo.imaging.geometry import Grid, model_grid
+from zoo.imaging.volume import Volume
+from zoo.results import PICTURE_SOFTWARE
 
 _TILE = 160
 """Smallest side of a tile of a contact sheet, pixels."""
 _DPI = 100
+DRAWN, ADDED = "#ffb000", "#35d0ff"
+"""Outlines of what the user drew and of what dilation added."""
+_PICTURE_VOXELS = 20_000_000
 
 
 def empty_figure(width: float, height: float, **options: Any) -> Figure:
@@ -86,49 +94,68 @@ def before_after(
     mask: np.ndarray,
     spacing_mm: tuple[float, float, float],
     title: str,
+    added: np.ndarray | None = None,
 ) -> None:
-    """Draw axial slices before, after, and their difference; left is left.
+    """Draw axial slices before, after, and their difference, with a legend of the outlines; left is left.
 
     Args:
         path: PNG file.
         before, after: ``[i, j, k]`` in RAS, the same units.
-        mask: bool ``[i, j, k]``, outlined on the images before; at least one voxel.
+        mask: bool ``[i, j, k]``, outlined on the images before.
         spacing_mm: Voxel size along each axis.
         title: Over the picture.
+        added: bool ``[i, j, k]``, what dilation added to the mask, outlined in another colour; mask and added have at
+            least one voxel between them.
     """
-    slices = _slices_to_show(mask)
+    added = np.zeros_like(mask) if added is None else added
+    changeable = mask | added
+    slices = _slices_to_show(changeable)
     head = before > 0.1 * np.percentile(before, 99.5)
     held = np.argwhere(head.any(axis=2)) if head.any() else np.argwhere(np.ones(before.shape[:2], bool))
     low, high = np.maximum(held.min(axis=0) - 3, 0), held.max(axis=0) + 4
     window = (slice(low[0], high[0]), slice(low[1], high[1]))
     dark, bright = float(np.percentile(before, 1)), float(np.percentile(before[head], 99.8) if head.any() else 1)
     difference = after.astype(np.float32) - before
-    largest = float(np.percentile(np.abs(difference[mask]), 99)) or 1.0
+    largest = float(np.percentile(np.abs(difference[changeable]), 99)) or 1.0
     extent = (0, (high[0] - low[0]) * spacing_mm[0], 0, (high[1] - low[1]) * spacing_mm[1])
     tall = 3.1 * extent[3] / extent[1]
     figure = empty_figure(3 * 3.1 + 0.9, len(slices) * tall + 0.6, facecolor="black", layout="constrained")
     grid = figure.subplots(len(slices), 3, squeeze=False)
     for row, index in zip(grid, slices, strict=True):
         planes = [volume[(*window, index)].T for volume in (before, after, difference)]
-        outline = mask[(*window, index)].T
+        # The rim is outlined from outside, so that its line and the mask's do not cover each other.
+        outlines = [(part[(*window, index)].T, colour) for part, colour in ((changeable, ADDED), (mask, DRAWN))]
         for axes, plane in zip(row[:2], planes[:2], strict=True):
             axes.imshow(plane, cmap="gray", vmin=dark, vmax=bright, origin="lower", extent=extent, aspect="equal")
         shown = row[2].imshow(
             planes[2], cmap="RdBu_r", vmin=-largest, vmax=largest, origin="lower", extent=extent, aspect="equal"
         )
-        if outline.any() and not outline.all():
-            row[0].contour(outline, levels=[0.5], colors="#ffb000", linewidths=0.7, extent=extent, origin="lower")
+        for outline, colour in outlines if added.any() else outlines[1:]:
+            if outline.any() and not outline.all():
+                row[0].contour(outline, levels=[0.5], colors=colour, linewidths=0.7, extent=extent, origin="lower")
         for axes in row:
             axes.set_xticks([])
             axes.set_yticks([])
             axes.text(0.02, 0.5, "L", color="white", transform=axes.transAxes, fontsize=8, va="center")
             axes.text(0.98, 0.5, "R", color="white", transform=axes.transAxes, fontsize=8, va="center", ha="right")
-    for axes, name in zip(grid[0], ("before, lesions outlined", "after", "difference"), strict=True):
+    for axes, name in zip(grid[0], ("before", "after", "difference"), strict=True):
         axes.set_title(name, color="white", fontsize=10)
     bar = figure.colorbar(shown, ax=grid[:, 2], fraction=0.05, pad=0.02)
     bar.ax.tick_params(colors="white", labelsize=8)
     figure.suptitle(title, color="white", fontsize=11)
-    figure.savefig(path, format="png", facecolor="black")
+    legend = [(DRAWN, "drawn lesion mask"), *([(ADDED, "with what dilation added")] if added.any() else [])]
+    figure.legend(
+        [Line2D([], [], color=colour) for colour, _ in legend], [name for _, name in legend],
+        loc="outside lower left", ncols=2, facecolor="black", edgecolor="black", labelcolor="white", fontsize=9,
+    )  # fmt: skip
+    figure.savefig(path, format="png", facecolor="black", metadata={"Software": PICTURE_SOFTWARE})
+
+
+def picture_grid(volume: Volume) -> Grid:
+    """Return the isotropic grid to draw an image on: its finest spacing, or coarser where memory would not do."""
+    cubic_mm = float(np.prod(volume.shape) * np.prod(volume.spacing_mm))
+    finest = max(min(volume.spacing_mm), (cubic_mm / _PICTURE_VOXELS) ** (1 / 3))
+    return model_grid(volume.shape, volume.affine, finest)
 
 
 def _slices_to_show(mask: np.ndarray) -> list[int]:

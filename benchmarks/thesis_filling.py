@@ -1,0 +1,72 @@
+"""What the thesis' way costs beside ours, after both were trained for the same processor time.
+
+    python benchmarks/thesis_filling.py OURS THESIS DATA [--out benchmarks/results/thesis-filling.jsonl]
+
+OURS is a run of lesion-filling's preset `small`, THESIS one of `studies/thesis-small.toml`: the thesis' network (layer
+by layer diffusers' UNet2DModel), trained and sampled in its own way, at a size that two cores can train. DATA is the
+folder of the protocol's cohorts. Seconds are those of filling one tuning patient's lesions as `filling_sweep.py` takes
+them, each model in its own way. Quality is `zoo evaluate` of both by the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import zoo
+from filling_sweep import patient, time_filling
+from zoo.protocol import Protocol
+from zoo.run import Run
+from zoo_lesion_diffusion.config import FillingConfig
+
+
+def measure(way: str, run: Path, protocol: Protocol) -> dict[str, Any]:
+    """Return what a run is, what its training took, and what it takes to fill a patient."""
+    artifact, record = zoo.load(run), Run.open(run).record
+    config = artifact.config
+    if not isinstance(config, FillingConfig):
+        raise SystemExit(f"{run} is not a run of lesion-filling.")
+    image, hole = patient(protocol, config)
+    parts = artifact.parts()
+    time_filling(parts, config, image, hole, steps=1)  # warm-up
+    seconds, processor_seconds = time_filling(parts, config, image, hole)
+    sampling = config.sampling
+    return {
+        "way": way,
+        "parameters": sum(weights.numel() for weights in artifact.build().parameters()),
+        "images": record["images_seen"],
+        "training_processor_seconds": record["processor_seconds"],
+        "size": " × ".join(str(side) for side in config.window),
+        "sampling": f"{sampling.solver}, {sampling.steps} step{'s' if sampling.steps > 1 else ''}",
+        "filling_seconds": seconds,
+        "filling_processor_seconds": processor_seconds,
+        "voxels": int(hole.sum()),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    """Measure both and write."""
+    here = Path(__file__).parent
+    parser = argparse.ArgumentParser()
+    for argument in ("ours", "thesis", "data"):
+        parser.add_argument(argument, type=Path)
+    parser.add_argument("--protocol", type=Path, default=here.parent / "docs" / "protocol.toml")
+    parser.add_argument("--out", type=Path, default=here / "results" / "thesis-filling.jsonl")
+    arguments = parser.parse_args()
+    protocol = Protocol.read(arguments.protocol, arguments.data)
+    rows = [
+        measure("ours, `small`", arguments.ours, protocol),
+        measure("the thesis' way, small", arguments.thesis, protocol),
+    ]
+    arguments.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    print(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
