@@ -117,7 +117,7 @@ def read_attribute(rows: Sequence[Mapping[str, Any]], name: str, levels: Sequenc
         raise DataError(
             f"The projections know no column {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}."
         )
-    texts = [str(row["position"] if name == POSITION else row["covariates"].get(name, "")).strip() for row in rows]
+    texts = [_as_written(row["position"] if name == POSITION else row["covariates"].get(name, "")) for row in rows]
     held = [index for index, text in enumerate(texts) if text.lower() not in _MISSING]
     if levels:
         return _groups(name, texts, held, tuple(levels))
@@ -128,42 +128,67 @@ def read_attribute(rows: Sequence[Mapping[str, Any]], name: str, levels: Sequenc
     numbers = [as_number(text) for text in different]
     if len(different) == 2:
         return _groups(name, texts, held, tuple(different))
-    if any(number is None for number in numbers):
+    bad = [text for text, number in zip(different, numbers, strict=True) if number is None]
+    if bad and len(bad) < len(different) / 2:
+        raise DataError(
+            f"Column {name!r} holds numbers but for {', '.join(repr(text) for text in bad[:6])}"
+            f"{' …' if len(bad) > 6 else ''}; correct these cells in the table, or write n/a."
+        )
+    if bad:
         shown = ", ".join(different[:6]) + (" …" if len(different) > 6 else "")
         raise DataError(f"Column {name!r} has {len(different)} values ({shown}); name two of them: --levels HC,MS.")
     return Attribute(name, "continuous", np.array(held), np.array([float(texts[index]) for index in held]))
+
+
+def _as_written(cell: Any) -> str:
+    """Return a cell as text; whole numbers without the ``.0`` that older projections have."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def _same_level(level: str, present: set[str]) -> str:
+    """Return a level as the column writes it: ``01`` and ``1.0`` are ``1``."""
+    wanted = as_number(level)
+    if level in present or wanted is None:
+        return level
+    return next((text for text in sorted(present) if as_number(text) == wanted), level)
 
 
 def _groups(name: str, texts: Sequence[str], held: Sequence[int], levels: tuple[str, ...]) -> Attribute:
     if len(levels) != 2 or levels[0] == levels[1]:
         raise DataError(f"Groups are two different values, got {', '.join(levels)!r}; write --levels HC,MS.")
     present = {texts[index] for index in held}
+    written = {level: _same_level(level, present) for level in levels}
     for level in levels:
-        if level not in present:
+        if written[level] not in present:
             raise DataError(
                 f"Column {name!r} has no value {level!r}.{did_you_mean(level, present)} "
                 f"It has: {', '.join(sorted(present))}."
             )
-    chosen = [index for index in held if texts[index] in levels]
-    values = np.array([float(levels.index(texts[index])) for index in chosen])
+    number = {written[level]: float(place) for place, level in enumerate(levels)}
+    chosen = [index for index in held if texts[index] in number]
+    values = np.array([number[texts[index]] for index in chosen])
     return Attribute(name, "groups", np.array(chosen), values, levels)
 
 
 def usable_attributes(
-    rows: Sequence[Mapping[str, Any]], levels: Mapping[str, Sequence[str]]
+    rows: Sequence[Mapping[str, Any]], levels: Mapping[str, Sequence[str]], folds: int = 2
 ) -> tuple[list[Attribute], list[str]]:
-    """Return every attribute that can be read, and why the others cannot, a sentence each.
+    """Return every attribute that can be read and cross-validated, and why the others cannot, a sentence each.
 
     Args:
         rows: Of `zoo.projections.Projections`.
         levels: Two values to tell apart, for the columns that have more.
+        folds: Parts of the cross-validation; an attribute needs as many subjects, of both groups.
     """
     found, refused = [], []
     for name in dict.fromkeys([POSITION, *(column for row in rows for column in row["covariates"])]):
         try:
-            found.append(read_attribute(rows, name, levels.get(name, ())))
+            attribute = read_attribute(rows, name, levels.get(name, ()))
+            subject_folds(attribute, [rows[row]["subject"] for row in attribute.rows], folds, seed=0)
         except DataError as error:
-            refused.append(str(error))
+            refused.append(f"Column {name!r} is left out: {error}")
+        else:
+            found.append(attribute)
     return found, refused
 
 

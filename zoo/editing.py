@@ -176,7 +176,7 @@ def edit_files(
     check_same_model(artifact, projections.method, projections.model_sha256, "projections")
     check_same_model(artifact, directions.method, directions.model_sha256, "directions")
     chosen = directions.choose(settings.names)
-    attributes, notes = usable_attributes(projections.rows, settings.levels)
+    attributes, notes = usable_attributes(projections.rows, settings.levels, settings.folds)
     fitted_on = {name for item in chosen.values() for name in item.about.get("fitted_on", ())}
     both = sorted(fitted_on & set(projections.subjects))
     if both:

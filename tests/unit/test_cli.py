@@ -141,6 +141,30 @@ def test_data_check_names_what_lacks_and_what_cannot_be_read(zoo_command, phanto
     assert "1 of the images" in err
 
 
+def test_data_check_tells_labels_and_reads_voxels_only_when_asked(zoo_command, phantom: Path, tmp_path: Path) -> None:
+    import gzip
+    import shutil
+
+    copy = Path(shutil.copytree(phantom, tmp_path / "copy"))
+    found = json.loads(zoo_command("data", "check", copy, "--json")[1])
+    assert found["tissue_labels"]["sub-001"]["white_matter"] == [3]
+    assert "dseg.tsv" in found["tissue_labels"]["sub-001"]["known_by"]
+    assert "white matter 3, grey matter 2, 4, fluid 1" in zoo_command("data", "check", copy)[1]
+    image = copy / "sub-004/anat/sub-004_T2w.nii.gz"
+    image.write_bytes(gzip.compress(gzip.decompress(image.read_bytes())[:-1000]))  # a whole header, voxels missing
+    assert zoo_command("data", "check", copy)[0] == 0
+    code, out, _ = zoo_command("data", "check", copy, "--deep", "--json")
+    assert (code, list(json.loads(out)["problems"])) == (1, ["sub-004 T2w"])
+    mask = copy / "derivatives/lesions/sub-001/anat/sub-001_label-lesion_mask.nii.gz"
+    shutil.copy(image.with_name("sub-004_T1w.nii.gz"), mask)
+    import nibabel
+
+    wide = nibabel.load(mask)
+    nibabel.save(nibabel.Nifti1Image(wide.get_fdata()[:-1], wide.affine), mask)
+    code, out, _ = zoo_command("data", "check", copy, "--json")
+    assert "lies on another grid" in json.loads(out)["problems"]["sub-001 lesion-mask"]
+
+
 def test_phantom_command(zoo_command, tmp_path: Path) -> None:
     code, out, _ = zoo_command("data", "phantom", tmp_path / "p", "--subjects", 1, "--spacing", 4)
     assert code == 0

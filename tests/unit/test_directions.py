@@ -258,3 +258,26 @@ def test_the_file_keeps_directions_and_refuses_others(tmp_path: Path) -> None:
         Directions.read(path)
     with pytest.raises(ArtifactError, match="zoo edit directions"):
         Directions.read(tmp_path / "nowhere")
+
+
+def test_cells_that_are_no_numbers_are_named() -> None:
+    rows = _rows({"age": [30, "58_1", "89+", 60, 61, 62]})
+    with pytest.raises(DataError, match=r"holds numbers but for '58_1', '89\+'; correct these cells"):
+        read_attribute(rows, "age")
+
+
+@pytest.mark.parametrize("cells", [[1, 2, 3, 1], [1.0, 2.0, 3.0, 1.0], ["1", "2", "3", "1"]])
+@pytest.mark.parametrize("levels", [("1", "2"), ("01", "2.0")])
+def test_levels_are_numbers_as_they_are_written(cells: list, levels: tuple[str, str]) -> None:
+    found = read_attribute(_rows({"code": cells}), "code", levels)
+    assert found.levels == levels
+    assert found.values.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+
+
+def test_column_with_one_left_hander_is_left_out_and_said() -> None:
+    rows = _rows({"hand": ["R", "R", "L", "R", "R", "R"], "age": [30, 41, 52, 63, 74, 85]})
+    found, refused = usable_attributes(rows, {}, folds=3)
+    assert [item.name for item in found] == ["position", "age"]
+    assert refused == [
+        "Column 'hand' is left out: There are 1 subjects of hand 'L', fewer than 3 folds; project more subjects."
+    ]

@@ -81,7 +81,9 @@ def check_scan(scan: Scan, *, deep: bool) -> tuple[str, dict[str, str]]:
         elif not _VOXEL_MM[0] <= sides.min() <= sides.max() <= _VOXEL_MM[1]:
             problems[name] = f"{path.name} has voxels of {' × '.join(f'{side:.3g}' for side in sides)} mm; is that so?"
     image = headers.get("T1w") or next((headers[name] for name in scan.images if name in headers), None)
-    for role in (role for role in ROLES if role in headers and role not in problems and image):
+    for role in ROLES:
+        if image is None or role not in headers or role in problems:
+            continue
         mask = headers[role]
         if mask.shape != image.shape or np.abs(mask.affine - image.affine).max() > _SAME_MM:
             problems[role] = f"{scan.maps[role].name} lies on another grid ({mask}) than the image ({image})"

@@ -229,9 +229,8 @@ def read_table(table: Path) -> TissueLabels:
             f"{table} names no white matter among {len(rows)} labels. Name it there (abbreviation WM), or set "
             "data.white_matter_labels."
         )
-    return TissueLabels(
-        *(tuple(labels) for labels in tissues.values()), known_by=f"{table.name} in {table.parent.name}/"
-    )
+    white, grey, fluid = (tuple(labels) for labels in tissues.values())
+    return TissueLabels(white, grey, fluid, f"{table.name} in {table.parent.name}/")
 
 
 def _tissue(row: Mapping[str, str]) -> str | None:
