@@ -237,8 +237,9 @@ class PriorConfig(DenoiserConfig):
 
 
 FEWEST_STEPS_FOR_SPREAD = 10
-"""Draws of fewer steps differ too little: one step answers with the mean of what could stand in the hole, whatever the
-noise is. The evaluator's ``coverage`` tells by how much."""
+"""Draws of fewer steps differ too little: one step answers nearly with the mean of what could stand in the hole,
+whatever the noise is. A ``tiny`` model on four unseen phantoms (lesions, 6 samples): 0.28 and 0.47 of the true voxels
+lie within one and two standard deviations at 1 step, 0.78 and 0.95 at 10; 0.68 and 0.95 are right."""
 
 
 class WindowOptions(FillOptions):
