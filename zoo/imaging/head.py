@@ -16,6 +16,9 @@ _COARSE_MM = 4.0
 _HEAD = 0.25
 """Share of the head's median from which a voxel belongs to the head; noise in air lies below, fluid mostly above."""
 
+_AIR = 0.2
+"""Share of the head's threshold below which a voxel at its surface is air: 0.05 of the head's median."""
+
 _FEW = 1e-3
 """Share of the voxels below which bright ones are vessels, teeth or faults, not the head."""
 
@@ -112,8 +115,11 @@ def outside_head(lesion_mask: np.ndarray, image: np.ndarray, spacing_mm: Sequenc
     """
     head = find_head(image, spacing_mm)
     outside = lesion_mask & (image <= head.threshold)
-    # One coarse voxel at the head's surface may hold air.
-    outside[head.window] &= ~head.refined(head.inside & (head.depth_mm > _COARSE_MM))
+    # Coarse voxels at the head's surface hold both: air is darker than an old lesion there.
+    deep = head.inside & (head.depth_mm > _COARSE_MM)
+    surface = ndimage.binary_dilation(head.inside) & ~deep
+    black = image[head.window] <= _AIR * head.threshold
+    outside[head.window] &= ~head.refined(deep) & (black | ~head.refined(surface))
     return outside
 
 
