@@ -1,10 +1,10 @@
-"""Quality against seconds of the ways to fill in a suite, for one trained model, on the protocol's tuning subjects.
+"""Quality against processor seconds of the ways to fill in a suite, for one trained model, on the protocol's tuning subjects.
 
     python benchmarks/filling_sweep.py RUN DATA [--suite benchmarks/suites/filling.toml] [--protocol docs/protocol.toml]
         [--out benchmarks/results/filling-sweep.jsonl] [--plot docs/images/filling-sweep.png]
 
 DATA is the folder of the protocol's cohorts. Quality is what the evaluator `inpainting` finds on the tuning subjects,
-beside the strongest classic filler, paired by subject; seconds are those of filling all lesions of one patient, the
+beside the strongest classic filler, paired by subject; seconds are the processor's for filling all lesions of one patient, the
 first of the tuning part's lesion masks that has an image, on the model's grid with the model loaded. Ways that stand in
 the JSONL already are not measured again; `--plot` draws from the JSONL alone.
 """
@@ -73,13 +73,14 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "way": name(way, side),
             "settings": way,
             "protocol": found["about"]["protocol"],
-            "seconds": time_filling(parts, artifact.config, image, hole, **options)[0],
+            "processor_seconds": time_filling(parts, artifact.config, image, hole, **options)[1],
+            "threads": torch.get_num_threads(),
             "paired": {condition: _paired(found, condition) for condition in CONDITIONS},
         }
         ordered.append(row)
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(row["way"], row["seconds"], row["paired"], flush=True)
+        print(row["way"], row["processor_seconds"], row["paired"], flush=True)
     return ordered
 
 
@@ -128,7 +129,7 @@ def name(way: dict[str, Any], side: int) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw PSNR inside lesions and circles against seconds."""
+    """Draw PSNR inside lesions and circles against processor seconds."""
     figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, width_ratios=(1, 1, 0.55))
@@ -138,13 +139,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.text(0.99, classic, rows[0]["paired"][condition]["classic"], color="#b04a3a", ha="right", va="bottom",
                   fontsize=8, transform=axes.get_yaxis_transform())  # fmt: skip
         for number, row in enumerate(rows, start=1):
-            place = (row["seconds"], row["paired"][condition]["psnr"])
+            place = (row["processor_seconds"], row["paired"][condition]["psnr"])
             axes.plot(*place, "o", markersize=13, color="#e08a00" if number == 1 else "#1f4e79")
             axes.annotate(str(number), place, color="white", fontsize=8, ha="center", va="center")
         axes.set_xscale("log")
         axes.set_xticks(TICKS_S, [f"{tick:g}" for tick in TICKS_S])
         axes.minorticks_off()
-        axes.set_xlabel("seconds for all lesions of one patient")
+        axes.set_xlabel("processor seconds for all lesions of one patient")
         axes.set_ylabel("PSNR inside, dB")
         axes.set_title(condition)
         axes.grid(alpha=0.3)

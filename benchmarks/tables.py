@@ -220,7 +220,7 @@ def paired_table(file: str, other: str = "", conditions: str = "all") -> list[st
 
 
 def sweep_table(file: str) -> list[str]:
-    """Ways to fill with one model: seconds, and the difference to the strongest classic, paired by subject."""
+    """Ways to fill with one model: processor seconds, and the difference to the strongest classic, paired by subject."""
     rows = []
     for row in read_rows(file):
         cells = []
@@ -231,9 +231,11 @@ def sweep_table(file: str) -> list[str]:
                 with_bounds(found["difference"], found["bounds"], ".2f", "+") if found else "",
                 f"{found['won']} of {found['n']}" if found else "",
             ]
-        rows.append([row["way"], f"{row['seconds']:.1f}", *cells])
+        rows.append([row["way"], f"{row['processor_seconds']:.1f}", *cells])
     heads = ["dB", "to the strongest classic", "higher in"]
-    return grid(["way", "seconds", *(f"{where}, {head}" for where in ("lesions", "circles") for head in heads)], rows)
+    return grid(
+        ["way", "processor seconds", *(f"{where}, {head}" for where in ("lesions", "circles") for head in heads)], rows
+    )
 
 
 def thesis_table(file: str) -> list[str]:
@@ -246,7 +248,6 @@ def thesis_table(file: str) -> list[str]:
         ("windows or slices, pixels", "size", ""),
         ("solver and steps", "sampling", ""),
         ("filling one patient, processor seconds", "filling_processor_seconds", ",.1f"),
-        ("filling one patient, seconds", "filling_seconds", ",.1f"),
     ]
     body = [[head, *(f"{row[key]:{style}}" if style else str(row[key]) for row in rows)] for head, key, style in lines]
     return grid(["", *(row["way"] for row in rows)], body)

@@ -33,7 +33,7 @@ def measure(way: str, run: Path, protocol: Protocol) -> dict[str, Any]:
     image, hole = patient(protocol, config)
     parts = artifact.parts()
     time_filling(parts, config, image, hole, steps=1)  # warm-up
-    seconds, processor_seconds = time_filling(parts, config, image, hole)
+    _, processor_seconds = time_filling(parts, config, image, hole)
     sampling = config.sampling
     return {
         "way": way,
@@ -42,7 +42,6 @@ def measure(way: str, run: Path, protocol: Protocol) -> dict[str, Any]:
         "training_processor_seconds": record["processor_seconds"],
         "size": " × ".join(str(side) for side in config.window),
         "sampling": f"{sampling.solver}, {sampling.steps} step{'s' if sampling.steps > 1 else ''}",
-        "filling_seconds": seconds,
         "filling_processor_seconds": processor_seconds,
         "voxels": int(hole.sum()),
         "threads": torch.get_num_threads(),
