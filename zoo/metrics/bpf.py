@@ -77,7 +77,8 @@ def by_levels(image: np.ndarray) -> np.ndarray:
         tissue = values > FLUID_BELOW * white
         grey, white = _two_means(values[tissue])
         level = np.where(values[tissue] < (grey + white) / 2, grey, white)
-        weights, *_ = np.linalg.lstsq(terms[tissue], np.log(values[tissue] / level), rcond=None)
+        chosen = terms[tissue]
+        weights, *_ = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ np.log(values[tissue] / level), rcond=None)
         values = values / np.exp(terms @ weights)
     classes[head] = FLUID + (values >= FLUID_BELOW * white) + (values >= max(FLUID_BELOW * white, (grey + white) / 2))
     return classes
@@ -143,10 +144,11 @@ def _polynomial(head: np.ndarray) -> np.ndarray:
 
 def _two_means(values: np.ndarray) -> tuple[float, float]:
     """Return the centres of k-means with two clusters, rising."""
-    low, high = np.quantile(values, [0.25, 0.75])
-    for _ in range(30):
-        bright = values >= (low + high) / 2
-        if bright.all() or not bright.any():
-            break
-        low, high = values[~bright].mean(), values[bright].mean()
+    ordered = np.sort(values)
+    below = np.cumsum(ordered)
+    low, high = (float(value) for value in np.quantile(ordered, [0.25, 0.75]))
+    dark = 0
+    while (now := int(np.searchsorted(ordered, (low + high) / 2))) not in (0, dark):
+        dark = now
+        low, high = below[dark - 1] / dark, (below[-1] - below[dark - 1]) / (len(ordered) - dark)
     return float(low), float(high)
