@@ -1,12 +1,12 @@
-"""Quality against processor seconds of the ways to fill in a suite, for one trained model, on the protocol's tuning subjects.
+"""Quality against processor seconds of the ways to fill in a suite, for one trained model, on tuning subjects.
 
     python benchmarks/filling_sweep.py RUN DATA [--suite benchmarks/suites/filling.toml] [--protocol docs/protocol.toml]
         [--out benchmarks/results/filling-sweep.jsonl] [--plot docs/images/filling-sweep.png]
 
 DATA is the folder of the protocol's cohorts. Quality is what the evaluator `inpainting` finds on the tuning subjects,
-beside the strongest classic filler, paired by subject; seconds are the processor's for filling all lesions of one patient, the
-first of the tuning part's lesion masks that has an image, on the model's grid with the model loaded. Ways that stand in
-the JSONL already are not measured again; `--plot` draws from the JSONL alone.
+beside the strongest classic filler, paired by subject; seconds are the processor's for filling all lesions of one
+patient, the first of the tuning part's lesion masks that has an image, on the model's grid with the model loaded. Ways
+that stand in the JSONL already are not measured again; `--plot` draws from the JSONL alone.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def paired_table(file: str, other: str = "", conditions: str = "all") -> list[st
 
 
 def sweep_table(file: str) -> list[str]:
-    """Ways to fill with one model: processor seconds, and the difference to the strongest classic, paired by subject."""
+    """Ways to fill with one model: what each costs, and the difference to the strongest classic, paired by subject."""
     rows = []
     for row in read_rows(file):
         cells = []
