@@ -281,3 +281,4 @@ def _describe(folder: Path, artifact: Artifact) -> None:
         ],
     }
     write_text(file, json.dumps(description, indent=2) + "\n")
+    write_text(folder / ".bidsignore", "*.png\nquality.html\n")  # for people, and no files that BIDS knows

@@ -38,3 +38,9 @@ def test_validator_finds_what_is_wrong(phantom: Path, tmp_path: Path) -> None:
     for sidecar in copy.glob("sub-*/anat/*.json"):
         sidecar.unlink()
     assert any("SkullStripped" in error or "SIDECAR" in error for error in _errors(copy))
+
+
+def test_filled_cohort_is_valid(zoo_command, phantom: Path, tmp_path: Path) -> None:
+    code, _, err = zoo_command("fill", "biharmonic-2d3d-filling", "--data", phantom, "--out", tmp_path / "filled")
+    assert code == 0, err
+    assert _errors(tmp_path / "filled") == []
