@@ -6,6 +6,7 @@ same for every method and on every backend.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -44,6 +45,9 @@ VENTRICLES = 0.55
 
 Draw = Callable[[Sequence[int], Direction, Sequence[float]], np.ndarray]
 """Projections, a direction and an alpha each, to images ``[n, C, *spatial]``."""
+
+Chance = Callable[[tuple[float, ...]], list[dict[int, dict[str, np.ndarray]]]]
+"""Alphas to what is measured along each random direction: each quantity ``[A]`` by image."""
 
 Tissue = Callable[[np.ndarray], np.ndarray]
 """An image from 0 to 1 to the class of each voxel, one of `TISSUE`."""
@@ -207,6 +211,22 @@ def edit_files(
         return images
 
     real = _Real.of(artifact, projections, extractor, settings.ventricles)
+    random = _random_directions(projections.w, settings.random, settings.seed)
+
+    @functools.cache
+    def chance(alphas: tuple[float, ...]) -> list[dict[int, dict[str, np.ndarray]]]:
+        """Measure the slices that stand for subjects along each random direction."""
+        rows = [row for row in real.of_subjects for _ in alphas]
+        walked = (draw(rows, direction, alphas * len(real.of_subjects)) for direction in random)
+        planes = (np.stack([_plane(image) for image in images]) for images in walked)
+        return [
+            {
+                row: _measure(versions, TISSUE[settings.tissue])
+                for row, versions in zip(real.of_subjects, np.split(some, len(real.of_subjects)), strict=True)
+            }
+            for some in planes
+        ]
+
     edits = []
     for name, direction in chosen.items():
         found = None
@@ -220,7 +240,7 @@ def edit_files(
         edits.append(
             _apply(
                 artifact, projections, (name, direction), folder / _safe(name), alphas, found, attributes, settings,
-                real, draw, notes, sidecar=_sidecar(artifact, name, options, backend, precision, command),
+                real, draw, chance, notes, sidecar=_sidecar(artifact, name, options, backend, precision, command),
                 progress=progress,
             )
         )  # fmt: skip
@@ -329,6 +349,7 @@ def _apply(
     settings: EditSettings,
     real: _Real,
     draw: Draw,
+    chance: Chance,
     notes: list[str],
     *,
     sidecar: Mapping[str, Any],
@@ -354,14 +375,7 @@ def _apply(
     groups = _groups(vector, attributes, real.of_subjects)
     tissue = TISSUE[settings.tissue]
     values = {row: _measure(versions, tissue) for row, versions in planes.items()}
-    chance = [
-        {
-            row: _measure(np.stack([_plane(image) for image in draw([row] * len(alphas), other, alphas)]), tissue)
-            for row in planes
-        }
-        for other in _random_directions(projections.w, settings.random, settings.seed)
-    ]
-    curves = _compare(folder, values, chance, alphas, baseline, groups, notes)
+    curves = _compare(folder, values, chance(tuple(alphas)), alphas, baseline, groups, notes)
     _draw(folder, planes, tissue, alphas, baseline, groups, projections, notes)
     return Edited(name, tuple(alphas), found, tuple(leaks), tuple(curves), folder)
 
