@@ -13,7 +13,8 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,36 @@ class Volume:
     @property
     def space_code(self) -> int:
         """What the header says of its world coordinates: 1 scanner, 2 aligned, 3 Talairach, 4 MNI, 5 template."""
-        return int(self.header["sform_code"]) or int(self.header["qform_code"])
+        return _space_code(self.header)
 
     @property
     def axes(self) -> str:
         """Where each axis points, e.g. ``"LAS"``."""
         return "".join(nibabel.aff2axcodes(self.affine))
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image's header says.
+
+    Attributes:
+        shape: Voxels along (i, j, k).
+        affine: Voxel to world, mm, ``[4, 4]``.
+        space_code: As in `Volume`.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    space_code: int
+
+    def __str__(self) -> str:
+        size = "×".join(f"{side}" for side in self.shape)
+        spacing = "×".join(f"{side:.3g}" for side in voxel_sizes(self.affine))
+        return f"{size} at {spacing} mm, {''.join(nibabel.aff2axcodes(self.affine))}"
+
+
+def _space_code(header: nibabel.Nifti1Header) -> int:
+    return int(header["sform_code"]) or int(header["qform_code"])
 
 
 def read_volume(path: Path) -> Volume:
@@ -102,6 +127,31 @@ def read_volume(path: Path) -> Volume:
             truncated, larger than it can be, of a kind that no MRI has (RGB, complex), without a usable affine, of
             voxels outside `VOXEL_MM`, or holds NaN or infinite voxels.
     """
+    with _opened(path) as (file, header, shape, dtype):
+        stored = _read_array(file, header, shape, dtype, path)
+    slope, intercept = _scaling(header, path)
+    data = _scaled(stored, slope, intercept)
+    bad = data.size - int(np.isfinite(data).sum())
+    if bad:
+        raise DataError(f"{path.name} holds {bad} voxels that are NaN, infinite or beyond float32; clean it first.")
+    frames = data.reshape(*shape[:3], -1)
+    affine = _affine(header, path)
+    return Volume(path, np.moveaxis(frames, 3, 0), affine, stored, slope, intercept, header)
+
+
+def read_header(path: Path) -> Header:
+    """Read what `read_volume` would read, but no voxel; what can be wrong with a header is refused alike.
+
+    Raises:
+        DataError: As `read_volume`, but for what only the voxels tell.
+    """
+    with _opened(path) as (_, header, shape, _):
+        return Header(shape[:3], _affine(header, path), _space_code(header))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, nibabel.Nifti1Header, tuple[int, ...], np.dtype]]:
+    """Open a NIfTI, unpacked where it is packed, and give it with its header, shape and stored type, all checked."""
     if not path.name.lower().endswith((".nii", ".nii.gz")) and not path.is_dir():
         raise DataError(f"{path.name} is not .nii or .nii.gz; convert it first (DICOM: dcm2niix; .mgz: mri_convert).")
     check_regular_file(path)
@@ -113,21 +163,11 @@ def read_volume(path: Path) -> Volume:
             packed = start.startswith(_GZIP_MAGIC)
             with gzip.open(raw) if packed else raw as file:
                 header = _read_header(file, path)
-                shape, dtype = _check_header(header, path, packed=packed)
-                stored = _read_array(file, header, shape, dtype, path)
+                yield file, header, *_check_header(header, path, packed=packed)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} is not a whole gzip file: {error}.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-    slope, intercept = _scaling(header, path)
-    data = _scaled(stored, slope, intercept)
-    bad = data.size - int(np.isfinite(data).sum())
-    if bad:
-        raise DataError(f"{path.name} holds {bad} voxels that are NaN, infinite or beyond float32; clean it first.")
-    frames = data.reshape(*shape[:3], -1)
-    affine = _affine(header, path)
-    return Volume(path, np.moveaxis(frames, 3, 0), affine, stored, slope, intercept, header)
 
 
 def check_regular_file(path: Path) -> None:
