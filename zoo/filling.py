@@ -231,6 +231,7 @@ def settings_record(
     return {
         "Method": artifact.method.name,
         "ModelSHA256": artifact.sha256,
+        "Scaling": artifact.config.data.scaling,
         "Inputs": [{"Role": role, "File": path.name, "SHA256": sha256(path)} for role, path in inputs.items()],
         "Samples": samples,
         "LesionLabels": list(lesion_labels),

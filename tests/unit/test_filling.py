@@ -48,6 +48,7 @@ def test_patient_is_filled_with_picture_and_sidecar(zoo_command, trained: Path, 
     sidecar = json.loads((out.parent / "filled.json").read_text())
     assert sidecar["Synthetic"] is True
     assert sidecar["ModelSHA256"] == zoo.load(trained).sha256
+    assert sidecar["Scaling"] == "head"
     assert sidecar["Seed"] == 4
     assert sidecar["Command"].startswith("zoo fill run --image")
     assert str(tmp_path) not in json.dumps(sidecar)
