@@ -121,6 +121,7 @@ def with_bounds(value: float, bounds: Sequence[float | None] | None, style: str,
 STYLES = {"ssim": ".3f", "psnr": ".1f", "mse": ".4f", "seam": ".2f", "stripes": ".2f"}
 PAIRED = ("ssim_in", "ssim_filled", "psnr_in")
 HEADS = {"ssim_in": "SSIM", "ssim_filled": "SSIM, filled voxels alone", "psnr_in": "PSNR, dB", "mse_in": "MSE"}
+HEADS |= {"coverage_1sd": "truth within 1 sd", "coverage_2sd": "truth within 2 sd"}
 NAMES = {
     "biharmonic": "biharmonic, slice by slice",
     "biharmonic 2D + 3D": "biharmonic, mean of 2D and 3D",

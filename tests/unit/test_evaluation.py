@@ -22,7 +22,7 @@ from zoo.registry import registry
 from zoo.sampling import Randomness
 from zoo_lesion_diffusion.baselines import sharp_slices
 from zoo_lesion_diffusion.config import FEWEST_STEPS_FOR_SPREAD, BiharmonicOptions, FillingOptions, InpaintingOptions
-from zoo_lesion_diffusion.evaluation import _circles, _coverage, _whole_lesions
+from zoo_lesion_diffusion.evaluation import _circles, _coverage, _whole_lesions, right_coverage
 from zoo_lesion_diffusion.training import FillingTrainer
 
 
@@ -96,6 +96,14 @@ def test_a_lesion_keeps_its_size_on_another_grid(tmp_path: Path) -> None:
     volumes = _whole_lesions(tmp_path / "mask.nii.gz", grid)
     assert set(np.unique(volumes)) == {0, 216}
     assert (volumes > 0).sum() == 36  # one slice of the lesion lies on the slab
+
+
+def test_few_samples_cover_less_than_many() -> None:
+    drawn = np.random.default_rng(0).normal(size=(5, 100_000))
+    truth, samples = drawn[0], drawn[1:]
+    inside = np.abs(samples.mean(0) - truth) <= samples.std(0, ddof=1)
+    assert inside.mean() == pytest.approx(right_coverage(4, 1), abs=0.01)
+    assert right_coverage(10_000, 2) == pytest.approx(0.954, abs=0.001)
 
 
 def test_coverage_of_a_true_spread() -> None:
