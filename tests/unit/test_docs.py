@@ -116,3 +116,21 @@ def test_the_verdict_on_repaint_names_the_spread_it_holds_for(tables: ModuleType
     head = tables.gaussian_table("repaint-gaussian.jsonl")[0]
     assert "sd 0.25" in head
     assert "sd 1 " in head
+
+
+def test_what_was_wrong_is_said_in_the_changelog_alone() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text(encoding="utf-8")
+        assert "462 times" not in text
+        assert "wins in every row" not in text
+    assert "462 times" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_words_on_steps_follow_the_sweep(tables: ModuleType) -> None:
+    rows = {(row["settings"]["steps"], row["settings"].get("samples", 1)): row["paired"]["lesions"]
+            for row in tables.read_rows("filling-sweep.jsonl") if "window" not in row["settings"]}  # fmt: skip
+    assert rows[1, 1]["bounds"][0] > 0  # one step is regression, and nearer than the strongest classic
+    assert rows[10, 1]["bounds"][1] < 0  # ten steps draw, and are farther
+    page = " ".join((ROOT / "docs" / "lesion-filling.md").read_text(encoding="utf-8").split())
+    assert "That is regression" in page
+    assert "farther from the one that was there" in page

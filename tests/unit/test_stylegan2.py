@@ -273,3 +273,10 @@ def test_an_unknown_option_is_refused(
 ) -> None:
     code, _, err = zoo_command("sample", run, "--out", tmp_path / "none", "--truncation", "3")
     assert (code, "truncation" in err) == (1, True)
+
+
+def test_the_papers_figures_are_told_as_the_paper_tells_them() -> None:
+    method = registry().methods[METHOD]
+    assert [row["images"] for row in method.reported] == ["18,600", "9,200"]
+    page = (Path(__file__).parents[2] / "plugins" / "zoo_stylegan2" / "README.md").read_text(encoding="utf-8")
+    assert "`data.validation`, `data.test`" in page  # the presets hold subjects out, the paper does not say so
