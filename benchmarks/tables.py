@@ -248,7 +248,7 @@ def thesis_table(file: str) -> list[str]:
         ("training, processor seconds", "training_processor_seconds", ",.0f"),
         ("windows or slices, pixels", "size", ""),
         ("solver and steps", "sampling", ""),
-        ("filling one patient, processor seconds", "filling_processor_seconds", ",.1f"),
+        ("filling eight slices of a patient, processor seconds", "filling_processor_seconds", ",.1f"),
     ]
     body = [[head, *(f"{row[key]:{style}}" if style else str(row[key]) for row in rows)] for head, key, style in lines]
     return grid(["", *(row["way"] for row in rows)], body)
