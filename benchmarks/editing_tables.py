@@ -68,6 +68,20 @@ def atrophy_age(rows: Rows) -> Cells:
     return cells
 
 
+def atrophy_projection(rows: Rows) -> Cells:
+    """Correlation of projected images and of their reconstructions with the truth, and what projecting moves."""
+    cells = [["quantity", "estimator", "n", "r of the images", "r of the reconstructions", "reconstruction − image"]]
+    for row in rows:
+        if row["study"] == "projection":
+            found = [
+                interval(one["r"], one["r_low"], one["r_high"], ".2f")
+                for one in (row["projected"], row["reconstruction"])
+            ]
+            moved = interval(row["moved"], row["moved_low"], row["moved_high"], "+.4f")
+            cells.append([row["quantity"], _NAMES[row["estimator"]], str(row["projected"]["n"]), *found, moved])
+    return [cells[0], *sorted(cells[1:], key=lambda line: line[0])]
+
+
 def projected(*studies: Mapping[str, Any]) -> Cells:
     """How near reconstructions come, a row per projection of each study."""
     cells = [["projected", "subjects, images", "iterations", "SSIM", "in the head", "PSNR, dB", "in the head"]]
@@ -157,6 +171,7 @@ EDITING: dict[str, Callable[..., list[str]]] = {
     "atrophy-truth": _table(atrophy_truth),
     "atrophy-changes": _table(atrophy_changes),
     "atrophy-age": _table(atrophy_age),
+    "atrophy-projection": _table(atrophy_projection),
     "projected": _table(projected),
     "edit-changes": _table(edit_changes),
     "edit-others": _table(edit_others),

@@ -12,6 +12,7 @@ FILES = {
     "atrophy-truth": ["atrophy-measures.jsonl"],
     "atrophy-changes": ["atrophy-measures.jsonl"],
     "atrophy-age": ["atrophy-measures.jsonl"],
+    "atrophy-projection": ["atrophy-measures.jsonl"],
     "projected": ["editing-phantom.json", "editing-adults.json"],
     "edit-changes": ["editing-phantom.json"],
     "edit-others": ["editing-phantom.json"],
