@@ -353,6 +353,7 @@ def explain(evaluation: Evaluation) -> str:
     sentences = [f"{intervals} {about}."]
     if evaluation.comparisons():
         wins = evaluation.verdicts()
-        sentences.append(f"Baselines that win: {'; '.join(wins)}." if wins else "No baseline wins.")
+        listed = ";\n  ".join(wins)
+        sentences.append(f"Baselines that win: {listed}." if wins else "No baseline wins.")
     sentences += [f"Missing: {reason}" for reason in evaluation.missing()]
     return "\n".join(sentences)
