@@ -40,7 +40,7 @@ from zoo.imaging.volume import (
     write_filled,
     write_map,
 )
-from zoo.results import FillCounts, ResultFiles, check_results, dataset_of
+from zoo.results import FillCounts, ResultFiles, check_results, dataset_of, read_object
 from zoo.sampling import seed_for
 from zoo.tasks import Progress
 
@@ -65,11 +65,6 @@ class FillReport:
     warnings: tuple[str, ...]
     sidecar: dict[str, Any] = field(default_factory=dict)
     replaced: tuple[Path, ...] = ()
-
-    @property
-    def mask_voxels(self) -> int:
-        """Voxels that were drawn or added."""
-        return self.counts.drawn + self.counts.added
 
     @property
     def changed_inside(self) -> int:
@@ -400,7 +395,7 @@ def _bids_fields(image: Path) -> dict[str, Any]:
     """Return what BIDS wants to know of a derived image: the source by its name, and what is known of that."""
     root = dataset_of(image.absolute())
     source = image.absolute().relative_to(root).as_posix() if root else image.name
-    known = _own_sidecar(image)
+    known = read_object(ResultFiles(image).sidecar)
     fields: dict[str, Any] = {"Sources": [source]}
     if isinstance(known.get("SkullStripped"), bool):
         fields["SkullStripped"] = known["SkullStripped"]
@@ -408,14 +403,6 @@ def _bids_fields(image: Path) -> dict[str, Any]:
         # The result lies on the source's grid, whichever template that was brought to.
         fields["SpatialReference"] = known.get("SpatialReference", source)
     return fields
-
-
-def _own_sidecar(image: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(ResultFiles(image).sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
 
 
 def _chosen(lesion_mask: np.ndarray, affine: np.ndarray, select: Sequence[int], keep: Sequence[int]) -> np.ndarray:

@@ -112,13 +112,19 @@ class ResultFiles:
         return all(file.is_file() and sha256(file) == digest for file, digest in files)
 
 
-def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return what filling wrote about an image; ``None`` where there is no such file or it is another's."""
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; an empty one where there is none."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    ours = isinstance(stored, dict) and stored.get("Synthetic") is True and isinstance(stored.get("Method"), str)
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Return what filling wrote about an image; ``None`` where there is no such file or it is another's."""
+    stored = read_object(path)
+    ours = stored.get("Synthetic") is True and isinstance(stored.get("Method"), str)
     return stored if ours else None
 
 
