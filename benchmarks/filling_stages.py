@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.filling import fill_files
+from zoo.tasks.fill.patient import fill_files
 
 STAGES = {
     "reading, the result too": (("volume.py", "read_volume"),),

@@ -28,11 +28,11 @@ from matplotlib.figure import Figure
 
 import zoo
 from tables import MODEL, by_subject, difference, strongest
-from zoo.evaluation import evaluate_by_protocol
-from zoo.filling import sample_seeds
+from zoo.evaluation.run import evaluate_by_protocol
+from zoo.evaluation.study_protocol import Protocol
 from zoo.imaging.cache import pack_scan
 from zoo.imaging.cohort import read_cohort
-from zoo.protocol import Protocol
+from zoo.tasks.fill.patient import sample_seeds
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
 from zoo_lesion_diffusion.tasks import fill
 

@@ -1,4 +1,4 @@
-"""What keeping freed memory does: one network call in fresh processes, with and without `zoo.allocator`.
+"""What keeping freed memory does: one network call in fresh processes, with and without `zoo.system.allocator`.
 
     python benchmarks/freed_memory.py [--rounds 3] [--out FILE.jsonl]
 
@@ -23,11 +23,11 @@ def one_process(name: str, part: str, batch: int, keep: bool) -> float:
     """Return the median seconds of a call in this process."""
     import torch
 
-    from zoo.allocator import keep_freed_memory
     from zoo.config import resolve_config
     from zoo.descriptors import resolve
+    from zoo.models.golden import example_inputs
     from zoo.registry import registry
-    from zoo.sampling import example_inputs
+    from zoo.system.allocator import keep_freed_memory
 
     if keep:
         keep_freed_memory()

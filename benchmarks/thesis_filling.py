@@ -20,8 +20,8 @@ import torch
 
 import zoo
 from filling_sweep import patient, time_filling
-from zoo.protocol import Protocol
-from zoo.run import Run
+from zoo.evaluation.study_protocol import Protocol
+from zoo.models.run import Run
 from zoo_lesion_diffusion.config import FillingConfig
 
 SLICES = 8

@@ -23,10 +23,11 @@ from torch.utils.data import default_collate
 from zoo.cli.output import progress_bar
 from zoo.config import resolve_config
 from zoo.descriptors import resolve
-from zoo.experiment import launch, pack, plan_training
+from zoo.randomness import Randomness
 from zoo.registry import registry
-from zoo.sampling import Randomness
-from zoo.training import READING_WORKERS
+from zoo.training.launch import launch
+from zoo.training.loop import READING_WORKERS
+from zoo.training.plan import pack, plan_training
 
 WARM_UP = 2
 ROUNDS = 10

@@ -29,11 +29,11 @@ import openvino
 import torch
 from openvino import opset13 as ops
 
-from zoo.allocator import keep_freed_memory
-from zoo.artifact import Artifact
-from zoo.export import FOLDER
-from zoo.run import environment
-from zoo.sampling import example_inputs
+from zoo.exporting.files import FOLDER
+from zoo.models.artifact import Artifact
+from zoo.models.golden import example_inputs
+from zoo.models.run import environment
+from zoo.system.allocator import keep_freed_memory
 from zoo_openvino import runtime, winograd
 from zoo_openvino.runtime import open_model
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+"""Of the repository."""
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Child processes import torch again and again; compiled modules make that three times as fast.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

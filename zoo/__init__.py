@@ -24,7 +24,7 @@ from zoo.hookspecs import hookimpl
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.artifact import Artifact
+    from zoo.models.artifact import Artifact
 
 __version__ = "0.2.0"
 __all__ = [
@@ -54,6 +54,6 @@ def load(path: str | Path) -> Artifact:
         ArtifactError: Nothing there, damaged, newer than this version knows, or not a model of the zoo.
         UnknownNameError: Its method is not installed.
     """
-    from zoo.artifact import Artifact
+    from zoo.models.artifact import Artifact
 
     return Artifact.open(path)

@@ -273,8 +273,8 @@ def resolve_config(
 ) -> MethodConfig:
     """Lay the layers of settings for ``method`` over each other and check the result.
 
-    ``protocol`` is what a protocol says of the training (`zoo.protocol.Protocol.training_settings`); it lies above
-    the file and below the assignments.
+    ``protocol`` is what a protocol says of the training (`Protocol.training_settings`); it lies above the file
+    and below the assignments.
 
     Raises:
         UnknownNameError: There is no such preset.

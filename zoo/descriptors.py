@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,9 @@ from zoo.errors import ConfigError, UnknownNameError
 
 VERBS = ("sample", "fill", "synthesize", "translate", "project", "edit", "detect")
 """The tasks a method may offer; each verb is one command and one signature (see ``zoo.tasks``)."""
+
+Parts = Mapping[str, Callable[..., Any]]
+"""A model's parts by name, as plain callables of tensors; which runtime runs them is not seen."""
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 """What a network may compute in; norms and a part's inputs and outputs are float32 in all of them."""
@@ -123,9 +126,9 @@ class Method:
         presets: Settings over the defaults, by name. ``tiny`` has under 2 M parameters and trains in seconds.
         build: ``(config) -> nn.Module``: what is kept and exported. No files, no device.
         parts: ``(config) -> dict[str, Part]``.
-        trainer: ``(config, model, fabric) -> zoo.training.Trainer``. A method without training (a classic one) has
+        trainer: ``(config, model, fabric) -> zoo.training.loop.Trainer``. A method without training (a classic one) has
             neither of ``build``, ``parts``, ``trainer`` and ``examples``, and is used by its name instead of a run.
-        examples: ``(config, cohort: PackedCohort) -> zoo.training.Examples``: what a training step reads.
+        examples: ``(config, cohort: PackedCohort) -> zoo.training.loop.Examples``: what a training step reads.
         tasks: By verb.
         codes: ``(parts, config, seeds) -> (codes, noise)``, for a method with the task ``edit``: codes
             ``[N, *code]`` of random images and their noise maps, as that task takes them.
@@ -214,7 +217,7 @@ class Evaluator:
 
     Attributes:
         name, summary: Kebab-case name and one line.
-        evaluate: ``(artifact, cohort, options, progress) -> zoo.evaluation.Evaluation``.
+        evaluate: ``(artifact, cohort, options, progress) -> zoo.evaluation.scores.Evaluation``.
         options: Pydantic class of its options.
     """
 
@@ -236,7 +239,7 @@ class Exporter:
         available: ``() -> str``: empty when it can be used here, else why not and the exact pip line that helps.
         load: ``(folder: Path, part: str, device: str, precision: str) -> callable`` with the part's inputs and outputs
             as torch tensors; ``folder`` is the artifact's, which holds ``model.safetensors`` and ``exports/``.
-        export: ``(job: zoo.export.ExportJob) -> zoo.export.ExportReport``; ``None`` for a runtime that needs no file.
+        export: ``(zoo.exporting.ExportJob) -> zoo.exporting.ExportReport``; ``None`` for a runtime that needs no file.
         precisions: What it runs, of `PRECISIONS`.
         devices: Kinds of device it runs on, of ``"cpu"`` and ``"cuda"``.
         onnx: The ONNX file that ``export`` starts from: ``"same"`` for the one in the precision asked for, a precision

@@ -11,11 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.artifact import Artifact, default_device
 from zoo.config import Config, validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
-from zoo.evaluation import MODEL, Evaluation
+from zoo.evaluation.scores import MODEL, Evaluation
 from zoo.imaging.cache import pack_cohort
 from zoo.imaging.cohort import Cohort
 from zoo.metrics.features import (
@@ -27,8 +26,9 @@ from zoo.metrics.features import (
     nearest_distances,
 )
 from zoo.metrics.statistics import FEWEST_SUBJECTS
-from zoo.sampling import seed_for
-from zoo.tasks import Progress
+from zoo.models.artifact import Artifact, default_device
+from zoo.progress import Progress
+from zoo.randomness import seed_for
 
 HALVES = "real-halves"
 """Name of the baseline: one half of the real subjects against the other."""

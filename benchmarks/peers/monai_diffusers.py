@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo import machine
-from zoo.export import find_artifact, resized
-from zoo.sampling import Randomness
+from zoo.models.find import find_artifact, resized
+from zoo.randomness import Randomness
+from zoo.system import machine
 from zoo_bench.jobs import Job, Protocol
 from zoo_bench.records import Backend, Latency, Model, Quality, Record, Work, write_records
 from zoo_bench.report import markdown

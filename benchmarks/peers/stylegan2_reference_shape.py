@@ -33,13 +33,14 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from zoo.allocator import keep_freed_memory
 from zoo.config import resolve_config
 from zoo.metrics.perceptual import load_distance
+from zoo.models.golden import example_inputs
+from zoo.models.run import environment
 from zoo.nn import stylegan
+from zoo.randomness import Randomness
 from zoo.registry import registry
-from zoo.run import environment
-from zoo.sampling import Randomness, example_inputs
+from zoo.system.allocator import keep_freed_memory
 from zoo_onnx.runtime import open_session
 from zoo_onnx.write import write_onnx
 from zoo_openvino.runtime import open_model

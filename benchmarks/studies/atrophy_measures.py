@@ -235,7 +235,7 @@ def against_age(adults: list[tuple[Slice, float]]) -> Iterator[dict[str, Any]]:
 
 def against_projection(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
     """Yield how the quantities of reconstructions follow those of the projected images, and the truth."""
-    from zoo.projections import Projections
+    from zoo.tasks.projections import Projections
 
     stored = Projections.read(folder)
     known = {row["subject"]: int(row["subject"].split("-")[1]) - 1 for row in stored.rows}

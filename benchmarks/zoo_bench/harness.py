@@ -21,12 +21,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from safetensors import safe_open
 
-from zoo import machine
-from zoo.artifact import Artifact
 from zoo.config import Config, merge, read_config_file, validate
 from zoo.errors import UnknownNameError, did_you_mean
-from zoo.export import find_artifact, resized, untrained
+from zoo.models.artifact import Artifact
+from zoo.models.find import find_artifact, resized, untrained
 from zoo.registry import registry
+from zoo.system import machine
 from zoo_bench.jobs import Job, Protocol
 from zoo_bench.records import Backend, Cold, Latency, Model, Record, Work, write_records
 

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from zoo.config import Config
 from zoo.errors import DataError
-from zoo.files import write_text
+from zoo.system.files import write_text
 from zoo_bench.statistics import median_interval, percentile
 
 SCHEMA: Literal["zoo-bench/1"] = "zoo-bench/1"
@@ -115,7 +115,9 @@ class Quality(Config):
     rel_l2: float | None = Field(None, description="Norm of the difference by the norm of the reference")
     psnr: float | None = Field(None, description="Whole task, dB, inside the mask where there is one; 100 at most")
     ssim: float | None = Field(None, description="Whole task, likewise")
-    parity: Literal["passed", "failed", "not run"] = Field("not run", description="Errors within zoo.export.TOLERANCES")
+    parity: Literal["passed", "failed", "not run"] = Field(
+        "not run", description="Errors within the tolerances of an export"
+    )
     gate: Literal["passed", "failed", "not run"] = Field("not run", description="Task-level gate, as in zoo export")
     note: str = Field("", description="What was allowed, or what was found")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.files import replacing, write_text
+from zoo.system.files import replacing, write_text
 from zoo_bench.records import Latency, Record, read_records
 
 COLUMNS = (

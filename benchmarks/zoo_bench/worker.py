@@ -19,17 +19,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from zoo import machine
-from zoo.allocator import keep_freed_memory
 from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import ConfigError, MissingExtraError, NoGpuError, ParityError, ZooError
+from zoo.system import machine
+from zoo.system.allocator import keep_freed_memory
 from zoo_bench.jobs import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.artifact import Artifact
+    from zoo.models.artifact import Artifact
     from zoo.tasks import Parts
 
 Run = Callable[[Mapping[str, "Tensor"]], Any]
@@ -91,7 +91,7 @@ def work_of(artifact: Artifact, job: Job, parts: Parts) -> Run:
         part = parts[job.name]
         if not job.cuda_graph:
             return lambda inputs: part(*inputs.values())
-        from zoo.cuda_graph import can_record, replayed
+        from zoo.system.cuda_graph import can_record, replayed
 
         if not can_record(part):
             raise NotMeasured(f"backend {job.backend!r} on {job.device!r} is not recorded as a CUDA graph from outside")
@@ -113,8 +113,8 @@ def example(artifact: Artifact, job: Job) -> dict[str, Tensor]:
     """
     import torch
 
-    from zoo.export import parity_inputs
-    from zoo.gates import patient
+    from zoo.exporting.parity import parity_inputs
+    from zoo.tasks.fill.trial import patient
 
     if job.kind == "part":
         part = artifact.part_specs()[job.name]
@@ -133,7 +133,7 @@ def make_reference(job: Job) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
-    from zoo.artifact import Artifact
+    from zoo.models.artifact import Artifact
 
     torch.backends.cudnn.allow_tf32 = False
     artifact = Artifact.open(job.model)
@@ -162,9 +162,10 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 def make_export(job: Job) -> dict[str, Any]:
     """Make the files that the backend needs; those that are there and fit are used."""
-    from zoo.artifact import Artifact
     from zoo.cli.output import progress_bar
-    from zoo.export import ONNX_WRITER, ExportOptions, export
+    from zoo.exporting.export import ONNX_WRITER, export
+    from zoo.exporting.job import ExportOptions
+    from zoo.models.artifact import Artifact
 
     batches = sorted(job.batches)
     profile = (batches[0], batches[len(batches) // 2], batches[-1])
@@ -192,7 +193,7 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
     """
     from safetensors.torch import load_file
 
-    from zoo.artifact import Artifact
+    from zoo.models.artifact import Artifact
 
     used_before = machine.gpu_state().get("used_bytes")
     artifact = Artifact.open(job.model)
@@ -266,9 +267,10 @@ def _quality(
     """Hold results against torch in fp32: a part by the tolerances of an export, a task by the limits of its gate."""
     import torch
 
-    from zoo.export import TOLERANCES
-    from zoo.gates import FILL_LIMITS, SAMPLE_LIMITS, image_fidelity
+    from zoo.exporting.parity import TOLERANCES
     from zoo.metrics.image import inpainting_metrics
+    from zoo.tasks.fill.trial import FILL_LIMITS
+    from zoo.tasks.sample.trial import SAMPLE_LIMITS, image_fidelity
 
     if job.kind == "task" and job.name == "fill":
         volume, truth, mask = found[0].float().cpu(), expected[0], inputs["mask"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zoo.artifact import Artifact
 from zoo.descriptors import Part
 from zoo.errors import ExportError, NoGpuError, OutOfMemoryError, ProviderError, UnsupportedOperatorError
-from zoo.export import FOLDER, export_key, require_export
+from zoo.exporting.files import FOLDER, export_key, require_export
+from zoo.models.artifact import Artifact
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -19,21 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.artifact import Artifact
 from zoo.descriptors import Part
 from zoo.errors import ExportError, MissingExtraError, SignatureError, UnsupportedOperatorError, ZooError
-from zoo.export import (
-    ExportJob,
-    ExportReport,
-    check_parity,
-    existing,
-    export_key,
-    parity_inputs,
-    rejected,
-    untrained,
-    write_report,
-)
-from zoo.precision import cast_module
+from zoo.exporting.files import existing, export_key, rejected, write_report
+from zoo.exporting.job import ExportJob, ExportReport
+from zoo.exporting.parity import check_parity, parity_inputs
+from zoo.models.artifact import Artifact
+from zoo.models.find import untrained
+from zoo.models.precision import cast_module
 
 ONE_FILE_BYTES = 1_500_000_000
 """Larger weights go to a file of their own beside the graph; a protobuf ends at 2 GB."""
@@ -220,7 +213,7 @@ def describe(artifact: Artifact, part: str, options: Any) -> dict[str, str]:
         "zoo.spacing_mm": json.dumps(artifact.config.data.spacing_mm),
         "zoo.weights_sha256": artifact.sha256 or "",
         "zoo.untrained": json.dumps(untrained(artifact)),
-        "zoo.precision": options.precision,
+        "zoo.models.precision": options.precision,
         "zoo.norms": "fp32",
         "zoo.opset": str(options.onnx_opset),
         "zoo.torch": torch.__version__,

@@ -20,20 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.artifact import Artifact
 from zoo.descriptors import Part
 from zoo.errors import ExportError, ProviderError
-from zoo.export import (
-    FOLDER,
-    ExportJob,
-    ExportReport,
-    check_parity,
-    existing,
-    export_key,
-    require_export,
-    write_report,
-)
-from zoo.files import sha256
+from zoo.exporting.files import FOLDER, existing, export_key, require_export, write_report
+from zoo.exporting.job import ExportJob, ExportReport
+from zoo.exporting.parity import check_parity
+from zoo.models.artifact import Artifact
+from zoo.system.files import sha256
 from zoo_openvino.winograd import use_winograd
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}

@@ -19,17 +19,10 @@ import filelock
 
 from zoo.descriptors import Part
 from zoo.errors import ArtifactError, ConfigError, NoGpuError, ParityError, ProfileError
-from zoo.export import (
-    ExportJob,
-    ExportOptions,
-    ExportReport,
-    check_parity,
-    existing,
-    export_key,
-    rejected,
-    write_report,
-)
-from zoo.files import replacing, sha256, write_text
+from zoo.exporting.files import existing, export_key, rejected, write_report
+from zoo.exporting.job import ExportJob, ExportOptions, ExportReport
+from zoo.exporting.parity import check_parity
+from zoo.system.files import replacing, sha256, write_text
 from zoo_tensorrt.library import Library, machine, open_library, require_gpu
 from zoo_tensorrt.messages import build_error, parse_error, profile_error, profile_warning
 from zoo_tensorrt.runtime import EnginePart

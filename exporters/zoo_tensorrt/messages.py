@@ -16,7 +16,7 @@ from zoo.errors import (
     TypeMismatchError,
     UnsupportedOperatorError,
 )
-from zoo.export import ExportOptions
+from zoo.exporting.job import ExportOptions
 
 _KINDS: tuple[tuple[type[ExportError], str], ...] = (
     (
@@ -121,7 +121,7 @@ def _make(kind: type[ExportError], onnx: Path, text: str, options: ExportOptions
     if kind is TypeMismatchError:
         return kind(
             f"{onnx.name} mixes types{where}: {reason}. TensorRT casts nothing by itself; cast in the module, as "
-            "zoo.precision does, not by autocast or a graph converter."
+            "zoo.models.precision does, not by autocast or a graph converter."
         )
     return kind(f"TensorRT could not compile {onnx.name}{where}: {reason}.")
 

@@ -1,7 +1,7 @@
 """Runs engines on torch tensors: their memory is what the engine reads and writes, on torch's stream.
 
-Source: the calls are those of TensorRT's Python API 10 and 11. Where this runs inside a CUDA graph (`zoo.cuda_graph`)
-nothing is allocated, synchronised or decided on the host but the first time that a shape comes.
+Source: the calls are those of TensorRT's Python API 10 and 11. Inside a CUDA graph
+(`zoo.system.cuda_graph`) nothing is allocated, synchronised or decided on the host, except for a shape's first call.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.artifact import Artifact
 from zoo.descriptors import Part
 from zoo.errors import ArtifactError, DataError, ExportError, OutOfMemoryError, ProfileError, TypeMismatchError
-from zoo.export import FOLDER, export_key, require_export
-from zoo.files import sha256
+from zoo.exporting.files import FOLDER, export_key, require_export
+from zoo.models.artifact import Artifact
+from zoo.system.files import sha256
 from zoo_tensorrt.library import OPTION, Flavour, Library, machine, open_library, require_gpu
 
 _DTYPES = {

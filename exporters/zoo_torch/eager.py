@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zoo.artifact import Artifact
-from zoo.precision import cast_module
+from zoo.models.artifact import Artifact
+from zoo.models.precision import cast_module
 
 
 def available() -> str:

@@ -16,19 +16,17 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage, stats
 from torch import Tensor
 
-from zoo.artifact import Artifact, default_device
 from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
-from zoo.evaluation import MODEL, Evaluation, unlaid
-from zoo.filling import sample_seeds
+from zoo.evaluation.scores import MODEL, Evaluation
+from zoo.evaluation.unseen import unlaid
 from zoo.imaging.cache import PackedCohort, PackedScan, lenders, pack_cohort
 from zoo.imaging.cohort import Cohort, Scan, read_cohort
 from zoo.imaging.geometry import Grid, to_grid
 from zoo.imaging.masks import LaidLesions
 from zoo.imaging.transfer import patient_of
 from zoo.imaging.volume import read_volume
-from zoo.machine import without_folders
 from zoo.metrics.filling import (
     GREY,
     SIZE_BINS_MM3,
@@ -44,6 +42,9 @@ from zoo.metrics.filling import (
 from zoo.metrics.image import inpainting_metrics
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import mean_interval
+from zoo.models.artifact import Artifact, default_device
+from zoo.system.machine import without_folders
+from zoo.tasks.fill.patient import sample_seeds
 from zoo_lesion_diffusion.baselines import sharp_slices
 from zoo_lesion_diffusion.config import InpaintingOptions
 
@@ -111,7 +112,7 @@ def inpainting(
     astray, and ``unfilled`` how far the lesions do.
 
     ``ssim_in`` is the thesis' figure, ``ssim_filled`` that of filled voxels alone; see `inpainting_metrics`. Every
-    figure of the model is also compared with each baseline's within subjects (`zoo.evaluation.Comparison`). With
+    figure of the model is also compared with each baseline's within subjects (`zoo.evaluation.scores.Comparison`). With
     several ``samples``, ``coverage_1sd`` and ``coverage_2sd`` tell how far their standard deviation can be believed.
 
     Args:

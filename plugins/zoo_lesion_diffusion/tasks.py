@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from zoo.config import validate
-from zoo.cuda_graph import can_record, device_of, replayed
 from zoo.errors import ConfigError, DataError
-from zoo.sampling import Randomness, seed_for
+from zoo.randomness import Randomness, seed_for
+from zoo.system.cuda_graph import can_record, device_of, replayed
 from zoo.tasks import Parts, Progress
 from zoo_lesion_diffusion.config import (
     DenoiserConfig,

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from zoo.imaging.masks import circle
 from zoo.metrics.image import masked_mean, ssim_map
-from zoo.nn.average import MovingAverage
-from zoo.sampling import Randomness
-from zoo.training import Batch
+from zoo.nn.ema import MovingAverage
+from zoo.randomness import Randomness
+from zoo.training.protocol import Batch
 from zoo_lesion_diffusion.config import DenoiserConfig, FillingConfig, PriorConfig
 from zoo_lesion_diffusion.samplers import ddim
 from zoo_lesion_diffusion.tasks import epsilon_of, middle, noise_schedule, repaint_windows, sample_windows

@@ -16,7 +16,7 @@ from torch import Tensor
 from zoo.errors import DataError
 from zoo.metrics.image import ssim_map
 from zoo.nn.stylegan import Generator, noise_shapes, style_count
-from zoo.sampling import Randomness, seed_for
+from zoo.randomness import Randomness, seed_for
 from zoo.tasks import Distance, Projected
 from zoo_stylegan2.config import StyleGANConfig, StyleGANProjectOptions
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo.nn.stylegan import noise_shapes, style_count
-from zoo.sampling import Randomness
+from zoo.randomness import Randomness
 from zoo.tasks import EditOptions, Parts, Samples
-from zoo.training import load_state
+from zoo.training.state import load_state
 from zoo_stylegan2.config import StyleGANConfig, StyleGANOptions
 from zoo_stylegan2.networks import build_discriminator
 

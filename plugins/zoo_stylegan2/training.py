@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from zoo.metrics.features import radiomic_distance
 from zoo.nn.augment import AdaptiveProbability, augment
-from zoo.nn.average import MovingAverage
+from zoo.nn.ema import MovingAverage
 from zoo.nn.stylegan import Generator, noise_shapes, style_count
-from zoo.sampling import Randomness
-from zoo.training import Batch
+from zoo.randomness import Randomness
+from zoo.training.protocol import Batch
 from zoo_stylegan2.config import StyleGANConfig
 from zoo_stylegan2.networks import build_discriminator
 from zoo_stylegan2.tasks import draw

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from zoo.cli import COMMANDS
 
-ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = ("plugins", "exporters", "benchmarks")
 PLUGINS = sorted(folder.name for folder in (ROOT / "plugins").iterdir() if folder.is_dir())
 TORCH_FREE = [

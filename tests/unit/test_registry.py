@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.hookspecs import hookimpl
 from zoo.registry import Registry, registry
@@ -94,7 +94,7 @@ def test_descriptors_refuse_what_cannot_be_right() -> None:
 def test_every_hook_is_documented() -> None:
     from zoo import hookspecs
 
-    reference = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     for name in dir(hookspecs):
         if name.startswith("zoo_"):
             assert f"`{name}`" in reference, name

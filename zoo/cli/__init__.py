@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from zoo.allocator import keep_freed_memory
+from zoo.descriptors import VERBS
 from zoo.errors import UnknownNameError, ZooError, did_you_mean
+from zoo.system.allocator import keep_freed_memory
 
 COMMANDS = {
     "list": "Methods, evaluators, runtimes and datasets that are installed.",
@@ -40,7 +41,8 @@ class LazyGroup(click.Group):
             raise UnknownNameError(
                 f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}."
             )
-        return importlib.import_module(f"zoo.cli.{name}").command
+        folder = f"zoo.tasks.{name}.command" if name in VERBS else f"zoo.cli.{name}"
+        return importlib.import_module(folder).command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         # The list is written from the table: reading each command's own help would import them all.

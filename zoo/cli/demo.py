@@ -12,8 +12,8 @@ from zoo.cli.output import note, progress_bar, table
 from zoo.errors import DataError, ZooError
 
 if TYPE_CHECKING:
-    from zoo.evaluation import Evaluation
-    from zoo.filling import FillReport
+    from zoo.evaluation.scores import Evaluation
+    from zoo.tasks.fill.patient import FillReport
 
 SUBJECTS = 8
 IMAGES = 16_000
@@ -34,11 +34,12 @@ def command(out: Path) -> None:
     import zoo
     from zoo.cli.train import TrainingBar
     from zoo.config import resolve_config
-    from zoo.evaluation import evaluate, explain
-    from zoo.experiment import launch, train_method
-    from zoo.filling import fill_files
+    from zoo.evaluation.run import evaluate
+    from zoo.evaluation.scores import explain
     from zoo.imaging.phantom import write_phantom
     from zoo.registry import registry
+    from zoo.tasks.fill.patient import fill_files
+    from zoo.training.launch import launch, train_method
 
     began = time.monotonic()
     if out.exists() and not (out / "cohort").is_dir():
@@ -92,7 +93,7 @@ def _unseen_patient(cohort: Path, test: list[str]) -> str:
 
 
 def _write_page(out: Path, patient: str, report: FillReport, evaluation: Evaluation) -> None:
-    from zoo.evaluation import explain
+    from zoo.evaluation.scores import explain
     from zoo.report.html import Section, write_report
 
     page = [

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from zoo import machine
 from zoo.cli.output import show_json, table
 from zoo.descriptors import resolve
-from zoo.files import cache_folder
 from zoo.registry import registry
+from zoo.system import machine
+from zoo.system.files import cache_folder
 
 Check = tuple[str, bool, str]
 

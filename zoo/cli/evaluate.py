@@ -51,7 +51,8 @@ def command(
     zoo evaluate RUN --data my-bids-folder --lpips-weights alexnet-owt-7be5be79.pth
     """
     import zoo
-    from zoo.evaluation import PAIRED, evaluate, evaluate_by_protocol, explain
+    from zoo.evaluation.run import evaluate, evaluate_by_protocol
+    from zoo.evaluation.scores import PAIRED, explain
 
     if bool(part) != bool(protocol_file):
         raise ConfigError("--protocol FILE and --on PART go together: --protocol docs/protocol.toml --on tuning.")
@@ -60,7 +61,7 @@ def command(
     given = {name: value for name, value in flags.items() if value is not None}
     options = merge(given, *(parse_assignment(text) for text in assignments))
     if protocol_file and part:
-        from zoo.protocol import Protocol
+        from zoo.evaluation.study_protocol import Protocol
 
         protocol = Protocol.read(protocol_file, data)
         results = evaluate_by_protocol(

@@ -14,7 +14,7 @@ from zoo.descriptors import PRECISIONS, resolve
 from zoo.registry import registry
 
 if TYPE_CHECKING:
-    from zoo.export import ExportReport
+    from zoo.exporting.job import ExportReport
 
 
 def whole_numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
@@ -87,7 +87,9 @@ def command(
     zoo export lesion-filling --trt --precision fp16 --batch 1 4 16
     zoo export lesion-filling --preset paper-2d-mixture --onnx --size 128
     """
-    from zoo.export import ONNX_WRITER, ExportOptions, copied, export, find_artifact, untrained
+    from zoo.exporting.export import ONNX_WRITER, export
+    from zoo.exporting.job import ExportOptions
+    from zoo.models.find import copied, find_artifact, untrained
 
     options = validate(
         ExportOptions,

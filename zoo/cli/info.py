@@ -97,13 +97,13 @@ def _show_method(about: dict[str, Any]) -> None:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from zoo.artifact import Artifact
+    from zoo.models.artifact import Artifact
 
     artifact = Artifact.open(path)
     about = {"file": str(artifact.path), "sha256": artifact.sha256, **artifact.manifest}
     record = artifact.folder / "run.json"
     if record.is_file():
-        from zoo.run import Run
+        from zoo.models.run import Run
 
         about["run"] = {key: Run.open(record.parent).record.get(key) for key in ("status", "images_seen", "split")}
     return about

@@ -72,7 +72,7 @@ def command(
     given = [*assignments, *([f"training.images={images}"] if images else [])]
     layer = None
     if protocol_file:
-        from zoo.protocol import Protocol
+        from zoo.evaluation.study_protocol import Protocol
 
         if data is None:
             raise ConfigError("--protocol needs --data, the folder that holds the protocol's cohorts.")
@@ -84,7 +84,7 @@ def command(
         _dry_run(method, config, data, as_json)
         return
 
-    from zoo.experiment import launch, train_method
+    from zoo.training.launch import launch, train_method
 
     fabric = launch(devices, precision)
     if not fabric.is_global_zero:
@@ -125,7 +125,7 @@ def _seconds(text: str) -> float:
 
 
 def _dry_run(method: Method, config: MethodConfig, data: Path | None, as_json: bool) -> None:
-    from zoo.experiment import estimate_cost, plan_training
+    from zoo.training.plan import estimate_cost, plan_training
 
     plan = plan_training(method, config, data, progress_bar)
     cost = estimate_cost(method, config)

@@ -17,7 +17,6 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from zoo.config import DataConfig
 from zoo.errors import DataError, ZooError
-from zoo.files import cache_folder, replacing, sha256
 from zoo.imaging.cohort import Cohort, Scan
 from zoo.imaging.geometry import Grid, model_grid, to_grid
 from zoo.imaging.labels import find_labels
@@ -25,6 +24,7 @@ from zoo.imaging.masks import LaidLesions, lay_lesions
 from zoo.imaging.preprocessing import Intensity, fit_intensity
 from zoo.imaging.transfer import LAID_ON
 from zoo.imaging.volume import Volume, read_volume
+from zoo.system.files import cache_folder, replacing, sha256
 
 PACKING = 2
 """Raised when what is packed changes, so that old packings are not used."""

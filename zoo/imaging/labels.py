@@ -19,11 +19,11 @@ import numpy as np
 from scipy import ndimage
 
 from zoo.errors import DataError
-from zoo.files import cache_folder, sha256, write_text
 from zoo.imaging.bids import bids_name
 from zoo.imaging.cohort import Cohort, Scan
 from zoo.imaging.geometry import Grid, to_grid
 from zoo.imaging.volume import read_volume
+from zoo.system.files import cache_folder, sha256, write_text
 
 _SAMPLES = 5
 """Scans whose intensities are looked at, spread over the cohort."""

@@ -20,7 +20,7 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from zoo.errors import DataError
-from zoo.files import replacing
+from zoo.system.files import replacing
 
 SPACINGS_MM = (1.0, 2.0, 4.0)
 GROUPS = ("MS", "HC")

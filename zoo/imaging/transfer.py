@@ -13,11 +13,11 @@ import numpy as np
 from scipy import ndimage
 
 from zoo.errors import DataError, MissingExtraError
-from zoo.files import replacing
 from zoo.imaging.cohort import Cohort, Scan
 from zoo.imaging.geometry import Grid, to_grid
 from zoo.imaging.labels import TissueLabels, find_labels
 from zoo.imaging.volume import Volume, read_mask, read_volume
+from zoo.system.files import replacing
 
 PATIENT = "patient"
 """Column of participants.tsv that names the patient whose lesions a mask has."""

@@ -25,7 +25,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 
 from zoo.errors import DataError
-from zoo.files import replacing
+from zoo.system.files import replacing
 
 MAX_VOXELS = 250_000_000
 """Larger images are refused: a small file that claims more would take all memory. 512³ voxels are 134 million."""

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.files import sha256
 from zoo.metrics.backbones import inception_network, timm_network
+from zoo.system.files import sha256
 
 RADIOMIC = "radiomic"
 """Name of the fixed set of features."""

@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import ConfigError
-from zoo.files import sha256
 from zoo.metrics.backbones import timm_network
 from zoo.metrics.image import ssim_map
 from zoo.metrics.lpips import load_network
-from zoo.tasks import Distance
+from zoo.system.files import sha256
+
+Measure = Callable[[Tensor], Callable[[Tensor], Tensor]]
+"""Takes targets ``[B, C, *size]`` and returns the distance of images of that shape from them, ``[B]``."""
 
 LARGEST = 256
 """Pixels; networks see larger images reduced to it, as they were trained on about that size."""
@@ -38,7 +40,7 @@ class NamedDistance:
         weights_sha256: Of the file of weights; ``None`` where there is none.
     """
 
-    measure: Distance
+    measure: Measure
     name: str
     weights_sha256: str | None
 
@@ -94,7 +96,7 @@ def _ssim_and_squares(target: Tensor) -> Callable[[Tensor], Tensor]:
     return measure
 
 
-def _of_features(look: Callable[[Tensor], list[Tensor]], layers: Sequence[Any] | None) -> Distance:
+def _of_features(look: Callable[[Tensor], list[Tensor]], layers: Sequence[Any] | None) -> Measure:
     """Return the distance between unit features, weighted by ``layers`` or summed over channels."""
 
     def prepare(target: Tensor) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.files import sha256
+from zoo.system.files import sha256
 
 
 def find_weights(given: Path | None, published: str, user: str, option: str) -> Path:

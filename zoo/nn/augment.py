@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from zoo.sampling import Randomness
+    from zoo.randomness import Randomness
 
 GEOMETRIC = ("mirror", "shift", "scale", "rotate")
 INTENSITY = ("brightness", "contrast", "bias-field", "noise")

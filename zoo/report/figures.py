@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from zoo.imaging.geometry import Grid, model_grid
 from zoo.imaging.volume import Volume
-from zoo.results import PICTURE_SOFTWARE
+from zoo.report import MARK
 
 _TILE = 160
 """Smallest side of a tile of a contact sheet, pixels."""
@@ -148,7 +148,7 @@ def before_after(
         [Line2D([], [], color=colour) for colour, _ in legend], [name for _, name in legend],
         loc="outside lower left", ncols=2, facecolor="black", edgecolor="black", labelcolor="white", fontsize=9,
     )  # fmt: skip
-    figure.savefig(path, format="png", facecolor="black", metadata={"Software": PICTURE_SOFTWARE})
+    figure.savefig(path, format="png", facecolor="black", metadata={"Software": MARK})
 
 
 def picture_grid(volume: Volume) -> Grid:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from zoo.files import write_text
+from zoo.system.files import write_text
 
 
 @dataclass(frozen=True)

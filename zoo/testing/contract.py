@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,20 +15,24 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from zoo.artifact import Artifact
 from zoo.config import MethodConfig, resolve_config, validate
 from zoo.descriptors import Method, resolve
-from zoo.directions import walk
 from zoo.errors import ConfigError, UnknownNameError
-from zoo.evaluation import evaluate
-from zoo.experiment import estimate_cost, launch, plan_training, train_method
-from zoo.export import TOLERANCES, ExportOptions, export
-from zoo.files import sha256
+from zoo.evaluation.run import evaluate
+from zoo.exporting.export import export
+from zoo.exporting.job import ExportOptions
+from zoo.exporting.parity import TOLERANCES
 from zoo.imaging.phantom import write_phantom
+from zoo.models.artifact import Artifact
+from zoo.models.golden import example_inputs
+from zoo.models.run import Run
+from zoo.randomness import GOLDEN, seed_for
 from zoo.registry import registry
-from zoo.run import Run
-from zoo.sampling import example_inputs, seed_for
-from zoo.training import GOLDEN, Outcome
+from zoo.system.files import sha256
+from zoo.testing.helpers import as_tuple, distance, no_bar
+from zoo.training.launch import launch, train_method
+from zoo.training.loop import Outcome
+from zoo.training.plan import estimate_cost, plan_training
 
 TINY_PARAMETERS = 2_000_000
 
@@ -79,11 +81,16 @@ class _Contract:
     def test_tasks_keep_their_promise(
         self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path
     ) -> None:
+        from zoo.tasks.edit.check import check_edit
+        from zoo.tasks.fill.check import check_fill
+        from zoo.tasks.project.check import check_project
+        from zoo.tasks.sample.check import check_sample
+
         checks = {
-            "fill": _check_fill,
-            "sample": _check_sample,
-            "project": _check_project,
-            "edit": _check_edit,
+            "fill": check_fill,
+            "sample": check_sample,
+            "project": check_project,
+            "edit": check_edit,
         }
 
         for verb in registered.tasks:
@@ -97,7 +104,7 @@ class _Contract:
             pytest.skip("the method names no evaluator")
         monkeypatch.chdir(tmp_path)  # where a method without a run keeps its figures
         seen = set(artifact.manifest["trained_on"])
-        results = evaluate(artifact, cohort, evaluators=(), options={}, bar=_no_bar)
+        results = evaluate(artifact, cohort, evaluators=(), options={}, bar=no_bar)
         for result in results.values():
             assert result.scores
             measured = {row["subject"] for row in result.by_subject}
@@ -193,7 +200,7 @@ class MethodContract(_Contract):
         parts = artifact.parts()
         for name, part in artifact.part_specs().items():
             inputs = example_inputs(part, seed=5, axes={"batch": 3})
-            outputs = _as_tuple(parts[name](*inputs.values()))
+            outputs = as_tuple(parts[name](*inputs.values()))
             assert len(outputs) == len(part.outputs)
             for spec, output in zip(part.outputs, outputs, strict=True):
                 assert tuple(output.shape) == tuple(3 if size == "batch" else size for size in spec.shape)
@@ -205,20 +212,20 @@ class MethodContract(_Contract):
         parts = artifact.parts()
         for name, part in artifact.part_specs().items():
             inputs = example_inputs(part, seed=6, axes={"batch": 3})
-            together = _as_tuple(parts[name](*inputs.values()))
-            alone = _as_tuple(parts[name](*(tensor[1:2] for tensor in inputs.values())))
+            together = as_tuple(parts[name](*inputs.values()))
+            alone = as_tuple(parts[name](*(tensor[1:2] for tensor in inputs.values())))
             for whole, single in zip(together, alone, strict=True):
-                assert _distance(whole[1:2], single) < self.tolerance()
+                assert distance(whole[1:2], single) < self.tolerance()
 
     # --- Training. ---
 
     def test_examples_depend_on_their_generator_alone(
         self, registered: Method, config: MethodConfig, cohort: Path
     ) -> None:
-        from zoo.experiment import pack
+        from zoo.training.plan import pack
 
-        plan = plan_training(registered, config, cohort, _no_bar)
-        examples = resolve(registered.examples)(config, pack(plan, _no_bar).subset(plan.split.train))
+        plan = plan_training(registered, config, cohort, no_bar)
+        examples = resolve(registered.examples)(config, pack(plan, no_bar).subset(plan.split.train))
         assert len(examples) > 0
         first = examples.example(0, np.random.default_rng(4))
         again = examples.example(0, np.random.default_rng(4))
@@ -281,8 +288,8 @@ class MethodContract(_Contract):
         for name, part in artifact.part_specs().items():
             inputs = example_inputs(part, seed=seed_for(artifact.config.seed, GOLDEN), axes={"batch": 2})
             assert all(torch.equal(golden[f"{name}/input/{key}"], tensor) for key, tensor in inputs.items())
-            for spec, output in zip(part.outputs, _as_tuple(parts[name](*inputs.values())), strict=True):
-                assert _distance(golden[f"{name}/output/{spec.name}"], output.float()) < self.tolerance()
+            for spec, output in zip(part.outputs, as_tuple(parts[name](*inputs.values())), strict=True):
+                assert distance(golden[f"{name}/output/{spec.name}"], output.float()) < self.tolerance()
 
     # --- Other runtimes. ---
 
@@ -294,127 +301,12 @@ class MethodContract(_Contract):
         missing = resolve(registry().exporters[backend].available)()
         if missing:
             pytest.skip(missing)
-        reports = export(artifact, [backend], ExportOptions(), (), _no_bar)
+        reports = export(artifact, [backend], ExportOptions(), (), no_bar)
         made = [report for report in reports if report.backend == backend]
         assert [report.part for report in made] == list(artifact.part_specs())
         assert all(file.is_file() for report in made for file in report.files)
         for report in made:
             assert report.status == "not run" or report.checks["parity"]["rel_max"] <= TOLERANCES["fp32"][0]
-
-
-def _check_fill(artifact: Artifact, cohort: Path, folder: Path) -> None:
-    """Filling keeps the grid, keeps every voxel outside the mask, changes the inside, and repeats itself."""
-    import nibabel
-
-    from zoo.filling import fill_files
-
-    image = cohort / "sub-001/anat/sub-001_T1w.nii.gz"
-    mask = next(cohort.glob("derivatives/lesions/sub-*/anat/*_mask.nii.gz"))
-    subject = mask.name.split("_")[0]
-    image = cohort / subject / "anat" / f"{subject}_T1w.nii.gz"
-    written = [folder / "first.nii.gz", folder / "second.nii.gz"]
-    for out in written:
-        report = fill_files(artifact, [image], mask, [out], options={"seed": 9}, dilate=0)
-    before, after = nibabel.load(image), nibabel.load(written[0])
-    hole = np.asarray(nibabel.load(mask).dataobj) > 0
-    old, new = np.asarray(before.dataobj), np.asarray(after.dataobj)
-    assert np.array_equal(before.affine, after.affine)
-    assert old.dtype == new.dtype
-    assert np.array_equal(old[~hole], new[~hole])
-    assert (old[hole] != new[hole]).any()
-    assert report.changed_outside == 0
-    assert report.changed_inside == int((old != new).sum())
-    assert written[0].read_bytes() == written[1].read_bytes()
-    assert report.sidecar["Synthetic"] is True
-
-
-def _check_sample(artifact: Artifact, cohort: Path, folder: Path) -> None:
-    """A sample is the same alone and in a batch, another seed makes another one, and files say what they are."""
-    import nibabel
-
-    from zoo.samples import sample_files
-
-    together = sample_files(artifact, folder / "together", count=3, options={"seed": 4, "batch_size": 3})
-    alone = sample_files(artifact, folder / "alone", count=1, first=2, options={"seed": 4, "batch_size": 1})
-    other = sample_files(artifact, folder / "other", count=1, first=2, options={"seed": 5})
-    contrasts = len(artifact.config.data.contrasts)
-    assert len(together.images) == 3 * contrasts
-    assert [path.name for path in alone.images] == [path.name for path in together.images[2 * contrasts :]]
-    for whole, single, changed in zip(together.images[2 * contrasts :], alone.images, other.images, strict=True):
-        values, repeated, different = (nibabel.load(path).get_fdata() for path in (whole, single, changed))
-        assert np.isfinite(values).all()
-        assert values.min() >= 0
-        assert values.max() <= 1
-        assert np.abs(values - repeated).max() < 1e-5
-        assert not np.array_equal(values, different)
-    for path in together.images:
-        assert json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())["Synthetic"] is True
-    assert together.sheet.stat().st_size > 0
-
-
-def _check_project(artifact: Artifact, cohort: Path, folder: Path) -> None:
-    """Codes make the reconstruction again; an image alone, in a batch, and after a stop gives the same."""
-    from zoo.imaging.cohort import read_cohort
-    from zoo.projecting import choose_scans, find_targets, project_files
-    from zoo.projections import Projections
-
-    options = {"loss": "ssim+l2", "iterations": 3, "seed": 5}
-    scans = choose_scans(artifact, read_cohort(cohort), everybody=True)
-    targets = find_targets(artifact, scans.subset(scans.subjects[:2]), positions=(0.5,))
-    report = project_files(artifact, targets, folder / "together", options={**options, "batch_size": 2})
-    together = Projections.read(report.projections)
-    assert together.model_sha256 == artifact.sha256
-    assert len(together) == len(targets.rows) >= 2
-    assert torch.equal(together.image, torch.from_numpy(targets.images))
-    made = artifact.parts()["synthesis"](together.w, *together.noise)
-    assert _distance(together.reconstruction, made) < 1e-4
-    for planes in together.noise:
-        assert float(planes.flatten(1).mean(1).abs().max()) < 1e-4
-        assert torch.allclose(planes.flatten(1).square().mean(1), torch.ones(len(planes)), atol=1e-3)
-
-    one = find_targets(artifact, scans.subset(scans.subjects[1:2]), positions=(0.5,))
-    report = project_files(artifact, one, folder / "alone", options={**options, "batch_size": 1})
-    alone = Projections.read(report.projections)
-    assert _distance(together.w[-1:], alone.w) < 1e-3
-
-    def stop(done: int, total: int) -> None:
-        if done > total // 2:
-            raise KeyboardInterrupt
-
-    torn = folder / "torn"
-    with pytest.raises(KeyboardInterrupt):
-        project_files(artifact, targets, torn, options={**options, "batch_size": 1}, progress=stop)
-    assert not list(torn.glob("*.safetensors"))
-    whole = project_files(artifact, targets, torn, options={**options, "batch_size": 1})
-    again = Projections.read(whole.projections)
-    assert _distance(again.w[-1:], alone.w) == 0
-
-
-def _check_edit(artifact: Artifact, cohort: Path, folder: Path) -> None:
-    """Editing by 0 makes the image itself again, an image is the same alone and in a batch, and alpha changes it."""
-    specs = artifact.part_specs()["synthesis"].inputs
-    codes, *noise = example_inputs(artifact.part_specs()["synthesis"], seed=8, axes={"batch": 3}).values()
-    assert specs[0].name == "w"
-    task, parts = artifact.method.task("edit"), artifact.parts()
-    run, options = resolve(task.run), resolve(task.options)()
-    drawn, maps = resolve(artifact.method.codes)(parts, artifact.config, [4, 5, 6])
-    one, own = resolve(artifact.method.codes)(parts, artifact.config, [5])
-    assert drawn.shape == codes.shape
-    assert _distance(drawn[1:2], one) < 1e-5
-    assert all(torch.equal(planes[1:2], mine) for planes, mine in zip(maps, own, strict=True))
-    direction = torch.randn(codes.shape[1:], generator=torch.Generator().manual_seed(1))
-    direction /= direction.norm()
-
-    def edited(rows: slice, alpha: float) -> torch.Tensor:
-        moved = walk(codes[rows], direction, alpha)
-        return run(parts, artifact.config, moved, [planes[rows] for planes in noise], options).images
-
-    together = edited(slice(0, 3), 5.0)
-    assert together.shape[:2] == (3, len(artifact.config.data.contrasts))
-    assert together.abs().max() <= 1
-    assert (edited(slice(1, 2), 5.0) - together[1:2]).abs().max() < 1e-5
-    assert torch.equal(edited(slice(0, 3), 0.0), run(parts, artifact.config, codes, noise, options).images)
-    assert not torch.equal(together, edited(slice(0, 3), -5.0))
 
 
 def _train(
@@ -426,29 +318,15 @@ def _train(
 
     fabric: Fabric = launch(1, "32-true")
     return train_method(
-        method, config, fabric, data=cohort, out=out, runs=out.parent, seconds=None, bar=_no_bar, report=report,
+        method, config, fabric, data=cohort, out=out, runs=out.parent, seconds=None, bar=no_bar, report=report,
         say=lambda line: None,
     )  # fmt: skip
-
-
-@contextmanager
-def _no_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    with nullcontext():
-        yield lambda done, total: None
 
 
 def _entry_points() -> Any:
     from importlib import metadata
 
     return metadata.entry_points(group="zoo")
-
-
-def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    return float((first - second).abs().max() / first.abs().max().clamp(min=1e-12))
 
 
 def _same_tensors(first: Path, second: Path) -> bool:

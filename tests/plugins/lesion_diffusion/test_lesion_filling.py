@@ -1,0 +1,419 @@
+"""What lesion filling trains on, and how."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.config import DataConfig, MethodConfig, resolve_config
+from zoo.descriptors import resolve
+from zoo.errors import ConfigError, DataError
+from zoo.imaging.cache import PackedCohort, pack_cohort
+from zoo.imaging.cohort import read_cohort
+from zoo.nn.ema import MovingAverage
+from zoo.randomness import Randomness, seed_for
+from zoo.registry import registry
+from zoo.training.launch import launch
+from zoo_lesion_diffusion.baselines import biharmonic_fill
+from zoo_lesion_diffusion.config import FillingOptions, SamplingConfig
+from zoo_lesion_diffusion.examples import FillingExamples
+from zoo_lesion_diffusion.tasks import fill, noise_schedule, sample_windows
+from zoo_lesion_diffusion.training import FillingTrainer
+
+
+@pytest.fixture(scope="module")
+def packed(phantom: Path) -> PackedCohort:
+    cohort = read_cohort(phantom)
+    return pack_cohort(cohort, DataConfig(spacing_mm=4.0), mask_bank=cohort, own_bank=True)
+
+
+THESIS = (
+    "neighbours=0",
+    "diffusion.prediction=noise",
+    "diffusion.residual_scale=0",
+    "diffusion.pure_noise_share=0",
+)
+
+
+def _config(*assignments: str) -> MethodConfig:
+    return resolve_config(
+        registry().methods["lesion-filling"], preset="tiny", assignments=["data.spacing_mm=4.0", *assignments]
+    )
+
+
+def _many(examples: FillingExamples, count: int) -> list[dict[str, np.ndarray]]:
+    return [examples.example(n % len(examples), np.random.default_rng(n)) for n in range(count)]
+
+
+def test_circles_are_drawn_as_in_the_thesis(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=circles", "size=[256, 256]"), packed)
+    radii, centres = [], []
+    for n in range(400):
+        mask = examples._circles(np.zeros((3, 256, 256), bool), np.random.default_rng(n))[1]
+        radii.append(math.sqrt(mask.sum() / math.pi))
+        if mask.any():
+            centres.append(np.argwhere(mask).mean(axis=0))
+    assert 2.5 <= min(radii) <= 6
+    assert 45 <= max(radii) <= 50.5
+    assert np.mean(radii) == pytest.approx(26.5, abs=2)
+    assert np.mean(centres, axis=0) == pytest.approx([127.5, 127.5], abs=5)
+    assert np.std(centres, axis=0) == pytest.approx([30, 30], abs=4)
+
+
+def test_slab_has_one_centre_and_a_radius_a_slice(packed: PackedCohort) -> None:
+    examples = FillingExamples(
+        _config("masks=circles", "network=pseudo-3d", "slab=4", "neighbours=0", "size=[64, 64]"), packed
+    )
+    mask = examples._circles(np.zeros((4, 64, 64), bool), np.random.default_rng(3))
+    assert mask.shape == (4, 64, 64)
+    assert len({int(plane.sum()) for plane in mask}) == 4
+    middles = [np.argwhere(plane).mean(axis=0) for plane in mask]
+    assert np.ptp(middles, axis=0).max() < 1.5
+
+
+@pytest.mark.parametrize("masks", ["circles", "lesions"])
+def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort, masks: str) -> None:
+    healthy = FillingExamples(_config("lesions.in_context=false"), packed)
+    assert not any(scan.lesion_mask.any() for scan in healthy.scans)
+    whole = FillingExamples(_config(f"masks={masks}", "size=[64, 64]", "augmentation.mirror=false"), packed)
+    patients = [n for n, (scan, _) in enumerate(whole.starts) if whole.scans[scan].lesion_mask.any()]
+    assert patients
+    for n in patients[:20]:
+        number, first = whole.starts[n]
+        scan = whole.scans[number]
+        mask = whole.example(n, np.random.default_rng(n))["lesion_mask"][1] > 0
+        rows, columns = scan.shape[1:]
+        top, left = -((rows - 64) // 2), -((columns - 64) // 2)
+        assert not (mask[top : top + rows, left : left + columns] & scan.lesion_mask[first]).any()
+
+
+def test_lesion_masks_are_subsets_of_laid_lesions(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=lesions", "lesions.min_voxels=2"), packed)
+    for n in range(60):
+        rng = np.random.default_rng(n)
+        number, first = examples.starts[n % len(examples)]
+        drawn = examples._some_lesions(number, first, rng)
+        sources = [laid.between(first - 1, first + 2) for laid in examples.lesions[number]]
+        matching = [laid for laid in sources if {*map(tuple, drawn.voxels)} <= {*map(tuple, laid.voxels)}]
+        assert matching
+        _, counts = np.unique(drawn.between(first, first + 1).labels, return_counts=True)
+        assert counts.min() >= 2
+        assert {*drawn.labels} == {*drawn.between(first, first + 1).labels}
+        _, there = np.unique(matching[0].between(first, first + 1).labels, return_counts=True)
+        large = int((there >= 2).sum())
+        assert len(counts) < large or large == 1  # never all, unless there is one
+
+
+def _sparse(packed: PackedCohort) -> PackedCohort:
+    """Keep the laid lesions on one slice of each scan, as where children have lesions on few slices."""
+    lesions = []
+    for laid in packed.lesions:
+        slices = np.concatenate([one.voxels[:, 0] for one in laid])
+        busiest = int(np.bincount(slices).argmax())
+        lesions.append(tuple(one.between(busiest, busiest + 1) for one in laid))
+    return PackedCohort(packed.scans, tuple(lesions))
+
+
+def _lesion_share(examples: FillingExamples, count: int) -> float:
+    """Return how many of the given masks are laid lesions; a circle is not part of any."""
+    windows = []
+    circles = examples._circles
+    examples._circles = lambda *args: windows.append(1) or circles(*args)  # type: ignore[method-assign, assignment, func-returns-value]
+    for example in _many(examples, count):
+        assert example["lesion_mask"][1].any()  # the slice that is filled, never its neighbours alone
+    return 1 - len(windows) / count
+
+
+@pytest.mark.parametrize(("masks", "share"), [("circles", 0), ("lesions", 1), ("mixture", 0.5)])
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_masks_given_are_those_asked_for(packed: PackedCohort, masks: str, share: float, size: int) -> None:
+    examples = FillingExamples(_config(f"masks={masks}", f"size=[{size}, {size}]"), _sparse(packed))
+    # 500 tosses of a coin: three standard deviations are 0.067.
+    assert _lesion_share(examples, 500) == pytest.approx(share, abs=0.067 if masks == "mixture" else 0)
+
+
+def test_lesion_examples_are_slices_with_lesions(packed: PackedCohort) -> None:
+    sparse = _sparse(packed)
+    every = FillingExamples(_config("masks=mixture"), sparse)
+    only = FillingExamples(_config("masks=lesions"), sparse)
+    assert 0 < len(only) < len(every)
+    assert set(only.starts) < set(every.starts)
+    for n in range(len(only)):
+        number, first = only.starts[n]
+        assert any((laid.voxels[:, 0] == first).any() for laid in sparse.lesions[number])
+
+
+def test_lesions_too_small_for_the_settings_are_refused_by_their_size(packed: PackedCohort) -> None:
+    for masks in ("lesions", "mixture"):
+        with pytest.raises(DataError, match="lesions of 100000 voxels or more"):
+            FillingExamples(_config(f"masks={masks}", "lesions.min_voxels=100000"), packed)
+
+
+def test_circles_outside_the_window_are_drawn_anew(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=circles", "circles.centre_sd=1"), packed)
+    assert all(example["lesion_mask"][1].any() for example in _many(examples, 40))
+    with pytest.raises(DataError, match="circles in a row"):
+        examples._circles(np.ones((3, 32, 32), bool), np.random.default_rng(0))
+
+
+def test_examples_are_windows_of_the_packed_image(packed: PackedCohort) -> None:
+    examples = FillingExamples(
+        _config("masks=circles", "augmentation.mirror=false", "augmentation.brightness_probability=0"), packed
+    )
+    for n, example in enumerate(_many(examples, 12)):
+        image, known, mask = example["image"], example["context"], example["lesion_mask"]
+        assert image.shape == (1, 32, 32)
+        assert known.shape == mask.shape == (3, 32, 32)
+        assert set(np.unique(mask)) <= {0, 1}
+        assert np.array_equal(known[1][mask[1] == 0], image[0][mask[1] == 0])
+        scan = examples.scans[examples.starts[n][0]]
+        inside = image[image > -1]
+        assert np.isin(inside, np.unique(scan.images[examples.starts[n][1]].astype(np.float32))).all()
+
+
+def test_lesion_masks_are_asked_for_when_there_are_none(packed: PackedCohort) -> None:
+    bare = PackedCohort(packed.scans, tuple(() for _ in packed.scans))
+    with pytest.raises(DataError, match="--set masks=circles"):
+        FillingExamples(_config("masks=mixture"), bare)
+    assert len(FillingExamples(_config("masks=circles"), bare)) > 0
+    with pytest.raises(DataError, match="fewer than slab=400"):
+        FillingExamples(_config("network=pseudo-3d", "slab=400", "neighbours=0"), packed)
+
+
+def _trainer(*assignments: str) -> FillingTrainer:
+    method = registry().methods["lesion-filling"]
+    config = _config(*assignments)
+    torch.manual_seed(0)
+    return FillingTrainer(config, resolve(method.build)(config), launch(1, "32-true"))  # type: ignore[arg-type]
+
+
+def _batch(*slab: int) -> dict[str, torch.Tensor]:
+    """Return three examples without neighbours, the holes void."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((3, 1, *slab, 32, 32), generator=generator) * 2 - 1
+    mask = torch.zeros_like(image)
+    mask[..., 8:16, 8:20] = 1
+    return {"image": image, "context": image * (1 - mask), "lesion_mask": mask}
+
+
+def test_loss_looks_where_it_is_told() -> None:
+    trainer = _trainer(*THESIS)
+    batch = _batch()
+
+    def wrong_outside(noisy, known, mask, timestep):
+        return noise * mask + 5 * (1 - mask)
+
+    noise = Randomness([1, 2, 3])
+    timestep = noise.integers(trainer.config.diffusion.steps)
+    noise = noise.normal((1, 32, 32))
+    assert timestep.shape == (3,)
+    inside = trainer._loss(wrong_outside, batch, Randomness([1, 2, 3]))
+    assert inside.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    everywhere = _trainer(*THESIS, "diffusion.loss_region=image")._loss(wrong_outside, batch, Randomness([1, 2, 3]))
+    assert (everywhere > 10).all()
+
+
+def test_min_snr_and_a_timestep_a_slice() -> None:
+    slab = _batch(4)
+    given = {}
+
+    def denoiser(noisy, known, mask, timestep):
+        given["timestep"] = timestep
+        return torch.zeros_like(noisy)
+
+    settings = (*THESIS, "network=pseudo-3d", "slab=4", "diffusion.loss_region=image")
+    plain = _trainer(*settings, "diffusion.timestep_per=slice")
+    loss = plain._loss(denoiser, slab, Randomness([1, 2, 3]))
+    assert given["timestep"].shape == (3, 4)
+    weighted = _trainer(*settings, "diffusion.timestep_per=slice", "diffusion.min_snr_gamma=5")
+    lighter = weighted._loss(denoiser, slab, Randomness([1, 2, 3]))
+    weight = weighted.schedule.min_snr_weight(given["timestep"], 5)
+    assert (lighter <= loss + 1e-6).all()
+    expected = (loss.new_tensor([0, 0, 0]) + weight.mean(1)) * loss
+    assert torch.allclose(lighter, expected, rtol=0.1)
+    _trainer(*settings)._loss(denoiser, slab, Randomness([1, 2, 3]))
+    assert given["timestep"].shape == (3,)
+
+
+def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    trainer = _trainer("training.images=1600", "training.batch_size=16", "optimiser.warmup_steps=10")
+    rates = []
+    for step in range(101):
+        trainer.images_seen = 16 * step
+        rates.append(trainer.learning_rate())
+    peak = trainer.config.optimiser.learning_rate
+    assert rates[0] == pytest.approx(peak / 10)
+    assert rates[10] == pytest.approx(peak)
+    assert rates[55] == pytest.approx(peak / 2)
+    assert rates[100] == pytest.approx(0)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_average_forgets_half_in_its_half_life() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = MovingAverage(model, 100, ramp_up=1e9)
+    old = average.model.weight.item()
+    with torch.no_grad():
+        model.weight.fill_(old + 1)
+    for _ in range(10):
+        average.update(1000, 10)
+    assert average.model.weight.item() == pytest.approx(old + 0.5, abs=1e-5)
+    assert MovingAverage(model, 0).model is model
+
+
+def _sample(config: MethodConfig, denoiser, known: torch.Tensor, mask: torch.Tensor, solver: str) -> torch.Tensor:
+    noise = Randomness([1, 2, 3]).normal((1, 32, 32))
+    sampling = SamplingConfig(solver=solver, steps=6)  # type: ignore[arg-type]
+    return sample_windows(denoiser, config, known, mask, noise, sampling, Randomness([1, 2, 3]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+def test_known_voxels_are_held_while_sampling(solver: str) -> None:
+    batch = _batch()
+    image, mask = batch["image"], batch["lesion_mask"]
+    filled = _sample(_config(*THESIS), lambda noisy, *_: torch.zeros_like(noisy), image, mask, solver)
+    assert torch.allclose(filled * (1 - mask), image * (1 - mask), atol=2e-2)
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+@pytest.mark.parametrize("settings", [THESIS, ()], ids=["noise", "velocity of a difference"])
+def test_a_network_that_knows_the_image_returns_it(solver: str, settings: tuple[str, ...]) -> None:
+    config = _config(*settings)
+    image, hole = _batch()["image"], _batch()["lesion_mask"]
+    schedule = noise_schedule(config)  # type: ignore[arg-type]
+    scale, slices = config.diffusion.residual_scale, config.seen_slices  # type: ignore[attr-defined]
+    coarse = torch.where(hole.bool(), 0.3, image)
+    truth = (image - coarse) / scale if scale else image
+
+    def knowing(noisy, known, mask, timestep):
+        alpha_bar = float(schedule.alpha_bar[int(timestep[0])])
+        epsilon = (noisy - math.sqrt(alpha_bar) * truth) / math.sqrt(1 - alpha_bar)
+        return schedule.velocity(truth, epsilon, timestep) if scale else epsilon
+
+    known, mask = (torch.cat([stack] * slices, dim=1) for stack in (coarse if scale else image * (1 - hole), hole))
+    filled = _sample(config, knowing, known, mask, solver)
+    assert torch.allclose(filled, image, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
+def test_one_step_of_any_solver_is_the_networks_image_and_not_the_coarse_fill(solver: str) -> None:
+    config = _config()
+    image = torch.rand(1, 40, 40, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    hole = torch.zeros(40, 40, 3, dtype=torch.bool)
+    hole[14:22, 12:25, 1] = True
+    given: list[int] = []
+
+    def denoiser(noisy: torch.Tensor, known: torch.Tensor, mask: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        given.extend(timestep.tolist())
+        return torch.full_like(noisy, -0.8)  # v at full noise is minus the difference to the coarse fill
+
+    options = FillingOptions(solver=solver, steps=1)  # type: ignore[arg-type]
+    filled = fill({"denoiser": denoiser}, config, image, hole, options)  # type: ignore[arg-type]
+    assert given == [999]
+    coarse = torch.from_numpy(biharmonic_fill(image.permute(0, 3, 1, 2).numpy(), hole.permute(2, 0, 1).numpy()))
+    expected = coarse.permute(0, 2, 3, 1) + 0.25 * 0.8
+    # The equation adds sqrt(alpha_bar_T) = 0.006 of the noise.
+    assert (filled - expected)[:, hole].abs().max() < 0.01
+
+
+def test_the_spacing_of_the_thesis_is_recorded_and_is_that_of_old_models() -> None:
+    paper = resolve_config(registry().methods["lesion-filling"], preset="paper-2d-lesions")
+    assert paper.sampling.spacing == "leading"  # type: ignore[attr-defined]
+    config = _config("sampling.solver=ddim", "sampling.steps=4")
+    assert config.sampling.spacing == "trailing"  # type: ignore[attr-defined]
+    recorded = config.model_dump(mode="json")
+    assert type(config).model_validate(recorded) == config
+    del recorded["sampling"]["spacing"]  # as 0.1.0 recorded it
+    old = type(config).model_validate(recorded)
+    hole = torch.zeros(40, 40, 3, dtype=torch.bool)
+    hole[14:22, 12:25, 1] = True
+    given: list[int] = []
+
+    def denoiser(noisy: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        given.extend(conditions[-1].tolist())
+        return torch.zeros_like(noisy)
+
+    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions())  # type: ignore[arg-type]
+    assert given == [750, 500, 250, 0]
+    given.clear()
+    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions(steps=2))  # type: ignore[arg-type]
+    assert given == [999, 499]
+
+
+def test_a_fill_can_begin_at_the_coarse_fill() -> None:
+    config = _config()
+    known, mask = (torch.cat([_batch()[name]] * 3, dim=1) for name in ("context", "lesion_mask"))
+    given: list[int] = []
+
+    def no_change(noisy, known, mask, timestep):
+        given.append(int(timestep[0]))
+        alpha_bar = float(noise_schedule(config).alpha_bar[given[-1]])  # type: ignore[arg-type]
+        return noisy * math.sqrt(alpha_bar) / math.sqrt(1 - alpha_bar)  # the velocity of noise on no difference
+
+    noise = Randomness([1, 2, 3]).normal((1, 32, 32))
+    sampling = SamplingConfig(steps=3, start=0.4)
+    filled = sample_windows(no_change, config, known, mask, noise, sampling, Randomness([1, 2, 3]))  # type: ignore[arg-type]
+    assert given[0] == 399
+    assert len(given) == 3
+    assert torch.allclose(filled, known[:, 1:2].clamp(-1, 1), atol=1e-3)
+    plain = _config(*THESIS)
+    volume, hole = torch.zeros(1, 32, 32, 4), torch.ones(32, 32, 4, dtype=torch.bool)
+    with pytest.raises(ConfigError, match="only with a model that diffuses the difference"):
+        fill({}, plain, volume, hole, FillingOptions(start=0.5))  # type: ignore[arg-type]
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    together, alone = Randomness([3, 4, 5]), Randomness([4])
+    assert torch.equal(together.normal((2, 2))[1], alone.normal((2, 2))[0])
+    assert torch.equal(together.uniform()[1], alone.uniform()[0])
+    assert torch.equal(together.integers(9)[1], alone.integers(9)[0])
+    assert len({seed_for(0, 1), seed_for(1, 0), seed_for(0, 1, 0), seed_for(0)}) == 4
+
+
+def test_some_examples_are_all_noise() -> None:
+    given: list[torch.Tensor] = []
+
+    def denoiser(noisy, known, mask, timestep):
+        given.append(timestep)
+        return torch.zeros_like(noisy)
+
+    trainer = _trainer(*THESIS, "diffusion.pure_noise_share=0.4")
+    for seed in range(100):
+        trainer._loss(denoiser, _batch(), Randomness([3 * seed, 3 * seed + 1, 3 * seed + 2]))
+    timesteps = torch.cat(given)
+    assert (timesteps == 999).float().mean() == pytest.approx(0.4, abs=0.08)
+    assert timesteps.float()[timesteps < 999].mean() == pytest.approx(499, abs=60)
+
+
+def test_training_learns_the_phantom(packed: PackedCohort) -> None:
+    trainer = _trainer("masks=circles", "training.images=100000", "diffusion.residual_scale=0")
+    examples = FillingExamples(trainer.config, packed)  # type: ignore[arg-type]
+    losses = []
+    for step in range(60):
+        rows = [examples.example((8 * step + n) % len(examples), np.random.default_rng([step, n])) for n in range(8)]
+        batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+        losses.append(float(trainer.step(batch, Randomness(range(8 * step, 8 * step + 8)))["loss/denoise"]))
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_a_fill_can_see_other_windows_than_training() -> None:
+    config = _config("size=[64, 64]", "sampling.window=[48, 32]")
+    seen = set()
+
+    def denoiser(noisy: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        seen.add(tuple(noisy.shape[-2:]))
+        return torch.zeros_like(noisy)
+
+    hole = torch.zeros(100, 90, 5, dtype=torch.bool)
+    hole[40:44, 50:53, 2] = True
+    fill({"denoiser": denoiser}, config, torch.zeros(1, 100, 90, 5), hole, FillingOptions())  # type: ignore[arg-type]
+    assert seen == {(48, 32)}
+    assert resolve(registry().methods["lesion-filling"].parts)(config)["denoiser"].inputs[0].shape[-2:] == (48, 32)
+    assert config.while_training.window == (64, 64)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"sampling\.window \(51, 48\) must be multiples of 2"):
+        _config("sampling.window=[51, 48]")

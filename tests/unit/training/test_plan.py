@@ -1,0 +1,133 @@
+"""What is refused before a training begins, and what it leaves as seen."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+import zoo
+from tests.conftest import TINY
+from zoo.cli.output import progress_bar
+from zoo.config import resolve_config
+from zoo.descriptors import resolve
+from zoo.errors import DataError
+from zoo.evaluation.unseen import unseen
+from zoo.imaging.cohort import read_cohort
+from zoo.models.artifact import make_manifest, write_model
+from zoo.models.run import Run
+from zoo.registry import registry
+from zoo.system.files import sha256
+from zoo.training.plan import Plan, pack, plan_training
+
+PATIENTS = ("sub-001", "sub-003", "sub-005")
+
+
+def _plan(data: Path, *settings: str) -> Plan:
+    method = registry().methods["lesion-filling"]
+    config = resolve_config(method, preset="tiny", assignments=("data.spacing_mm=4.0", *settings))
+    return plan_training(method, config, data, progress_bar)
+
+
+@pytest.fixture
+def copy(phantom: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(phantom, tmp_path / "copy"))
+
+
+def test_lesions_that_fall_on_no_head_are_refused(zoo_command, phantom: Path, copy: Path, tmp_path: Path) -> None:
+    for file in copy.glob("derivatives/lesions/sub-*/anat/*.nii.gz"):
+        image = nibabel.load(file)
+        affine = image.affine.copy()
+        affine[:3, 3] += 400
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), file)
+    out = tmp_path / "run"
+    arguments = ("train", "lesion-filling", "--data", phantom, "--out", out, *TINY, "--images", 8)
+    settings = (f"data.lesion_masks={copy}", "masks=lesions")
+    code, _, err = zoo_command(*arguments, *(word for setting in settings for word in ("--set", setting)))
+    assert code == 1
+    assert "falls into white matter of the training subjects" in err
+    assert "transfer-masks" in err
+    assert not out.exists()
+    assert pack(_plan(phantom, settings[0], "masks=circles"), progress_bar).scans
+
+
+def test_lesions_need_white_matter(copy: Path) -> None:
+    shutil.rmtree(copy / "derivatives/tissue")
+    with pytest.raises(DataError, match="white matter, which is not known of any training subject"):
+        pack(_plan(copy, "masks=lesions"), progress_bar)
+
+
+def test_why_nobody_lends_lesions_is_told(copy: Path) -> None:
+    held_out = "data.test_subjects=[" + ",".join(f"'{name}'" for name in PATIENTS) + "]"
+    with pytest.raises(DataError, match="all 3 subjects with one are kept for validation and testing"):
+        _plan(copy, "masks=lesions", held_out)
+    assert _plan(copy, "masks=circles", held_out)
+    for name in ("sub-002", "sub-003", "sub-004", "sub-005"):
+        shutil.rmtree(copy / name)
+        shutil.rmtree(copy / "derivatives/lesions" / name, ignore_errors=True)
+        shutil.rmtree(copy / "derivatives/truth" / name, ignore_errors=True)
+        shutil.rmtree(copy / "derivatives/tissue" / name)
+    with pytest.raises(DataError, match="only sub-001 has one, and nobody's lesions are laid on himself"):
+        _plan(copy, "masks=lesions")
+    shutil.rmtree(copy / "derivatives/lesions")
+    with pytest.raises(DataError, match=r"no scan in .* has one"):
+        _plan(copy, "masks=lesions")
+
+
+def test_patient_whose_lesions_are_drawn_on_another_image_is_left_out(copy: Path) -> None:
+    file = copy / "derivatives/lesions/sub-001/anat/sub-001_label-lesion_mask.nii.gz"
+    file.rename(file.with_name("sub-001_space-FLAIR_label-lesion_mask.nii.gz"))
+    plan = _plan(copy)
+    assert "sub-001" not in plan.cohort.subjects
+    assert "sub-001 is left out, since its lesions are drawn on another image" in plan.cohort.notes
+
+
+# --- What a model has seen. ---
+
+
+def _otherwise(file: Path) -> None:
+    """Write the same image with other bytes: not compressed, another type, another text in the header."""
+    image = nibabel.load(file)
+    other = nibabel.Nifti1Image(np.asarray(image.dataobj).astype(np.float32), image.affine)
+    other.header["descrip"] = b"converted"
+    file.unlink()
+    nibabel.save(other, file.with_name(file.name.removesuffix(".gz")))
+
+
+def test_image_written_otherwise_counts_as_seen(trained: Path, copy: Path) -> None:
+    artifact = zoo.load(trained)
+    assert artifact.manifest["trained_on_voxels"]
+    split = Run.open(trained).record["split"]
+    for file in copy.glob("sub-*/anat/*_T1w.nii.gz"):
+        _otherwise(file)
+    assert set(unseen(artifact, read_cohort(copy).with_all(["T1w"])).subjects) == set(split["test"])
+
+
+def test_model_of_the_first_version_knows_its_images_by_file(phantom: Path, tmp_path: Path) -> None:
+    method = registry().methods["lesion-filling"]
+    config = resolve_config(method, preset="tiny", assignments=("data.spacing_mm=4.0",))
+    seen = sha256(phantom / "sub-001/anat/sub-001_T1w.nii.gz")
+    write_model(
+        tmp_path / "m.safetensors", resolve(method.build)(config), make_manifest(method, config, trained_on=[seen])
+    )
+    left = unseen(zoo.load(tmp_path / "m.safetensors"), read_cohort(phantom))
+    assert left.subjects == ("sub-002", "sub-003", "sub-004", "sub-005")
+
+
+def test_finding_out_what_was_seen_decodes_nothing_twice(
+    trained: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zoo.imaging.cache as cache
+
+    artifact, cohort = zoo.load(trained), read_cohort(phantom)
+    first = unseen(artifact, cohort)
+    monkeypatch.setattr(cache, "read_volume", _refuse)
+    assert unseen(artifact, cohort).subjects == first.subjects
+    cache.pack_cohort(first, artifact.config.data)
+
+
+def _refuse(path: Path) -> None:
+    raise AssertionError(f"{path} was decoded again")

@@ -1,0 +1,126 @@
+"""Running evaluators on subjects that training has not seen, and keeping the results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from zoo.config import validate
+from zoo.descriptors import resolve
+from zoo.errors import DataError
+from zoo.evaluation.scores import PAIRED, Evaluation, explain
+from zoo.evaluation.study_protocol import PartName, Protocol
+from zoo.evaluation.unseen import seen_subjects, unlaid, unseen
+from zoo.imaging.cohort import Cohort, read_cohort
+from zoo.models.artifact import Artifact
+from zoo.progress import Bar
+from zoo.registry import registry
+from zoo.system.files import write_text
+
+
+def evaluate(
+    artifact: Artifact,
+    data: Path,
+    *,
+    evaluators: Sequence[str],
+    options: Mapping[str, Any],
+    bar: Bar,
+) -> dict[str, Evaluation]:
+    """Run evaluators on the subjects of a cohort that the model has not seen, and keep their results in the run.
+
+    Args:
+        artifact: The trained model.
+        data: BIDS folder or manifest.
+        evaluators: Names; empty for the method's own.
+        options: Settings of the evaluators.
+        bar: Makes progress bars.
+
+    Raises:
+        UnknownNameError: There is no such evaluator.
+        DataError: Nobody is left to measure on, or an image cannot be used.
+    """
+    cohort = unseen(artifact, read_cohort(data).with_all(artifact.config.data.contrasts))
+    return _run_evaluators(artifact, cohort, None, evaluators, options, bar)
+
+
+def evaluate_by_protocol(
+    artifact: Artifact,
+    protocol: Protocol,
+    part: PartName,
+    *,
+    evaluators: Sequence[str],
+    options: Mapping[str, Any],
+    bar: Bar,
+) -> dict[str, Evaluation]:
+    """Run evaluators on the subjects and with the lesion masks of one part of a protocol, as `evaluate` does.
+
+    Raises:
+        DataError: Besides those of `evaluate`, training has seen a subject or laid a mask of the part.
+    """
+    cohort = protocol.subjects(part).with_all(artifact.config.data.contrasts)
+    known = sorted(seen_subjects(artifact, cohort, tuning=part == "tuning"))
+    if known:
+        raise DataError(
+            f"Training has seen {', '.join(known)} of the protocol's {part} part; a model is not measured on them. "
+            "Evaluate a model trained by the same protocol."
+        )
+    masks = protocol.evaluation_options(part)
+    if masks.get("lesion_masks"):
+        bank = read_cohort(Path(masks["lesion_masks"])).named(masks.get("lesion_mask_subjects", ()))
+        laid = sorted(set(bank.subjects) - set(unlaid(artifact, bank).subjects))
+        if laid:
+            raise DataError(
+                f"Training has laid the lesion masks of {', '.join(laid)}, of the protocol's {part} part; a model is "
+                "not measured under them. Evaluate a model trained by the same protocol."
+            )
+    return _run_evaluators(artifact, cohort, protocol.about(part), evaluators, {**masks, **options}, bar)
+
+
+def _run_evaluators(
+    artifact: Artifact,
+    cohort: Cohort,
+    protocol: Mapping[str, str] | None,
+    evaluators: Sequence[str],
+    options: Mapping[str, Any],
+    bar: Bar,
+) -> dict[str, Evaluation]:
+    names = list(evaluators) or list(artifact.method.evaluators)
+    if not names:
+        raise DataError(f"Method {artifact.method.name!r} names no evaluator; choose one: --with NAME (zoo list).")
+    results: dict[str, Evaluation] = {}
+    for name in names:
+        evaluator = registry().evaluators[name]
+        checked = validate(resolve(evaluator.options), options, what=f"evaluator {name!r}")
+        with bar(f"Evaluating: {name}") as progress:
+            found = resolve(evaluator.evaluate)(artifact, cohort, checked, progress)
+        results[name] = replace(found, about={"protocol": dict(protocol), **found.about}) if protocol else found
+        _keep(artifact, name, results[name])
+    return results
+
+
+def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
+    """Write JSON and a page beside the model."""
+    from zoo.report.html import Section, write_report
+
+    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    stem = artifact.folder / "evaluations" / f"{name}-{stamp}"
+    content = {"model_sha256": artifact.sha256, "evaluator": name, **evaluation.to_json()}
+    write_text(stem.with_name(f"{stem.name}.json"), json.dumps(content, indent=2) + "\n")
+    write_report(
+        stem.with_name(f"{stem.name}.html"),
+        f"{artifact.method.name}: {name}",
+        [
+            Section(heading="Figures", text=explain(evaluation), table=evaluation.table()),
+            Section(heading="The model against each baseline", text=PAIRED, table=evaluation.paired_table()),
+            Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact)),
+            Section(heading="Pictures", figures=list(evaluation.pictures)),
+        ],
+    )
+
+
+def _reported(artifact: Artifact) -> list[dict[str, Any]]:
+    return [dict(row) for row in artifact.method.reported]

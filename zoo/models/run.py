@@ -1,0 +1,201 @@
+"""The run folder: all that a training leaves, and what another one needs to go on.
+
+runs/NAME/2026-01-31T10-20-30/
+  run.json  metrics.jsonl  checkpoints/000004096/  model.safetensors  golden.safetensors
+  README.md  report.html  samples/  evaluations/  exports/  benchmarks/
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from zoo.config import differences
+from zoo.errors import ArtifactError, ConfigError
+from zoo.models.artifact import FORMAT
+from zoo.system.files import explain_write_error, replacing, write_text
+
+
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: Where it is.
+        record: Content of ``run.json``: format, status, method, config, split, data fingerprint, environment.
+    """
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.record = record
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open a run folder.
+
+        Raises:
+            ArtifactError: There is no run, it is damaged, or newer than this version knows.
+        """
+        file = folder / "run.json"
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            format_number = int(record["format"])
+        except FileNotFoundError:
+            raise ArtifactError(f"{folder} is not a run folder: it has no run.json.") from None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ArtifactError(f"{file} is damaged: {error}.") from None
+        if format_number > FORMAT:
+            raise ArtifactError(
+                f"{file} has format {format_number}; this version of mri-zoo knows up to {FORMAT}. Update: "
+                "pip install -U mri-zoo"
+            )
+        return cls(folder, record)
+
+    @classmethod
+    def create(cls, folder: Path, record: Mapping[str, Any]) -> Run:
+        """Make a run folder.
+
+        Raises:
+            ArtifactError: The folder holds something else, or cannot be written.
+        """
+        if folder.exists() and (not folder.is_dir() or any(entry.name != ".lock" for entry in folder.iterdir())):
+            raise ArtifactError(f"{folder} is there already and is not a run; choose another --out.")
+        run = cls(folder, {"format": FORMAT, "status": "new", **record, "environment": environment()})
+        run.save()
+        return run
+
+    def save(self, **changes: Any) -> None:
+        """Write ``run.json`` with ``changes``."""
+        self.record.update(changes)
+        write_text(self.folder / "run.json", json.dumps(self.record, indent=2) + "\n")
+
+    def check_same(self, record: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings or other data.
+
+        Raises:
+            ConfigError: With each difference.
+        """
+        changed = differences(self.record["config"], record["config"])
+        changed += [
+            f"{key}: {self.record[key]} → {record[key]}"
+            for key in ("method", "method_version", "data_fingerprint", "split")
+            if self.record[key] != record[key]
+        ]
+        if changed:
+            raise ConfigError(
+                f"{self.folder} was begun otherwise ({'; '.join(changed)}). Go on with its own settings, or begin "
+                "another run with another --out."
+            )
+
+    def checkpoints(self) -> list[Path]:
+        """Return the whole checkpoints, oldest first."""
+        folder = self.folder / "checkpoints"
+        return sorted(entry for entry in folder.glob("[0-9]*") if entry.is_dir()) if folder.is_dir() else []
+
+    def checkpoint(self, images_seen: int) -> Path:
+        """Return the folder of the checkpoint after ``images_seen`` images, whether it is there or not."""
+        return self.folder / "checkpoints" / f"{images_seen:09d}"
+
+    @contextmanager
+    def new_checkpoint(self, images_seen: int) -> Iterator[Path]:
+        """Yield an empty folder that becomes checkpoint ``images_seen`` when the block ends well."""
+        with replacing(self.checkpoint(images_seen)) as temporary:
+            temporary.mkdir()
+            yield temporary
+
+    def drop_checkpoints(self, keep: int, best: int | None) -> None:
+        """Remove all but the newest ``keep`` checkpoints and the one at ``best`` images."""
+        for folder in self.checkpoints()[:-keep]:
+            if int(folder.name) != best:
+                shutil.rmtree(folder)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``.
+
+        Raises:
+            ArtifactError: The disk is full or the folder cannot be written.
+        """
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise explain_write_error(error, path) or error from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of ``metrics.jsonl``; a last line cut short by a kill is left out."""
+        path = self.folder / "metrics.jsonl"
+        lines: list[dict[str, Any]] = []
+        for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        return lines
+
+    def forget_after(self, images_seen: int) -> None:
+        """Drop the lines of ``metrics.jsonl`` past a checkpoint; the steps behind them are done again."""
+        kept = [json.dumps(line) for line in self.metrics() if line["images"] <= images_seen]
+        write_text(self.folder / "metrics.jsonl", "".join(f"{line}\n" for line in kept))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes off this folder; the system frees the lock when the process ends, however it ends.
+
+        Raises:
+            ArtifactError: Another process trains here, or the folder cannot be written.
+        """
+        path = self.folder / ".lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path)
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise ArtifactError(
+                f"Another process is training in {self.folder}; wait for it, or choose another --out."
+            ) from None
+        except OSError as error:
+            raise explain_write_error(error, self.folder) or error from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def newest_run(method: str, runs: Path) -> Run | None:
+    """Return the newest run of ``method`` below ``runs``, by its name's date."""
+    folders = sorted(file.parent for file in (runs / method).glob("*/run.json"))
+    return Run.open(folders[-1]) if folders else None
+
+
+def new_run_folder(method: str, runs: Path) -> Path:
+    """Return ``runs/METHOD/2026-01-31T10-20-30``, with a number behind it where that is taken."""
+    stem = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
+    return next(runs / method / name for name in names if not (runs / method / name).exists())
+
+
+def environment() -> dict[str, str]:
+    """Return versions and machine, without names of users, hosts or folders."""
+    import torch
+
+    from zoo import __version__
+
+    found = {
+        "zoo": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_threads": str(torch.get_num_threads()),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["cuda"] = str(torch.version.cuda)
+    return found

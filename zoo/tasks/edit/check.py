@@ -1,0 +1,40 @@
+"""What the contract kit tests of the verb ``edit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from zoo.descriptors import resolve
+from zoo.models.artifact import Artifact
+from zoo.models.golden import example_inputs
+from zoo.tasks.edit.directions import walk
+from zoo.testing.helpers import distance
+
+
+def check_edit(artifact: Artifact, cohort: Path, folder: Path) -> None:
+    """Editing by 0 makes the image itself again, an image is the same alone and in a batch, and alpha changes it."""
+    specs = artifact.part_specs()["synthesis"].inputs
+    codes, *noise = example_inputs(artifact.part_specs()["synthesis"], seed=8, axes={"batch": 3}).values()
+    assert specs[0].name == "w"
+    task, parts = artifact.method.task("edit"), artifact.parts()
+    run, options = resolve(task.run), resolve(task.options)()
+    drawn, maps = resolve(artifact.method.codes)(parts, artifact.config, [4, 5, 6])
+    one, own = resolve(artifact.method.codes)(parts, artifact.config, [5])
+    assert drawn.shape == codes.shape
+    assert distance(drawn[1:2], one) < 1e-5
+    assert all(torch.equal(planes[1:2], mine) for planes, mine in zip(maps, own, strict=True))
+    direction = torch.randn(codes.shape[1:], generator=torch.Generator().manual_seed(1))
+    direction /= direction.norm()
+
+    def edited(rows: slice, alpha: float) -> torch.Tensor:
+        moved = walk(codes[rows], direction, alpha)
+        return run(parts, artifact.config, moved, [planes[rows] for planes in noise], options).images
+
+    together = edited(slice(0, 3), 5.0)
+    assert together.shape[:2] == (3, len(artifact.config.data.contrasts))
+    assert together.abs().max() <= 1
+    assert (edited(slice(1, 2), 5.0) - together[1:2]).abs().max() < 1e-5
+    assert torch.equal(edited(slice(0, 3), 0.0), run(parts, artifact.config, codes, noise, options).images)
+    assert not torch.equal(together, edited(slice(0, 3), -5.0))

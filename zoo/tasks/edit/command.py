@@ -1,0 +1,252 @@
+"""``zoo edit``"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from zoo.cli.output import note, progress_bar, show_json, table
+from zoo.config import merge, parse_assignment, validate
+from zoo.descriptors import PRECISIONS
+from zoo.errors import ConfigError
+
+
+@click.group(name="edit")
+def command() -> None:
+    """Find directions in latent space along which an attribute changes, and walk projected images along them.
+
+    \b
+    zoo edit directions RUN PROJECTIONS --by group --by age --against group:age --out DIR
+    zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha -20,-10,0,10,20 --out DIR
+    zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha-range auto --out DIR
+    """
+
+
+_levels_option = click.option(
+    "--levels", "levels", multiple=True, metavar="COLUMN=A,B", help="Two values of a column to tell apart, A to B."
+)
+
+_features_option = click.option(
+    "--features",
+    default="radiomic",
+    show_default=True,
+    help="What regressors see: radiomic, inception, or a network of timm: timm:resnet18.",
+)
+_weights_option = click.option(
+    "--weights", type=click.Path(path_type=Path), help="Of that network; timm's are .safetensors, default: random."
+)
+
+
+@command.command(name="directions")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("projections", type=click.Path(path_type=Path))
+@click.option("--by", "columns", multiple=True, metavar="COLUMN", help="Of participants.tsv, or: position.")
+@click.option(
+    "--against", "against", multiple=True, metavar="COLUMN:OTHER,…",
+    help="Also a direction of COLUMN orthogonal to those of the others.",
+)  # fmt: skip
+@_levels_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the directions and their page.")
+@click.option("--folds", type=click.IntRange(min=2), help="Of the cross-validation; default: 10.")
+@click.option("--seed", type=click.IntRange(min=0), help="Decides the folds; default: 0.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Fit on so many generated images, labelled by a regressor of the real ones; for small cohorts.",
+)
+@_features_option
+@_weights_option
+@click.option("--test", type=click.Path(path_type=Path), help="Projections of other subjects, to be predicted, too.")
+@click.option("--set", "assignments", multiple=True, metavar="K=V", help="svm_c or ridge.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def directions_command(
+    run: Path,
+    projections: Path,
+    columns: tuple[str, ...],
+    against: tuple[str, ...],
+    levels: tuple[str, ...],
+    out: Path,
+    folds: int | None,
+    seed: int | None,
+    samples: int,
+    features: str,
+    weights: Path | None,
+    test: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Fit directions: two groups by a linear support vector machine, numbers by ridge regression.
+
+    \b
+    zoo edit directions RUN PROJECTIONS --by group --by age --against group:age --out DIR
+    zoo edit directions RUN PROJECTIONS --by position --folds 5 --out DIR
+    zoo edit directions RUN PROJECTIONS --by age --samples 4000 --out DIR
+    zoo edit directions RUN PROJECTIONS --by age --test OTHER-PROJECTIONS --out DIR
+    zoo edit directions RUN PROJECTIONS --by type --levels type=RRMS,PPMS --out DIR
+    """
+    import zoo
+    from zoo.metrics.features import load_extractor
+    from zoo.tasks.edit.directions import FitOptions
+    from zoo.tasks.edit.fit import direction_files, direction_rows, score_rows
+    from zoo.tasks.projections import Projections
+
+    if not columns and not against:
+        raise ConfigError("No attribute is named; write --by COLUMN (of participants.tsv, or position).")
+    given = {name: value for name, value in {"folds": folds, "seed": seed}.items() if value is not None}
+    options = validate(
+        FitOptions, merge(given, *(parse_assignment(text) for text in assignments)), what="zoo edit directions"
+    )
+    with progress_bar("Fitting directions") as progress:
+        found = direction_files(
+            zoo.load(run),
+            Projections.read(projections),
+            out,
+            columns=columns,
+            against=_pairs(against, ":", "--against group:age,position"),
+            levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
+            options=options,
+            samples=samples,
+            extractor=load_extractor(features, weights),
+            unseen=Projections.read(test) if test else None,
+            progress=progress,
+        )
+    if as_json:
+        show_json({name: dict(item.about) for name, item in found.items.items()})
+        return
+    for title, rows in (("Prediction of unseen subjects", score_rows(found)), ("\nDirections", direction_rows(found))):
+        table(title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    note(f"Kept in {out}")
+
+
+@command.command(name="apply")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("projections", type=click.Path(path_type=Path))
+@click.argument("directions", type=click.Path(path_type=Path))
+@click.option("--name", "names", multiple=True, help="Direction; default: all of the file.")
+@click.option("--alpha", "alphas", metavar="A,B,…", help="How far to walk; 0 is always among them.")
+@click.option("--alpha-range", type=click.Choice(["auto"]), help="Find how far edits stay like real images.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of images, pictures and page.")
+@click.option("--ventricles", type=click.FloatRange(0, 1), help="Slice position for fractions; default: 0.55.")
+@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of the leakage's regressors.")
+@click.option(
+    "--tissue", type=click.Choice(["levels", "k-means"]), default="levels", show_default=True,
+    help="How tissue is found: by brightness beside white matter, or the paper's k-means.",
+)  # fmt: skip
+@click.option(
+    "--random", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Also walk so many random directions as far, for comparison.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides folds and random directions."
+)
+@_levels_option
+@_features_option
+@_weights_option
+@click.option("--set", "assignments", multiple=True, metavar="K=V", help="An option of the method.")
+@click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic.")
+@click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def apply_command(
+    words: list[str],
+    run: Path,
+    projections: Path,
+    directions: Path,
+    names: tuple[str, ...],
+    alphas: str | None,
+    alpha_range: str | None,
+    out: Path,
+    ventricles: float | None,
+    folds: int,
+    tissue: str,
+    random: int,
+    seed: int,
+    levels: tuple[str, ...],
+    features: str,
+    weights: Path | None,
+    assignments: tuple[str, ...],
+    backend: str,
+    precision: str,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Edit projected images: images, differences, sheets, curves, and how much else moves.
+
+    \b
+    zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha -20,-10,0,10,20 --out DIR
+    zoo edit apply RUN PROJECTIONS DIRECTIONS --name group-without-age --alpha-range auto --out DIR
+    zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha -5,5 --random 40 --backend onnxruntime --out DIR
+    """
+    import zoo
+    from zoo.metrics.features import load_extractor
+    from zoo.models.artifact import default_device
+    from zoo.tasks.edit.directions import Directions
+    from zoo.tasks.edit.files import VENTRICLES, EditSettings, curve_rows, edit_files, leakage_rows, range_sentences
+    from zoo.tasks.projections import Projections
+
+    if (alphas is None) == (alpha_range is None):
+        raise ConfigError("Write either --alpha with numbers or --alpha-range auto.")
+    settings = EditSettings(
+        alphas=_numbers(alphas) if alphas is not None else None,
+        names=names,
+        ventricles=VENTRICLES if ventricles is None else ventricles,
+        folds=folds,
+        levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
+        seed=seed,
+        tissue=tissue,
+        random=random,
+        options=merge(*(parse_assignment(text) for text in assignments)),
+    )
+    with progress_bar("Editing") as progress:
+        report = edit_files(
+            zoo.load(run),
+            Projections.read(projections),
+            Directions.read(directions),
+            out,
+            settings,
+            load_extractor(features, weights),
+            backend=backend,
+            precision=precision,
+            device=device or default_device(backend),
+            command=["zoo", *words],
+            progress=progress,
+        )
+    if as_json:
+        edits = [{**asdict(edit), "folder": str(edit.folder)} for edit in report.edits]
+        show_json({"page": str(report.page), "edits": edits, "notes": list(report.notes)})
+        return
+    for sentence in range_sentences(report.edits):
+        click.echo(sentence)
+    fractions = [row for row in curve_rows(report.edits) if row["quantity"] == "BPF"]
+    for title, rows in (("Leakage", leakage_rows(report.edits)), ("\nParenchymal fraction", fractions)):
+        if rows:
+            table(title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+    for sentence in report.notes:
+        note(sentence)
+    note(f"Look at {report.page}")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError
+        return numbers
+    except ValueError:
+        raise ConfigError(f"--alpha takes numbers between commas, got {text!r}; write --alpha -10,0,10.") from None
+
+
+def _pairs(given: tuple[str, ...], between: str, example: str) -> list[tuple[str, list[str]]]:
+    """Return ``[("group", ["age", "position"])]`` of ``"group:age,position"``."""
+    found = []
+    for text in given:
+        name, _, rest = text.partition(between)
+        if not name or not all(rest.split(",")):
+            raise ConfigError(f"{text!r} is not understood; write {example}.")
+        found.append((name, rest.split(",")))
+    return found

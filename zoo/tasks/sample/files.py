@@ -1,0 +1,142 @@
+"""Sampling files: how generated images get from a sampler to NIfTI.
+
+Every file says that it is synthetic.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from zoo.config import validate
+from zoo.descriptors import resolve
+from zoo.errors import DataError
+from zoo.models.artifact import Artifact
+from zoo.progress import Progress
+from zoo.randomness import seed_for
+from zoo.system.files import replacing, write_text
+
+_SHOWN = 64
+"""Samples on the sheet."""
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """What sampling wrote.
+
+    Attributes:
+        images: One NIfTI a sample and contrast, sample by sample.
+        sheet: PNG of the first samples.
+    """
+
+    images: tuple[Path, ...]
+    sheet: Path
+
+
+def sample_files(
+    artifact: Artifact,
+    folder: Path,
+    *,
+    count: int,
+    first: int = 0,
+    options: Mapping[str, object],
+    backend: str = "torch",
+    precision: str = "fp32",
+    device: str = "cpu",
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> SampleReport:
+    """Generate samples ``first`` to ``first + count - 1`` of a seed.
+
+    Sample k is decided by the seed and by k: alone, in a batch, on another backend or device it is the same up to the
+    rounding of the arithmetic there.
+
+    Args:
+        artifact: The trained model.
+        folder: Gets ``sample-0007_T1w.nii.gz`` and its ``.json`` for each sample and contrast, and ``samples.png``.
+            Intensities are in [0, 1]: 0 is the background, 1 what the method's scaling maps to its maximum.
+        count: Samples.
+        first: Number of the first one.
+        options: Of the method's sampling options.
+        backend, precision, device: What runs the networks, in which arithmetic, and where.
+        command: Its words, recorded in the sidecars without folders.
+        progress: Called with (samples done, samples in all).
+
+    Raises:
+        UnknownNameError: The method cannot sample.
+        DataError: A sample has values that are not finite; it is not written.
+        ArtifactError: The disk is full or the folder cannot be written.
+    """
+    task = artifact.method.task("sample")
+    checked = validate(resolve(task.options), options, what=f"zoo sample with {artifact.method.name}")
+    run, parts = resolve(task.run), artifact.parts(backend, device, precision)
+    sidecar = {
+        "Synthetic": True,
+        "Description": "Generated image of nobody. Research use only, not for diagnosis.",
+        "Method": artifact.method.name,
+        "ModelSHA256": artifact.sha256,
+        "Options": checked.model_dump(mode="json"),
+        "Backend": backend,
+        "Precision": precision,
+        "Units": "arbitrary, 0 to 1",
+        "Command": shlex.join(Path(word).name if "/" in word else word for word in command),
+    }
+    numbers = range(first, first + count)
+    written: list[Path] = []
+    shown: list[np.ndarray] = []
+    for start in range(0, count, checked.batch_size):
+        some = numbers[start : start + checked.batch_size]
+        samples = run(parts, artifact.config, [seed_for(checked.seed, number) for number in some], checked)
+        images, spacing = samples.images.numpy(), samples.spacing_mm
+        if not np.isfinite(images).all():
+            raise DataError(f"Samples {some[0]} to {some[-1]} hold NaN or infinite values; was the training stable?")
+        for number, image in zip(some, images, strict=True):
+            about = {**sidecar, "Sample": number, "SpacingKnown": spacing is not None}
+            written += _write(folder, number, image, artifact, spacing or (1.0, 1.0, 1.0), about)
+            if len(shown) < _SHOWN:
+                shown.append(image)
+        if progress:
+            progress(len(some) + start, count)
+    sheet = folder / "samples.png"
+    _draw(sheet, np.stack(shown), artifact.config.data.contrasts)
+    return SampleReport(tuple(written), sheet)
+
+
+def _write(
+    folder: Path,
+    number: int,
+    image: np.ndarray,
+    artifact: Artifact,
+    spacing_mm: tuple[float, float, float],
+    sidecar: Mapping[str, object],
+) -> list[Path]:
+    """Write the contrasts ``[C, i, j(, k)]`` of one sample, each with its sidecar; return the images."""
+    affine = np.diag([*spacing_mm, 1.0])
+    paths = []
+    for contrast, values in zip(artifact.config.data.contrasts, image, strict=True):
+        path = folder / f"sample-{number:04d}_{contrast}.nii.gz"
+        volume = values if values.ndim == 3 else values[:, :, None]
+        with replacing(path) as temporary:
+            nibabel.save(nibabel.Nifti1Image(((volume + 1) / 2).astype(np.float32), affine), temporary)
+        write_text(path.with_name(path.name.replace(".nii.gz", ".json")), json.dumps(sidecar, indent=2) + "\n")
+        paths.append(path)
+    return paths
+
+
+def _draw(path: Path, images: np.ndarray, contrasts: Sequence[str]) -> None:
+    """Draw ``[N, C, i, j(, k)]``, front on top, the middle slice of volumes: a row a sample if there are contrasts."""
+    from zoo.report.figures import sheet
+
+    slices = images if images.ndim == 4 else images[..., images.shape[-1] // 2]
+    planes = slices.transpose(0, 1, 3, 2)[:, :, ::-1]
+    several = len(contrasts) > 1
+    columns = len(contrasts) if several else math.ceil(math.sqrt(len(planes)))
+    with replacing(path) as temporary:
+        sheet(planes.reshape(-1, *planes.shape[2:]), temporary, titles=contrasts if several else None, columns=columns)

@@ -1,0 +1,87 @@
+"""What a training leaves to look at: ``report.html`` and the model card."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from zoo.descriptors import Method
+from zoo.models.run import Run
+from zoo.report.figures import loss_curves
+from zoo.report.html import Section, write_report
+from zoo.system.files import write_text
+
+_SHEETS = 6
+
+
+def write_training_report(run: Run, method: Method) -> None:
+    """Write ``report.html`` (curves, samples, settings) and ``README.md`` (the model card) into a run folder."""
+    record = run.record
+    summary = [{"what": key, "value": value} for key, value in _summary(run, method).items()]
+    sheets = sorted((run.folder / "samples").glob("*.png"))
+    shown = sheets[:: max(len(sheets) // _SHEETS, 1)][-_SHEETS:]
+    samples = [(sheet.read_bytes(), f"after {int(sheet.stem)} images") for sheet in shown]
+    figure = loss_curves(run.metrics())
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    settings = [{"setting": key, "value": str(value)} for key, value in _flatten(record["config"]).items()]
+    write_report(
+        run.folder / "report.html",
+        f"{method.name}: training",
+        [
+            Section(heading="Summary", text=method.summary, table=summary),
+            Section(heading="Curves", figures=[(png.getvalue(), "losses over images seen")]),
+            Section(
+                heading="Samples",
+                text="On validation subjects, or on training subjects where there are none.",
+                figures=samples,
+            ),
+            Section(heading="Settings", table=settings),
+        ],
+    )
+    write_text(run.folder / "README.md", _card(run, method))
+
+
+def _summary(run: Run, method: Method) -> dict[str, Any]:
+    record = run.record
+    seconds = [line["seconds"] for line in run.metrics()]
+    return {
+        "method": f"{method.name}, version {method.version}",
+        "status": record["status"],
+        "images seen": record["images_seen"],
+        "time": f"{seconds[-1] / 60:.1f} min" if seconds else "",
+        "best checkpoint": record.get("best_images") or "not measured (too few validation subjects)",
+        "subjects": ", ".join(f"{len(names)} {part}" for part, names in record["split"].items()),
+        **record["environment"],
+    }
+
+
+def _card(run: Run, method: Method) -> str:
+    citation = method.citation
+    lines = [f"# {method.name}", "", method.summary, ""]
+    lines += [f"- {key}: {value}" for key, value in _summary(run, method).items()]
+    lines += [
+        f"- licence: {method.licence}",
+        f"- method: {citation.authors} {citation.year}, {citation.title}, {citation.venue}",
+        "",
+        "Intended use: research on MRI. Not a medical device; not for diagnosis or treatment. Images made with it are "
+        "synthetic and must be marked as such.",
+        "",
+        "The model may remember images it was trained on; do not publish it without checking.",
+        "",
+        "## Settings",
+        "",
+        "```json",
+        json.dumps(run.record["config"], indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
