@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -24,9 +24,12 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _one_of_many(cls, value: Any, info: ValidationInfo) -> Any:
-        """Take one value where several are possible: data.contrasts=T1w."""
-        several = get_origin(cls.model_fields[str(info.field_name)].annotation) is tuple
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take one value where several are possible (data.contrasts=T1w), and "none", as TOML has no such value."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if value == "none" and type(None) in get_args(annotation):
+            return None
+        several = get_origin(annotation) is tuple
         return (value,) if several and isinstance(value, str | int | float) else value
 
 

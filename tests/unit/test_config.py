@@ -93,3 +93,10 @@ def test_paper_presets_hold_the_papers_numbers(method) -> None:
     assert (config.slab, config.diffusion.timestep_per, config.diffusion.loss_region) == (16, "slice", "image")
     assert config.circles.radius == (3 / 256, 50 / 256)
     assert config.optimiser.average_half_life_images == 0
+
+
+def test_none_can_be_written() -> None:
+    method = registry().methods["lesion-filling"]
+    assert resolve_config(method, assignments=["sampling.window=none"]).sampling.window is None
+    with pytest.raises(ConfigError, match="size"):
+        resolve_config(method, assignments=["size=none"])
