@@ -54,7 +54,7 @@ def test_assignments_are_read_as_toml_else_as_text(text: str, expected: dict) ->
         ("network=pseudo-3d", r"network 'pseudo-3d' and slab 1 do not fit"),
         ("size=[65, 64]", r"size \(65, 64\) must be multiples of 8"),
         ("unet.groups=7", r"cannot be divided into unet.groups 7"),
-        ("data.test=0.95", r"leave nobody to train on"),
+        ("data.test=0.95", r"leave no subject to train on"),
         ("seed", r"--set 'seed' is not an assignment; write --set training.images=20000"),
         (".seed=1", r"is not an assignment"),
         ("unet=os.system", r"unet: "),
