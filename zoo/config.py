@@ -286,8 +286,15 @@ class DataConfig(Config):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The images that a user must give for the contrasts."""
-        return self.images_of(self.contrasts)
+        """The images that a user must give: those that the contrasts and their scales are made of."""
+        likes = [like for name in self.contrasts if (like := self.scale_of(name).like) is not None]
+        return self.images_of((*self.contrasts, *likes))
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images of training and evaluation: `inputs`, and those that the targets and their scales are made of."""
+        likes = [like for name in self.targets if (like := self.scale_of(name).like) is not None]
+        return tuple(dict.fromkeys((*self.inputs, *self.images_of((*self.targets, *likes)))))
 
     @property
     def finest_mm(self) -> float | None:

@@ -142,7 +142,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
 def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]:
     """Return the examples of all subjects, one channel a contrast, and whose they are."""
     config, examples_of = artifact.config, resolve(artifact.method.examples)
-    packed = pack_cohort(cohort, config.data)
+    packed = pack_cohort(cohort, config.data, targets=False)
     images: list[np.ndarray] = []
     owners: list[str] = []
     for subject in cohort.subjects:

@@ -42,9 +42,7 @@ class Grid:
         return float(i), float(j), float(k)
 
 
-def model_grid(
-    shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float | Sequence[float] | None
-) -> Grid:
+def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float | Sequence[float] | None) -> Grid:
     """Return the grid on which a model sees an image: the image's own axes in RAS order, with the wanted voxel size.
 
     Oblique axes stay oblique, so going there and back never mixes axes. Where the spacing is the image's own

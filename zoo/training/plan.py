@@ -51,7 +51,7 @@ def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: 
     """
     note = f"data: {data}"
     if data is None:
-        data = phantom_cohort(config.data.spacing_mm or 1.0, bar)
+        data = phantom_cohort(config.data.finest_mm or 1.0, bar)
         note = f"data: no --data was given, so the synthetic phantom cohort in {data} is used"
     found = read_cohort(data)
     settings = config.data

@@ -25,7 +25,7 @@ from zoo.errors import DataError
 from zoo.imaging.geometry import Grid, model_grid, to_grid, to_native
 from zoo.imaging.head import outside_head
 from zoo.imaging.masks import choose_lesions, dilate_within, number_lesions
-from zoo.imaging.preprocessing import fit_intensity
+from zoo.imaging.preprocessing import scale_intensity
 from zoo.imaging.spaces import contradictions, unsettled
 from zoo.imaging.volume import (
     MAX_VOXELS,
@@ -149,6 +149,10 @@ def fill_files(
     task = artifact.method.task("fill")
     checked = validate(resolve(task.options), options, what=f"zoo fill with {artifact.method.name}")
     contrasts = artifact.config.data.contrasts
+    if set(artifact.config.data.inputs) != set(contrasts):
+        raise DataError(
+            f"This model's channels {', '.join(contrasts)} are made of other images; only images can be filled."
+        )
     if len(images) != len(contrasts) or len(outputs) != len(images):
         raise DataError(
             f"This model fills {', '.join(contrasts)} together: give {len(contrasts)} --image and as many --out, "
@@ -441,7 +445,7 @@ def _fill_volumes(
     if math.prod(grid.shape) > MAX_VOXELS:
         raise DataError(
             f"{volumes[0].path.name} would have {math.prod(grid.shape):,} voxels on the model's grid of "
-            f"{config.data.spacing_mm:g} mm; more than {MAX_VOXELS:,} are refused. Crop the image to the head."
+            f"{'×'.join(f'{size:g}' for size in grid.spacing_mm)} mm; more than {MAX_VOXELS:,} are refused. Crop the image to the head."
         )
     tissue = None
     if white_matter is not None:
@@ -454,11 +458,8 @@ def _fill_volumes(
     frames = len(volumes[0].data)
     for frame in range(frames):
         channels = [to_grid(volume.data[frame], volume.affine, grid) for volume in volumes]
-        data = config.data
-        intensities = [
-            fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
-            for values in channels
-        ]
+        given = dict(zip(config.data.contrasts, channels, strict=True))
+        intensities = [scale_intensity(contrast, given, grid.spacing_mm, config.data)[1] for contrast in given]
         encoded = [scale.encode(values) for scale, values in zip(intensities, channels, strict=True)]
         image = torch.from_numpy(np.stack(encoded))
         drawn = np.empty((samples, len(volumes), int(mask.sum())), np.float32)
