@@ -97,7 +97,7 @@ def zoo_methods() -> list[Method]:
                 "edit": Task(run="zoo_stylegan2.tasks:edit", options="zoo.tasks:EditOptions"),
             },
             codes="zoo_stylegan2.tasks:draw_codes",
-            critic="zoo_stylegan2.tasks:critic",
+            critic="zoo_stylegan2.tasks:discriminator_score",
             evaluators=("realism",),
             reported_on="411 subjects, Inception features (Güllmar et al.); other data than ours",
             reported=(
