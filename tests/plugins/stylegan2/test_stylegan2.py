@@ -114,7 +114,7 @@ def test_each_echo_is_a_contrast(tmp_path: Path) -> None:
     (scan,) = read_cohort(tmp_path).scans
     assert sorted(scan.images) == ["echo-1_MEGRE", "echo-2_MEGRE", "echo-3_MEGRE"]
     presets = registry().methods[METHOD].presets
-    assert presets["paper-t1w-te1-3"]["data"]["contrasts"] == tuple(sorted(scan.images))
+    assert presets["paper-t1w-te1-3"]["data"]["contrasts"] == sorted(scan.images)
 
 
 @pytest.mark.parametrize(
