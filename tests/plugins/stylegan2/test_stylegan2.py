@@ -121,7 +121,7 @@ def test_each_echo_is_a_contrast(tmp_path: Path) -> None:
     ("assignment", "words"),
     [
         ("network.group=5", "batch_size 8 must be a multiple of network.group 5"),
-        ("slices.between=0.8,0.2", "must rise within 0 and 1"),
+        ("slices.between=0.8,0.2", "two rising positions within 0 and 1"),
         ("size=4,40", "at least 8"),
         ("augmentation.kinds=mirror,blur", "augmentation.kinds"),
     ],
