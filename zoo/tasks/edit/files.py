@@ -24,7 +24,8 @@ from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
 from zoo.metrics.bpf import TISSUE, parenchymal_fraction
-from zoo.metrics.features import Extractor, nearest_distances
+from zoo.metrics.distances import nearest_distances
+from zoo.metrics.features import Extractor
 from zoo.metrics.profiles import profiles_through_ventricle, ventricle_share
 from zoo.metrics.statistics import Interval, paired_tests, with_interval
 from zoo.models.artifact import Artifact

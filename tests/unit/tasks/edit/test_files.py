@@ -25,7 +25,7 @@ from zoo.tasks.edit.files import _beside_chance, _critic, _measure, _random_dire
 from zoo.tasks.projections import Projections
 from zoo_stylegan2.config import StyleGANConfig
 from zoo_stylegan2.networks import build_discriminator
-from zoo_stylegan2.tasks import critic
+from zoo_stylegan2.tasks import discriminator_score
 
 SUBJECTS = 4
 SLICES = 2
@@ -301,7 +301,7 @@ def test_the_discriminator_scores_an_image_as_in_training(run: Path, projections
     config = artifact.config
     assert isinstance(config, StyleGANConfig)
     checkpoint = sorted((run / "checkpoints").iterdir())[-1]
-    score = critic(config, checkpoint, "cpu")
+    score = discriminator_score(config, checkpoint, "cpu")
     images = Projections.read(projections).image
     together, alone = score(images[:3], images), score(images[2:3], images)
     assert torch.allclose(together[2:], alone, atol=1e-5)
