@@ -26,7 +26,8 @@ from zoo.metrics.features import (
     nearest_distances,
 )
 from zoo.metrics.statistics import FEWEST_SUBJECTS
-from zoo.models.artifact import Artifact, default_device
+from zoo.models.artifact import Artifact
+from zoo.models.runtime import Runtime
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 
@@ -159,7 +160,7 @@ def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]
 def _generate(artifact: Artifact, options: RealismOptions) -> Tensor:
     task = artifact.method.task("sample")
     settings = validate(resolve(task.options), {}, what=f"sampling with {artifact.method.name}")
-    run, parts = resolve(task.run), artifact.parts(options.backend, default_device(options.backend))
+    run, parts = resolve(task.run), artifact.parts(Runtime.choose(options.backend))
     seeds = [seed_for(options.seed, number) for number in range(options.samples)]
     size = settings.batch_size
     batches = [run(parts, artifact.config, seeds[at : at + size], settings) for at in range(0, len(seeds), size)]

@@ -21,7 +21,6 @@ from zoo.errors import (
 from zoo.models.artifact import (
     Artifact,
     check_precision,
-    default_device,
 )
 from zoo.registry import registry
 from zoo.system.files import write_text
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 from zoo.exporting.files import FOLDER, _alone, rejected
 from zoo.exporting.job import ExportJob, ExportOptions, ExportReport
 from zoo.models.find import resized
+from zoo.models.runtime import Runtime
 from zoo.progress import Bar
 
 ONNX_WRITER = "onnxruntime"
@@ -114,7 +114,7 @@ def _gated(
     backends = {True: exporter.name, False: "torch"}
     loaders = {here: resolve(registry().exporters[name].load) for here, name in backends.items()}
     candidates = {
-        name: loaders[name in runs](artifact.folder, name, default_device(backends[name in runs]), precision)
+        name: loaders[name in runs](artifact.folder, name, Runtime.choose(backends[name in runs]).device, precision)
         for name in artifact.part_specs()
     }
     about = {"parts": {name: backends[name in runs] for name in candidates}}
