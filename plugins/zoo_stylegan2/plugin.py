@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo import Citation, Evaluator, Method, Task, hookimpl
+from zoo.tasks import LatentTask
 
 # Güllmar et al., section 2.2. Padded to 256 pixels, which its 14 style layers tell; where it is silent, what the
 # reference does for one GPU at 256 pixels: batch 16, gamma 0.82, 5,000 images of half-life. Its "18,600 images" are
@@ -94,10 +95,13 @@ def zoo_methods() -> list[Method]:
                 "project": Task(
                     run="zoo_stylegan2.projection:project", options="zoo_stylegan2.config:StyleGANProjectOptions"
                 ),
-                "edit": Task(run="zoo_stylegan2.tasks:edit", options="zoo.tasks:EditOptions"),
+                "edit": LatentTask(
+                    run="zoo_stylegan2.tasks:edit",
+                    options="zoo.tasks:EditOptions",
+                    codes="zoo_stylegan2.tasks:draw_codes",
+                    discriminator="zoo_stylegan2.tasks:discriminator_score",
+                ),
             },
-            codes="zoo_stylegan2.tasks:draw_codes",
-            critic="zoo_stylegan2.tasks:critic",
             evaluators=("realism",),
             reported_on="411 subjects, Inception features (Güllmar et al.); other data than ours",
             reported=(

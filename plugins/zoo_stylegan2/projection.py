@@ -76,7 +76,7 @@ def project(
     if not bool((away.isfinite() & uneven.isfinite()).all()):
         raise DataError("A projection ended in NaN or infinite values; try a lower learning_rate.")
     return Projected(
-        w=w.detach().cpu(),
+        codes=w.detach().cpu(),
         noise=tuple(planes.detach().cpu() for planes in noise),
         reconstruction=reconstruction.float().cpu(),
         losses=tuple({"distance": float(one), "noise": float(other)} for one, other in zip(away, uneven, strict=True)),

@@ -71,7 +71,7 @@ def _codes(parts: Parts, config: StyleGANConfig, random: Randomness, truncation:
     return w[:, None].expand(-1, style_count(config.size), -1).contiguous(), noise
 
 
-def critic(config: StyleGANConfig, checkpoint: Path, device: str) -> Callable[[Tensor, Tensor], Tensor]:
+def discriminator_score(config: StyleGANConfig, checkpoint: Path, device: str) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the discriminator of a checkpoint as a score of single images, ``[N]`` on the CPU.
 
     The discriminator looks at the spread of a group, so each image is scored in a group with the first real

@@ -23,11 +23,11 @@ from zoo.models.artifact import (
     check_precision,
 )
 from zoo.registry import registry
-from zoo.system.files import write_text
+from zoo.system.files import locked, write_text
 
 if TYPE_CHECKING:
     pass
-from zoo.exporting.files import FOLDER, _alone, rejected
+from zoo.exporting.files import FOLDER, rejected
 from zoo.exporting.job import ExportJob, ExportOptions, ExportReport
 from zoo.models.find import resized
 from zoo.models.runtime import Runtime
@@ -75,7 +75,7 @@ def export(
         )
     folder = artifact.folder / FOLDER
     reports: list[ExportReport] = []
-    with _alone(folder):
+    with locked(folder, f"Another process is exporting into {folder}; wait for it."):
         for exporter, precision in _steps(exporters, options.precision):
             asked = options.model_copy(update={"precision": precision})
             onnx_precision = exporter.onnx if exporter.onnx == "fp32" else precision

@@ -18,7 +18,7 @@ from zoo.descriptors import Exporter, Method, Part, resolve
 from zoo.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from zoo.models.runtime import Runtime
 from zoo.registry import registry
-from zoo.system.files import replacing, sha256
+from zoo.system.files import refuse_newer, replacing, sha256
 
 if TYPE_CHECKING:
     import torch
@@ -200,11 +200,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise TypeError("method and config are of the wrong kind")
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} has a damaged manifest: {error}.") from None
-    if format_number > FORMAT:
-        raise ArtifactError(
-            f"{path} has format {format_number}; this version of mri-zoo knows up to {FORMAT}. Update: "
-            "pip install -U mri-zoo"
-        )
+    refuse_newer(path, format_number, FORMAT)
     return manifest
 
 

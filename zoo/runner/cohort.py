@@ -98,7 +98,7 @@ def _outcomes(task: ScanTask[Result], jobs: Sequence[tuple[Scan, str]], workers:
     threads = max((os.cpu_count() or 1) // workers, 1)
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        scans = {pool.submit(_attempt, task, *job): job[0] for job in jobs}
+        scans = {pool.submit(_attempt, task, scan, device): scan for scan, device in jobs}
         for future in as_completed(scans):
             try:
                 yield future.result()

@@ -64,7 +64,7 @@ def _list_lesions(path: Path, labels: tuple[int, ...], as_json: bool) -> None:
 @click.option("--lesion-labels", callback=numbers, metavar="N,N",
               help="Values that are lesions, of a mask that holds several labels.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Draws to average; more than one also writes their standard deviation (give --steps 10, too).")  # fmt: skip
+              help="Draws to average; several also write their standard deviation (give --steps 10, too).")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Network evaluations; default: the model's.")
 @click.option("--solver", help="Sampler; default: the model's.")
 @seed_option
