@@ -130,11 +130,6 @@ class Method:
             neither of ``build``, ``parts``, ``trainer`` and ``examples``, and is used by its name instead of a run.
         examples: ``(config, cohort: PackedCohort) -> zoo.training.loop.Examples``: what a training step reads.
         tasks: By verb.
-        codes: ``(parts, config, seeds) -> (codes, noise)``, for a method with the task ``edit``: codes
-            ``[N, *code]`` of random images and their noise maps, as that task takes them.
-        critic: ``(config, checkpoint: Path, device) -> (images, companions) -> scores``, for a method that trains a
-            discriminator: a score an image ``[N, C, *spatial]``, higher for what looks real, with ``companions``
-            real images that may stand beside it where the discriminator looks at several.
         evaluators: Names of evaluators that ``zoo evaluate`` runs when none is named.
         reported: The paper's own figures, as rows for a table.
         reported_on: Which data those figures are from.
@@ -154,8 +149,6 @@ class Method:
     trainer: str = ""
     examples: str = ""
     tasks: Mapping[str, Task] = field(default_factory=dict)
-    codes: str = ""
-    critic: str = ""
     evaluators: tuple[str, ...] = ()
     reported: tuple[Mapping[str, Any], ...] = ()
     reported_on: str = ""
