@@ -77,21 +77,21 @@ class Run:
         write_text(self.folder / "run.json", json.dumps(self.record, indent=2) + "\n")
 
     def check_same(self, record: Mapping[str, Any]) -> None:
-        """Refuse to go on with other settings or other data.
+        """Refuse to resume with other settings or other data.
 
         Raises:
             ConfigError: With each difference.
         """
         changed = differences(self.record["config"], record["config"])
         changed += [
-            f"{key}: {self.record[key]} → {record[key]}"
-            for key in ("method", "method_version", "data_fingerprint", "split")
-            if self.record[key] != record[key]
+            f"{key}: {self.record.get(key)} → {record.get(key)}"
+            for key in ("method", "method_version", "data_fingerprint", "split", "stages", "folds", "from")
+            if self.record.get(key) != record.get(key)
         ]
         if changed:
             raise ConfigError(
-                f"{self.folder} was begun otherwise ({'; '.join(changed)}). Go on with its own settings, or begin "
-                "another run with another --out."
+                f"{self.folder} was started with different settings ({'; '.join(changed)}). Resume it with its own "
+                "settings, or start another run with another --out."
             )
 
     def checkpoints(self) -> list[Path]:
