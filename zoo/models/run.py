@@ -80,9 +80,9 @@ class Run:
 
         changed = differences(self.record["config"], record["config"])
         changed += [
-            f"{key}: {self.record[key]} → {record[key]}"
-            for key in ("method", "method_version", "data_fingerprint", "split")
-            if self.record[key] != record[key]
+            f"{key}: {self.record.get(key)} → {record.get(key)}"
+            for key in ("method", "method_version", "data_fingerprint", "split", "stages", "folds", "from")
+            if self.record.get(key) != record.get(key)
         ]
         if changed:
             started_by = self.record["environment"]["zoo"]
