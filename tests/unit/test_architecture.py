@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture import SOURCE_ROOTS, closed_room, floor, modules, own_imports
 from tests.conftest import ROOT
 from zoo.cli import COMMANDS
 
-SOURCE_ROOTS = ("plugins", "exporters", "benchmarks")
 PLUGINS = sorted(folder.name for folder in (ROOT / "plugins").iterdir() if folder.is_dir())
 TORCH_FREE = [
     "zoo",
@@ -43,109 +42,37 @@ def _imports(file: Path) -> Iterator[str]:
             yield node.module
 
 
-FLOORS = (
-    ("zoo.cli", "zoo.__main__", "zoo.tasks.*.command"),
-    ("zoo_bench",),
-    ("zoo.testing", "zoo.tasks.*.check", "zoo_*"),
-    ("zoo.exporting",),
-    ("zoo.tasks", "zoo.evaluation", "zoo.training"),
-    ("zoo.runner",),
-    ("zoo.report",),
-    ("zoo.imaging",),
-    ("zoo.models",),
-    ("zoo.nn", "zoo.metrics", "zoo.registry"),
-    ("zoo", "zoo.config", "zoo.presets", "zoo.hookspecs", "zoo.descriptors", "zoo.randomness"),
-    ("zoo.system",),
-    ("zoo.progress", "zoo.errors"),
-)
-"""The house from the top; an import only runs down.
-
-A verb's command belongs to the command line, and its check to the contract kit.
-"""
-
-
-def _module(file: Path) -> str:
-    """Return the module's name; a package is named by its folder."""
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    parts = parts[1:] if parts[0] in SOURCE_ROOTS else parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def _modules() -> dict[str, Path]:
-    """Return the modules that a wheel installs, by name."""
-    folders = [ROOT / "zoo", *(ROOT / root for root in ("plugins", "exporters")), ROOT / "benchmarks" / "zoo_bench"]
-    return {_module(file): file for folder in folders for file in sorted(folder.rglob("*.py"))}
-
-
-def _floor(module: str) -> int:
-    """Return the number of a module's floor: that of its longest matching entry."""
-    found = -1, -1
-    for number, names in enumerate(FLOORS):
-        for name in names:
-            pattern = name.replace(".", r"\.").replace("*", r"\w+") + r"(\..*)?" * (name != "zoo")
-            if re.fullmatch(pattern, module):
-                found = max(found, (len(name), number))
-    assert found[1] >= 0, f"{module} stands on no floor"
-    return found[1]
-
-
-def _own_imports(name: str, modules: dict[str, Path]) -> Iterator[str]:
-    """Yield which of ``modules`` a module imports, wherever in its text it does so, and not only for types."""
-    tree = ast.parse(modules[name].read_text(encoding="utf-8"))
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in modules)
-        elif isinstance(node, ast.ImportFrom) and node.module in modules:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in modules else str(node.module)
-
-
-def _room(module: str) -> str:
-    """Return the room that is closed to its neighbours, a verb, plugin or exporter; else an empty string."""
-    parts = module.split(".")
-    if parts[0] != "zoo":
-        return parts[0]
-    verb = parts[:2] == ["zoo", "tasks"] and len(parts) > 2 and (ROOT / "zoo" / "tasks" / parts[2]).is_dir()
-    return parts[2] if verb else ""
-
-
 def test_an_import_only_runs_down() -> None:
-    modules = _modules()
+    found = modules()
     upwards = [
         f"{name} imports {other}"
-        for name in modules
-        for other in _own_imports(name, modules)
-        if _floor(other) < _floor(name) and not (name == "zoo" and other == "zoo.models.artifact")
+        for name in found
+        for other in own_imports(name, found)
+        if floor(other) < floor(name) and not (name == "zoo" and other == "zoo.models.artifact")
     ]
     assert not upwards
 
 
 def test_no_import_goes_sideways_between_verbs_plugins_or_exporters() -> None:
-    modules = _modules()
+    found = modules()
     sideways = [
         f"{name} imports {other}"
-        for name in modules
-        for other in _own_imports(name, modules)
-        if _room(name) and _room(other) and _room(name) != _room(other) and _floor(name) == _floor(other)
+        for name in found
+        for other in own_imports(name, found)
+        if closed_room(name)
+        and closed_room(other)
+        and closed_room(name) != closed_room(other)
+        and floor(name) == floor(other)
     ]
     assert not sideways
 
 
 def test_imports_make_no_circle() -> None:
-    modules = _modules()
+    found = modules()
     # A package's own file only passes names on, so it stands apart from what it holds.
     graph = {
-        name: {other for other in _own_imports(name, modules) if other != name and modules[other].name != "__init__.py"}
-        for name in modules
+        name: {other for other in own_imports(name, found) if other != name and found[other].name != "__init__.py"}
+        for name in found
     }
     TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
