@@ -92,20 +92,27 @@ def closed_room(module: str) -> str:
     return parts[2] if verb else ""
 
 
+_DOOR = ("config", "descriptors", "hookspecs", "presets", "randomness")
+_USED_BY_ALL = ("errors", "progress", "door")
+
+
 def _drawn_as(module: str) -> str:
     """Return the box of the picture that a module belongs to: a room of the host, a plugin, or a single file."""
     parts = module.split(".")
     if parts[0] != "zoo":
         return parts[0]
-    if re.fullmatch(r"zoo\.tasks\.\w+\.command", module):
+    if re.fullmatch(r"zoo\.tasks\.\w+\.command|zoo\.__main__", module):
         return "cli"
     if re.fullmatch(r"zoo\.tasks\.\w+\.check", module):
         return "testing"
-    return parts[1] if len(parts) > 1 else "zoo"
+    return parts[1] if parts[1:] and parts[1] not in _DOOR else "door"
 
 
 def draw(path: Path) -> None:
-    """Draw the boxes of each floor, and a line from each box to those that it imports, as wide as imports are many."""
+    """Draw the boxes of each floor, and a line from each box to those that it imports, as wide as imports are many.
+
+    Lines to the door, to errors and to progress are left out: every box has them.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
@@ -114,7 +121,7 @@ def draw(path: Path) -> None:
         (_drawn_as(name), _drawn_as(other))
         for name in found
         for other in own_imports(name, found)
-        if _drawn_as(name) != _drawn_as(other)
+        if _drawn_as(name) != _drawn_as(other) and _drawn_as(other) not in _USED_BY_ALL
     )
     boxes: dict[int, list[str]] = {}
     sizes = Counter(_drawn_as(name) for name in found)
@@ -123,7 +130,7 @@ def draw(path: Path) -> None:
         if _drawn_as(name) not in row:
             row.append(_drawn_as(name))
     place = {box: ((number + 0.5) / len(row), -level) for level, row in boxes.items() for number, box in enumerate(row)}
-    figure = Figure(figsize=(11, 10), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(15, 10), dpi=110, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for (above, below), count in lines.items():
         (x, y), (to_x, to_y) = place[above], place[below]
@@ -131,7 +138,7 @@ def draw(path: Path) -> None:
             [x, to_x], [y - 0.17, to_y + 0.17], color="#4477aa", alpha=0.35, linewidth=0.5 + 0.18 * count, zorder=1
         )
     for box, (x, y) in place.items():
-        width = 0.022 + 0.0095 * len(box)
+        width = 0.018 + 0.0068 * len(box)
         axes.add_patch(
             FancyBboxPatch(
                 (x - width / 2, y - 0.17), width, 0.34, boxstyle="round,pad=0,rounding_size=0.01", mutation_aspect=10,
