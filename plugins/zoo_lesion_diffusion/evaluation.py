@@ -42,7 +42,8 @@ from zoo.metrics.filling import (
 from zoo.metrics.image import inpainting_metrics
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import mean_interval
-from zoo.models.artifact import Artifact, default_device
+from zoo.models.artifact import Artifact
+from zoo.models.runtime import Runtime
 from zoo.system.machine import without_folders
 from zoo.tasks.fill.patient import sample_seeds
 from zoo_lesion_diffusion.baselines import sharp_slices
@@ -308,7 +309,7 @@ def _model(artifact: Artifact, options: InpaintingOptions) -> Filler:
     run, kind = resolve(task.run), resolve(task.options)
     asked = options.model_dump(include={"steps", "solver", "start"}, exclude_none=True)
     checked = validate(kind, asked, what=f"fill of {artifact.method.name}")
-    parts = artifact.parts(options.backend, default_device(options.backend), options.precision)
+    parts = artifact.parts(Runtime.choose(options.backend, options.precision))
 
     def fill(image: np.ndarray, mask: np.ndarray, scan: PackedScan, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         white_matter = torch.from_numpy(np.moveaxis(scan.white_matter, 0, 2)) if scan.white_matter.any() else None

@@ -18,7 +18,8 @@ from zoo.imaging.cohort import Cohort
 from zoo.metrics.distances import frechet_distance, kernel_distance, nearest_distances
 from zoo.metrics.features import INCEPTION, RADIOMIC, Extractor, feature_scale, load_extractor
 from zoo.metrics.statistics import FEWEST_SUBJECTS
-from zoo.models.artifact import Artifact, default_device
+from zoo.models.artifact import Artifact
+from zoo.models.runtime import Runtime
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo_realism.config import RealismOptions
@@ -96,7 +97,7 @@ def _samples(artifact: Artifact, options: RealismOptions) -> Tensor:
     """Return ``options.samples`` generated images, ``[N, contrasts, *spatial]``."""
     task = artifact.method.task("sample")
     settings = validate(resolve(task.options), {}, what=f"sampling with {artifact.method.name}")
-    run, parts = resolve(task.run), artifact.parts(options.backend, default_device(options.backend))
+    run, parts = resolve(task.run), artifact.parts(Runtime.choose(options.backend))
     seeds = [seed_for(options.seed, number) for number in range(options.samples)]
     size = settings.batch_size
     batches = [run(parts, artifact.config, seeds[at : at + size], settings) for at in range(0, len(seeds), size)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zoo import Citation, Method, Task, hookimpl
 from zoo.presets import Presets
+from zoo.tasks import LatentTask
 
 
 @hookimpl
@@ -35,10 +36,13 @@ def zoo_methods() -> list[Method]:
                 "project": Task(
                     run="zoo_stylegan2.projection:project", options="zoo_stylegan2.config:StyleGANProjectOptions"
                 ),
-                "edit": Task(run="zoo_stylegan2.tasks:edit", options="zoo.tasks:EditOptions"),
+                "edit": LatentTask(
+                    run="zoo_stylegan2.tasks:edit",
+                    options="zoo.tasks:EditOptions",
+                    codes="zoo_stylegan2.tasks:draw_codes",
+                    discriminator="zoo_stylegan2.tasks:discriminator_score",
+                ),
             },
-            codes="zoo_stylegan2.tasks:draw_codes",
-            critic="zoo_stylegan2.tasks:discriminator_score",
             evaluators=("realism",),
             reported_on="411 subjects, Inception features (Güllmar et al.); other data than ours",
             reported=(

@@ -83,7 +83,7 @@ def project(
     if not bool((distances.isfinite() & penalties.isfinite()).all()):
         raise DataError("A projection ended in NaN or infinite values; try a lower learning_rate.")
     return Projected(
-        w=w.detach().cpu(),
+        codes=w.detach().cpu(),
         noise=tuple(noise_map.detach().cpu() for noise_map in noise),
         reconstruction=reconstruction.float().cpu(),
         losses=tuple(

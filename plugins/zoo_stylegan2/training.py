@@ -49,7 +49,7 @@ class StyleGANTrainer:
         self.generator = model.to(fabric.device)
         self.discriminator = build_discriminator(config).to(fabric.device)
         self.moving_average = MovingAverage(model, config.optimiser.average_half_life_images)
-        self.average = cast(Generator, self.moving_average.model)
+        self.ema = cast(Generator, self.moving_average.model)
         loss = config.loss
         # DDP does not support the regularisers' double backward, so `_update` averages gradients over processes.
         self.generator_optimiser, self.discriminator_optimiser = cast(
@@ -219,14 +219,14 @@ class StyleGANTrainer:
 
     def _parts(self) -> dict[str, nn.Module]:
         """Return the averaged parts, with which validation and preview sample."""
-        return {"mapping": self.average.mapping, "synthesis": self.average.synthesis}
+        return {"mapping": self.ema.mapping, "synthesis": self.ema.synthesis}
 
     def state_dict(self) -> dict[str, Any]:
         """Return both networks, the average, both optimisers, the augmentation's state and the last figures."""
         return {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.ema.state_dict(),
             "generator_optimiser": self.generator_optimiser.state_dict(),
             "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
             "augmentation": self.augmentation.state_dict(),
@@ -239,7 +239,7 @@ class StyleGANTrainer:
         """Restore the state that `state_dict` returned."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
-        self.average.load_state_dict(state["average"])
+        self.ema.load_state_dict(state["average"])
         self.generator_optimiser.load_state_dict(state["generator_optimiser"])
         self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         self.augmentation.load_state_dict(state["augmentation"])
