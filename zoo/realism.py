@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.config import Config, validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
-from zoo.evaluation.scores import MODEL, Evaluation
+from zoo.evaluation.scores import MODEL, Evaluation, Measure
 from zoo.imaging.cache import pack_cohort
 from zoo.imaging.cohort import Cohort
 from zoo.metrics.features import (
@@ -94,14 +94,14 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
         )
     few = "a distance between sets needs two real images, and there is one"
     scores = {
-        f"samples/{MODEL}/{name}": Score(value=None, unit="", better="lower", n=len(subjects), note=few)
+        Measure("samples", MODEL, name): Score(value=None, unit="", better="lower", n=len(subjects), note=few)
         for name in MEASURES
     }
     halves = [torch.cat([rows[subject] for subject in subjects[start::2]]) for start in (0, 1) if subjects[start::2]]
     for name, measure in measures.items():
         value = measure(real, made)
         reach = np.quantile(drawn[name], [0.025, 0.975]) - np.mean(drawn[name]) if drawn else None
-        scores[f"samples/{MODEL}/{name}"] = Score(
+        scores[Measure("samples", MODEL, name)] = Score(
             value=value,
             unit="",
             better="lower",
@@ -110,7 +110,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
             note=note,
         )
         if len(halves) == 2 and min(len(half) for half in halves) >= 2:
-            scores[f"samples/{HALVES}/{name}"] = Score(
+            scores[Measure("samples", HALVES, name)] = Score(
                 value=measure(real[halves[0]], real[halves[1]]), unit="", better="lower", n=len(subjects),
                 note="half the images a set, which alone raises a Fréchet distance",
             )  # fmt: skip
