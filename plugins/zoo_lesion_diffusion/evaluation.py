@@ -21,7 +21,8 @@ from zoo.imaging.cohort import Cohort
 from zoo.imaging.transfer import patient_of
 from zoo.metrics.filling import SIZE_BINS_MM3
 from zoo.metrics.lpips import load_lpips
-from zoo.models.artifact import Artifact, default_device
+from zoo.models.artifact import Artifact
+from zoo.models.runtime import Runtime
 from zoo.system.machine import without_folders
 from zoo.tasks.fill.patient import sample_seeds
 from zoo_lesion_diffusion.cases import Case, cases_of, place_masks
@@ -109,7 +110,7 @@ def _filler(artifact: Artifact, options: InpaintingOptions) -> Filler:
     run, kind = resolve(task.run), resolve(task.options)
     asked = options.model_dump(include={"steps", "solver", "start"}, exclude_none=True)
     checked = validate(kind, asked, what=f"fill of {artifact.method.name}")
-    parts = artifact.parts(options.backend, default_device(options.backend), options.precision)
+    parts = artifact.parts(Runtime.choose(options.backend, options.precision))
 
     def fill(case: Case, scan: PackedScan, seed: int) -> Fill:
         white_matter = torch.from_numpy(np.moveaxis(scan.white_matter, 0, 2)) if scan.white_matter.any() else None
@@ -217,7 +218,7 @@ def _about_masks(artifact: Artifact, bank: Cohort | None) -> str:
 
 def _picture(case: Case, fills: Mapping[str, Fill]) -> tuple[bytes, str]:
     """Draw truth, hole and every fill on the slice with the largest hole; returns a PNG and its caption."""
-    from zoo.report.figures import sheet
+    from zoo.report.figures import sheet, upright
 
     index = int(case.mask.sum(axis=(0, 1)).argmax())
     volumes = {
@@ -227,6 +228,6 @@ def _picture(case: Case, fills: Mapping[str, Fill]) -> tuple[bytes, str]:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
-        planes = np.stack([np.rot90(volume[..., index]) for volume in volumes.values()])
+        planes = upright(np.stack([volume[..., index] for volume in volumes.values()]))
         sheet(planes, path, titles=list(volumes), columns=len(volumes))
         return path.read_bytes(), f"{case.condition}: {', '.join(volumes)}"

@@ -41,7 +41,6 @@ class DenoisingTrainer:
         self.model = model.to(fabric.device).to(memory_format=torch.channels_last)
         self._moving_average = MovingAverage(self.model, config.optimiser.average_half_life_images)
         self.ema = self._moving_average.model
-        self.average = self.ema  # its name in the protocol `zoo.training.protocol.Trainer`
         optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
         )

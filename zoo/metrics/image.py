@@ -63,6 +63,11 @@ def _box(x: Tensor, window: int) -> Tensor:
     return x
 
 
+def psnr(mse: Tensor, data_range: float = 2.0) -> Tensor:
+    """Return the peak signal-to-noise ratio of mean squared errors, dB, at most `MAX_PSNR`; of the shape of ``mse``."""
+    return (10 * torch.log10(data_range**2 / mse.clamp(min=1e-30))).clamp(max=MAX_PSNR)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of ``values`` ``[B, C, …]`` where ``mask`` ``[B, 1, …]`` is true, ``[B]``."""
     weight = mask.to(values.dtype).expand_as(values).flatten(1)
@@ -118,7 +123,7 @@ def inpainting_metrics(
     for place, where in places.items():
         mse = masked_mean(error, where)
         measured[f"ssim_{place}"] = masked_mean(similarity, where)
-        measured[f"psnr_{place}"] = (10 * torch.log10(4 / mse.clamp(min=1e-30))).clamp(max=MAX_PSNR)
+        measured[f"psnr_{place}"] = psnr(mse)
         measured[f"mse_{place}"] = mse
     inner = ssim_map(prediction, truth, window=FILLED_WINDOW)
     measured["ssim_filled"] = masked_mean(inner, fully_inside(mask, FILLED_WINDOW))

@@ -33,6 +33,7 @@ from zoo.exporting.job import ExportOptions
 from zoo.exporting.parity import TOLERANCES
 from zoo.models.artifact import Artifact
 from zoo.models.find import copied
+from zoo.models.runtime import Runtime
 from zoo.tasks.fill.trial import FILL_LIMITS
 
 onnx = pytest.importorskip("onnx")
@@ -384,4 +385,4 @@ def test_missing_packages_name_the_line_that_helps(exported: Artifact, monkeypat
     monkeypatch.setattr(zoo_openvino.runtime.util, "find_spec", lambda name: None)
     for backend in ("onnxruntime", "openvino"):
         with pytest.raises(MissingExtraError, match=r"is not installed: pip install 'mri-zoo\[cpu\]'"):
-            exported.parts(backend)
+            exported.parts(Runtime(backend))

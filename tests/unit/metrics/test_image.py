@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from zoo.errors import DataError
-from zoo.metrics.image import FILLED_WINDOW, MAX_PSNR, fully_inside, inpainting_metrics, masked_mean, ssim_map
+from zoo.metrics.image import FILLED_WINDOW, MAX_PSNR, fully_inside, inpainting_metrics, masked_mean, psnr, ssim_map
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import FEWEST_SUBJECTS, bootstrap_interval, mean_interval, paired_difference
 
@@ -187,3 +187,11 @@ def test_lpips_takes_local_weights_and_downloads_nothing(tmp_path: Path, monkeyp
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(DataError, match="not AlexNet's weights"):
         load_lpips(tmp_path / "other.safetensors")
+
+
+def test_psnr_is_that_of_scikit_image_and_bounded() -> None:
+    random = np.random.default_rng(0)
+    truth, found = random.uniform(-1, 1, (2, 8, 8))
+    mse = torch.tensor(np.square(found - truth).mean())
+    assert float(psnr(mse)) == pytest.approx(peak_signal_noise_ratio(truth, found, data_range=2))
+    assert float(psnr(torch.tensor(0.0))) == MAX_PSNR

@@ -23,7 +23,7 @@ from zoo.config import Config
 from zoo.errors import ArtifactError, DataError, did_you_mean
 from zoo.imaging.cohort import as_number
 from zoo.metrics.statistics import bootstrap_interval
-from zoo.system.files import replacing
+from zoo.system.files import refuse_newer, replacing
 
 FORMAT = 1
 """Version of the file; a higher one is refused."""
@@ -555,12 +555,7 @@ class Directions:
         try:
             with safe_open(file, framework="pt") as stored:
                 about = json.loads((stored.metadata() or {})["zoo"])
-                number = int(about["format"])
-                if number > FORMAT:
-                    raise ArtifactError(
-                        f"{file} has format {number}; this version of mri-zoo knows up to {FORMAT}. Update: pip "
-                        "install -U mri-zoo"
-                    )
+                refuse_newer(file, int(about["format"]), FORMAT)
                 items = {name: Direction(stored.get_tensor(name), found) for name, found in about["directions"].items()}
                 return cls(items, about["method"], about["model_sha256"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from zoo.descriptors import resolve
-from zoo.errors import ConfigError, DataError
+from zoo.errors import DataError
 from zoo.metrics.features import RADIOMIC, Extractor, load_extractor
 from zoo.metrics.statistics import with_interval
 from zoo.models.artifact import Artifact
@@ -28,6 +28,7 @@ from zoo.tasks.edit.directions import (
     fit_direction,
     read_attribute,
 )
+from zoo.tasks.edit.protocol import latent_task
 from zoo.tasks.projections import Projections, check_same_model
 
 
@@ -51,7 +52,7 @@ def direction_files(
         artifact: The model that the images were projected with.
         projections: Codes and what is known about their images.
         folder: Gets ``directions.safetensors``, ``directions.json`` and ``directions.html``.
-        columns: Attributes; each gets a direction of its name.
+        columns: Attributes; each gets a direction of the same name.
         against: For some of them others to be orthogonal to; the direction is called ``"group-without-age"``.
         levels: Two values to tell apart, for columns with more.
         options: Folds and regularisation.
@@ -76,13 +77,13 @@ def direction_files(
         again = sorted(set(subjects) & set(unseen.subjects))
         if again:
             raise DataError(
-                f"Subject {again[0]!r} is in both projections; --test wants other subjects than were fitted on."
+                f"Subject {again[0]!r} is in both projections; --test needs subjects that were not fitted on."
             )
         for attribute in attributes:
             known = read_attribute(unseen.rows, attribute.name, attribute.levels)
             if known.kind != attribute.kind:
                 raise DataError(f"The subjects of --test have too few values of {attribute.name!r} to predict.")
-            further[attribute.name] = (unseen.w, known, unseen.subjects)
+            further[attribute.name] = (unseen.codes, known, unseen.subjects)
     steps = samples + len(attributes)
     generated = None
     if samples:
@@ -93,13 +94,13 @@ def direction_files(
     fitted: dict[str, Direction] = {}
     for number, attribute in enumerate(attributes, start=1):
         fitted[attribute.name] = fit_direction(
-            projections.w, attribute, subjects, options, generated, further.get(attribute.name)
+            projections.codes, attribute, subjects, options, generated, further.get(attribute.name)
         )
         if progress:
             progress(samples + number, steps)
     items = dict(fitted)
     for name, others in against:
-        items[f"{name}-without-{'-'.join(others)}"] = conditional(name, others, fitted, projections.w)
+        items[f"{name}-without-{'-'.join(others)}"] = conditional(name, others, fitted, projections.codes)
     directions = Directions(items, projections.method, projections.model_sha256)
     directions.write(folder / DIRECTIONS_FILE)
     about = {"model_sha256": artifact.sha256, "directions": {name: dict(item.about) for name, item in items.items()}}
@@ -135,15 +136,10 @@ def _generate(
     seed: int,
     report: Callable[[int], None],
 ) -> Generated:
-    """Return generated images' codes and features, and the features of the projected images.
-
-    Raises:
-        ConfigError: The method draws no codes.
-    """
-    if not artifact.method.codes:
-        raise ConfigError(f"{artifact.method.name!r} draws no codes of its own; leave out --samples.")
-    task, codes_of = artifact.method.task("edit"), resolve(artifact.method.codes)
-    run, parts, options = resolve(task.run), artifact.parts(), resolve(task.options)()
+    """Return generated images' codes and features, and the features of the projected images."""
+    task = latent_task(artifact.method)
+    run, codes_of = resolve(task.run), resolve(task.codes)
+    parts, options = artifact.parts(), resolve(task.options)()
     codes, features = [], []
     for first in range(0, samples, options.batch_size):
         seeds = [seed_for(seed, number) for number in range(first, min(first + options.batch_size, samples))]
@@ -156,7 +152,7 @@ def _generate(
 
 
 def score_rows(directions: Directions) -> list[dict[str, Any]]:
-    """Return a row a measure, over images and over subjects."""
+    """Return one row per direction and measure, over images and over subjects."""
     return [
         {
             "direction": name,
@@ -171,7 +167,7 @@ def score_rows(directions: Directions) -> list[dict[str, Any]]:
 
 
 def direction_rows(directions: Directions) -> list[dict[str, Any]]:
-    """Return a row a direction: what it was fitted on, how stable it is, and what was taken out of it."""
+    """Return one row per direction: what it was fitted on, how stable it is, and what was removed from it."""
     rows = []
     for name, item in directions.items.items():
         about = item.about

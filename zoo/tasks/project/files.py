@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from zoo.evaluation.unseen import has_seen, unseen
 from zoo.imaging.cache import PackedCohort, pack_cohort
 from zoo.imaging.cohort import Cohort, as_number
 from zoo.metrics.bpf import find_head
-from zoo.metrics.image import MAX_PSNR, ssim_map
+from zoo.metrics.image import psnr, ssim_map
 from zoo.metrics.perceptual import NamedDistance, load_distance
 from zoo.metrics.statistics import Interval, mean_interval
 from zoo.models.artifact import Artifact
@@ -32,6 +30,7 @@ from zoo.randomness import seed_for
 from zoo.system.files import replacing, write_text
 from zoo.tasks.project.protocol import Placed
 from zoo.tasks.projections import PROJECTIONS_FILE, Projections
+from zoo.tasks.provenance import without_folders
 
 SLICES = 6
 """Slices a scan where none are chosen, as in Güllmar et al."""
@@ -229,7 +228,7 @@ def project_files(
         **checked.model_dump(mode="json"),
         "distance": distance.name,
         "weights_sha256": distance.weights_sha256,
-        "command": shlex.join(Path(word).name if "/" in word else word for word in command),
+        "command": without_folders(command),
     }
     batches = [
         range(len(targets.rows))[start : start + checked.batch_size]
@@ -258,12 +257,17 @@ def project_files(
 def _key(artifact: Artifact, targets: Targets, batch: Sequence[int], options: Any, distance: NamedDistance) -> str:
     """Return a hash of all that decides a batch's result."""
     settings = [artifact.sha256, options.model_dump(mode="json"), distance.name, distance.weights_sha256]
-    rows = [targets.rows[number] for number in batch]
+    rows = [{**row, "covariates": _as_floats(row["covariates"])} for row in (targets.rows[number] for number in batch)]
     digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
     for number in batch:
         digest.update(targets.images[number].tobytes())
         digest.update(targets.lesions[number].tobytes())
     return digest.hexdigest()
+
+
+def _as_floats(covariates: Mapping[str, int | float | str]) -> dict[str, float | str]:
+    """Return numbers by their value alone: version 0.1.0 kept 4224 as 4224.0, and its projections are resumable."""
+    return {name: float(value) if isinstance(value, int) else value for name, value in covariates.items()}
 
 
 def _parts(
@@ -302,7 +306,7 @@ def _parts(
                 for number, losses, about in zip(batch, found_now.losses, measured, strict=True)
             )
             Projections(
-                found_now.w, found_now.noise, images, found_now.reconstruction, rows,
+                found_now.codes, found_now.noise, images, found_now.reconstruction, rows,
                 artifact.method.name, str(artifact.sha256),
             ).write(part)  # fmt: skip
         found.append(Projections.read(part))
@@ -324,7 +328,7 @@ def _reporter(progress: Progress | None, batch: range, iterations: int, total: i
 
 def _join(parts: Sequence[Projections], options: Mapping[str, Any]) -> Projections:
     return Projections(
-        w=torch.cat([part.w for part in parts]),
+        codes=torch.cat([part.codes for part in parts]),
         noise=tuple(torch.cat(planes) for planes in zip(*(part.noise for part in parts), strict=True)),
         image=torch.cat([part.image for part in parts]),
         reconstruction=torch.cat([part.reconstruction for part in parts]),
@@ -361,21 +365,16 @@ def measure(
     heads = torch.from_numpy(np.stack([find_head((image[0].numpy() + 1) / 2) for image in images]))[:, None]
     found = []
     for n in range(len(images)):
-        mse, inside = float(error[n].mean()), heads[n].expand_as(error[n])
-        losses = {"ssim": float(similarity[n].mean()), "psnr": _psnr(mse), "mse": mse}
+        mse, inside = error[n].mean(), heads[n].expand_as(error[n])
+        losses = {"ssim": float(similarity[n].mean()), "psnr": float(psnr(mse)), "mse": float(mse)}
         if inside.any():
             losses |= {
                 "ssim_head": float(similarity[n][inside].mean()),
-                "psnr_head": _psnr(float(error[n][inside].mean())),
+                "psnr_head": float(psnr(error[n][inside].mean())),
             }
         lesion_contrast = _lesion_contrast(images[n].numpy(), made[n].numpy(), lesions[n], contrasts)
         found.append({"losses": losses, "lesions": lesion_contrast})
     return found
-
-
-def _psnr(mse: float) -> float:
-    """Return dB of a mean square on a range of 2."""
-    return min(10 * math.log10(4 / max(mse, 1e-30)), MAX_PSNR)
 
 
 def _lesion_contrast(
@@ -412,22 +411,20 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
 
 
 def _draw(path: Path, whole: Projections) -> None:
-    """Draw some targets, reconstructions and differences, front on top; of volumes the middle slice."""
-    from zoo.report.figures import compare
+    """Draw some targets, reconstructions and differences."""
+    from zoo.report.figures import compare, upright
 
     some = np.unique(np.linspace(0, len(whole) - 1, min(_SHOWN, len(whole))).round().astype(int))
-    planes = []
-    for tensor in (whole.image, whole.reconstruction):
-        images = tensor[some, 0].numpy()
-        slices = images if images.ndim == 3 else images[..., images.shape[-1] // 2]
-        planes.append(slices.transpose(0, 2, 1)[:, ::-1])
+    first, second = (
+        upright(tensor[some, 0].numpy(), tensor.dim() - 2) for tensor in (whole.image, whole.reconstruction)
+    )
     titles = [
         f"{row['scan']}\nposition {row['position']:.2f}\n{_similarity(row['losses'])}"
         + ("\nused in training" if row["trained_on"] else "")
         for row in (whole.rows[number] for number in some)
     ]
     with replacing(path) as temporary:
-        compare(temporary, planes[0], planes[1], titles)
+        compare(temporary, first, second, titles)
 
 
 def _similarity(losses: Mapping[str, float]) -> str:
