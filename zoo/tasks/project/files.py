@@ -1,4 +1,4 @@
-"""Projecting a cohort: which images, in batches that survive an interruption, to one safe file and a report."""
+"""Projecting a cohort: choose images, project them in resumable batches, write one safe file and a report."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ from zoo.tasks.projections import PROJECTIONS_FILE, Projections
 from zoo.tasks.provenance import without_folders
 
 SLICES = 6
-"""Slices a scan where none are chosen, as in Güllmar et al."""
+"""Slices per scan where none are chosen, as in Güllmar et al."""
 _PARTS = ".parts"
 _SHOWN = 8
 _METRICS = ("ssim", "psnr", "mse", "ssim_head", "psnr_head")
 _RING = 2
-"""Pixels round a lesion that are its surroundings."""
+"""Pixels around a lesion that are its surroundings."""
 _LEAST_PIXELS = 4
 _LEAST_CONTRAST = 0.05
-"""Of a range of 2; a ratio to less says nothing."""
+"""Of a range of 2; a ratio to a smaller contrast says nothing."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is projected.
+    """The images to project.
 
     Attributes:
         images: float32 ``[N, C, *size]`` in [-1, 1].
         lesions: bool ``[N, *size]``.
-        rows: What each is, as in `Projections`, without ``losses``; ``trained_on`` marks subjects that training has
-            seen.
+        rows: What each image is, as in `Projections`, without ``losses``; ``trained_on`` marks training subjects.
     """
 
     images: np.ndarray
@@ -62,14 +61,14 @@ class Targets:
 
 @dataclass(frozen=True)
 class ProjectReport:
-    """What projecting wrote and how near it came.
+    """What projecting wrote, and how close the reconstructions are.
 
     Attributes:
         projections: The file.
         sheet: PNG of targets, reconstructions and differences.
-        rows: One an image.
+        rows: One per image.
         summary: By metric, over subjects.
-        distance: What was made small.
+        distance: The loss that was minimised.
     """
 
     projections: Path
@@ -92,12 +91,12 @@ class ProjectReport:
 
 
 def choose_scans(
-    artifact: Artifact, cohort: Cohort, *, subjects: Sequence[str] = (), everybody: bool = False
+    artifact: Artifact, cohort: Cohort, *, subjects: Sequence[str] = (), all_subjects: bool = False
 ) -> Cohort:
-    """Return the scans to project: of subjects that training has not seen, of those named, or all.
+    """Return the scans to project: of unseen subjects, of the named subjects, or of all subjects.
 
     Raises:
-        DataError: Nobody is left, or a named subject does not exist.
+        DataError: No subject is left, or a named subject does not exist.
     """
     usable = cohort.with_all(artifact.config.data.contrasts)
     if subjects:
@@ -109,7 +108,7 @@ def choose_scans(
                     f"{did_you_mean(name, usable.subjects)}"
                 )
         return usable.subset(names)
-    return usable if everybody else unseen(artifact, usable)
+    return usable if all_subjects else unseen(artifact, usable)
 
 
 def find_targets(
@@ -120,18 +119,18 @@ def find_targets(
     every: int | None = None,
     progress: Progress | None = None,
 ) -> Targets:
-    """Return images of a cohort as training would show them.
+    """Return images of a cohort, prepared as for training.
 
     Args:
         artifact: The trained model.
         cohort: Scans with its contrasts.
-        positions: Of each scan the slices nearest to these, 0 at the lowest slice of the head and 1 at the highest.
-        every: Instead of each scan every n-th slice. With neither `SLICES` spread evenly over the learnt ones.
+        positions: The slices of each scan nearest to these; 0 is the lowest slice of the head, 1 the highest.
+        every: Every n-th slice of each scan instead. With neither, `SLICES` spread evenly over the learnt ones.
         progress: Called with (scans read, scans in all).
 
     Raises:
         ConfigError: Both are given.
-        DataError: No slice was learnt at such a position.
+        DataError: The model has not learnt a slice at such a position.
     """
     if positions and every:
         raise ConfigError("--positions and --every both choose slices; give one of them.")
@@ -142,7 +141,7 @@ def find_targets(
     for number, scan in enumerate(packed.scans):
         places = [(index, place[2]) for index, place in enumerate(examples.places) if place[0] == number]
         chosen += _choose(places, scan.id, positions, every)
-    rng = np.random.default_rng(0)  # nothing about a projected image is random
+    rng = np.random.default_rng(0)  # unused: projected images are not augmented
     images = np.stack([examples.example(index, rng)["image"] for index in chosen]).astype(np.float32)
     lesions = np.stack([examples.lesions(index) for index in chosen])
     return Targets(images, lesions, _rows(artifact, packed, [examples.places[index] for index in chosen]))
@@ -201,20 +200,20 @@ def project_files(
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ProjectReport:
-    """Project images and write what was found.
+    """Project images and write codes, report and sheet.
 
-    A batch that is done is kept in the folder until all are: the same call goes on with the others, and ends with the
-    same numbers as one that was not interrupted. Gradients go through torch, so there is no other backend.
+    Finished batches are kept in the folder until all are done: the same call resumes with the others, and gives the same
+    numbers as an uninterrupted one. Gradients need torch, so there is no other backend.
 
     Args:
         artifact: The trained model.
         targets: Of `find_targets`.
         folder: Gets ``projections.safetensors``, ``projections.json`` and ``projections.png``.
         options: Of the method's projection options.
-        weights: Of the network of the loss.
-        device: Where it runs.
-        command: Its words, recorded without folders.
-        progress: Called with (iterations done, iterations in all), counted for each image.
+        weights: Of the loss's network.
+        device: Where torch runs.
+        command: Words of the command, recorded without folders.
+        progress: Called with (iterations done, iterations in all), summed over images.
 
     Raises:
         UnknownNameError: The method cannot project.
@@ -255,7 +254,7 @@ def project_files(
 
 
 def _key(artifact: Artifact, targets: Targets, batch: Sequence[int], options: Any, distance: NamedDistance) -> str:
-    """Return a hash of all that decides a batch's result."""
+    """Return a hash of everything that decides a batch's result."""
     settings = [artifact.sha256, options.model_dump(mode="json"), distance.name, distance.weights_sha256]
     rows = [targets.rows[number] for number in batch]
     digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
@@ -276,7 +275,7 @@ def _parts(
     device: str,
     progress: Progress | None,
 ) -> list[Projections]:
-    """Return the projections of each batch, from the folder where they are done."""
+    """Return the projections of each batch; finished ones are read from the folder."""
     run, model = resolve(artifact.method.task("project").run), artifact.build(device)
     total = len(targets.rows) * options.iterations
     found: list[Projections] = []
@@ -311,7 +310,7 @@ def _parts(
 
 
 def _seed(seed: int, image: np.ndarray) -> int:
-    """Return the seed of one image: it depends on what is in it, not on its neighbours."""
+    """Return the seed of one image, from its voxels; neighbours in the batch do not matter."""
     return seed_for(seed, int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8]))
 
 
@@ -334,7 +333,7 @@ def _join(parts: Sequence[Projections], options: Mapping[str, Any]) -> Projectio
     )
 
 
-# --- How near it came. ---
+# --- How close the reconstructions are. ---
 
 
 def measure(
@@ -342,17 +341,17 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return for each image ``losses`` (SSIM, PSNR in dB, mean square, range 2) and ``lesions``.
 
-    ``ssim``, ``psnr`` and ``mse`` count all pixels; ``ssim_head`` and ``psnr_head`` those in the filled outline of the
-    target's first channel, where it has one. Background is easy: nearly half of a slice is.
+    ``ssim``, ``psnr`` and ``mse`` cover all pixels; ``ssim_head`` and ``psnr_head`` those in the filled outline of the
+    target's first channel, where there is one: nearly half of a slice is background, which is easy.
 
-    Lesion contrast is the mean inside the lesions minus that of the foreground within 2 pixels round them. ``lesions``
-    has it by contrast for the target and the reconstruction, and ``survives``, the one over the other, ``None`` where
-    the target's is below 0.05 of a range of 2; without a lesion of 4 pixels it is empty.
+    Lesion contrast is the mean inside the lesions minus that of the foreground within 2 pixels around them. ``lesions``
+    has it per contrast for the target and the reconstruction, and ``survives``, the ratio of the second to the first,
+    ``None`` where the target's is below 0.05 of a range of 2; it is empty where lesions have fewer than 4 pixels.
 
     Args:
         images, reconstruction: ``[N, C, *size]``; a reconstruction is clamped to [-1, 1].
         lesions: bool ``[N, *size]``.
-        contrasts: Names; channels are these, each as often as it is copied.
+        contrasts: Names; the channels are these, each repeated equally often.
     """
     made = reconstruction.clamp(-1, 1)
     similarity = ssim_map(made, images)
