@@ -34,7 +34,7 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--subjects", metavar="S,S", help="Only these, seen by training or not.")
 @click.option("--all", "all_subjects", is_flag=True, help="All subjects, including training subjects.")
 @click.option("--positions", callback=_numbers, metavar="P,P",
-              help="Slices nearest to these, 0 lowest, 1 highest; default: six spread over the learnt ones.")  # fmt: skip
+              help="Slices nearest to these, 0 lowest, 1 highest; default: six of the learnt ones.")  # fmt: skip
 @click.option("--every", type=click.IntRange(min=1), help="Every n-th learnt slice instead.")
 @click.option("--loss", help="lpips, feature:NAME (a timm network) or ssim+l2; default: lpips.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights of the loss's network.")
@@ -130,8 +130,8 @@ def command(
     known = sorted({row["subject"] for row in report.rows if row["trained_on"]})
     if known:
         note(
-            f"warning: training has seen {', '.join(known)}; their rows are marked trained_on and say nothing about new "
-            "subjects."
+            f"warning: training has seen {', '.join(known)}; their rows are marked trained_on and say nothing about "
+            "new subjects."
         )
 
 

@@ -28,7 +28,7 @@ from zoo.models.artifact import Artifact
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.system.files import replacing, write_text
-from zoo.tasks.project.protocol import Placed
+from zoo.tasks.project.protocol import Placed, Projected
 from zoo.tasks.projections import PROJECTIONS_FILE, Projections
 from zoo.tasks.provenance import without_folders
 
@@ -202,8 +202,8 @@ def project_files(
 ) -> ProjectReport:
     """Project images and write codes, report and sheet.
 
-    Finished batches are kept in the folder until all are done: the same call resumes with the others, and gives the same
-    numbers as an uninterrupted one. Gradients need torch, so there is no other backend.
+    Finished batches are kept in the folder until all are done: the same call resumes with the others, and gives the
+    same numbers as an uninterrupted one. Gradients need torch, so there is no other backend.
 
     Args:
         artifact: The trained model.
@@ -223,18 +223,14 @@ def project_files(
     task = artifact.method.task("project")
     checked = validate(resolve(task.options), options, what=f"zoo project with {artifact.method.name}")
     distance = load_distance(checked.loss, weights, device)
+    batches = _Batches(artifact, targets, folder / _PARTS, checked, distance, device)
     about = {
         **checked.model_dump(mode="json"),
         "distance": distance.name,
         "weights_sha256": distance.weights_sha256,
         "command": without_folders(command),
+        "fingerprint": batches.fingerprint(),
     }
-    batches = [
-        range(len(targets.rows))[start : start + checked.batch_size]
-        for start in range(0, len(targets.rows), checked.batch_size)
-    ]
-    keys = [_key(artifact, targets, batch, checked, distance) for batch in batches]
-    about["fingerprint"] = hashlib.sha256("".join(keys).encode()).hexdigest()
     file = folder / PROJECTIONS_FILE
     if file.exists():
         whole = Projections.read(file)
@@ -243,70 +239,95 @@ def project_files(
                 f"{folder} holds projections of other images or with other settings; choose another --out."
             )
     else:
-        whole = _join(_parts(artifact, targets, folder, batches, keys, checked, distance, device, progress), about)
+        whole = _join(batches.project(progress), about)
         whole.write(file)
     report = ProjectReport(file, folder / "projections.png", whole.rows, summary(whole.rows), distance.name)
     _draw(report.sheet, whole)
     described = {**report.to_json(), "method": artifact.method.name, "model_sha256": artifact.sha256, "options": about}
     write_text(folder / "projections.json", json.dumps(described, indent=2) + "\n")
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    shutil.rmtree(batches.folder, ignore_errors=True)
     return report
 
 
-def _key(artifact: Artifact, targets: Targets, batch: Sequence[int], options: Any, distance: NamedDistance) -> str:
-    """Return a hash of everything that decides a batch's result."""
-    settings = [artifact.sha256, options.model_dump(mode="json"), distance.name, distance.weights_sha256]
-    rows = [targets.rows[number] for number in batch]
-    digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
-    for number in batch:
-        digest.update(targets.images[number].tobytes())
-        digest.update(targets.lesions[number].tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Batches:
+    """Images that are projected together, and kept in a folder once they are done.
 
+    Attributes:
+        artifact: The model.
+        targets: All images.
+        folder: Gets one file per finished batch, named by all that decides it.
+        options: Of the method.
+        distance: The loss.
+        device: Where torch runs.
+    """
 
-def _parts(
-    artifact: Artifact,
-    targets: Targets,
-    folder: Path,
-    batches: Sequence[range],
-    keys: Sequence[str],
-    options: Any,
-    distance: NamedDistance,
-    device: str,
-    progress: Progress | None,
-) -> list[Projections]:
-    """Return the projections of each batch; finished ones are read from the folder."""
-    run, model = resolve(artifact.method.task("project").run), artifact.build(device)
-    total = len(targets.rows) * options.iterations
-    found: list[Projections] = []
-    for batch, key in zip(batches, keys, strict=True):
-        part = folder / _PARTS / f"{key}.safetensors"
-        if not part.is_file():
-            images = torch.from_numpy(targets.images[list(batch)])
-            found_now = run(
-                model,
-                artifact.config,
-                images.to(device),
-                [_seed(options.seed, image) for image in images.numpy()],
-                distance.measure,
-                options,
-                _reporter(progress, batch, options.iterations, total),
-            )
-            measured = measure(
-                images, found_now.reconstruction, targets.lesions[list(batch)], artifact.config.data.contrasts
-            )
-            rows = tuple(
-                {**targets.rows[number], **about, "losses": {**losses, **about["losses"]}}
-                for number, losses, about in zip(batch, found_now.losses, measured, strict=True)
-            )
-            Projections(
-                found_now.codes, found_now.noise, images, found_now.reconstruction, rows,
-                artifact.method.name, str(artifact.sha256),
-            ).write(part)  # fmt: skip
-        found.append(Projections.read(part))
-        if progress:
-            progress(batch.stop * options.iterations, total)
-    return found
+    artifact: Artifact
+    targets: Targets
+    folder: Path
+    options: Any
+    distance: NamedDistance
+    device: str
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides the results."""
+        return hashlib.sha256("".join(self._key(batch) for batch in self._batches()).encode()).hexdigest()
+
+    def project(self, progress: Progress | None) -> list[Projections]:
+        """Return the projections of each batch; finished ones are read from the folder."""
+        run, model = resolve(self.artifact.method.task("project").run), self.artifact.build(self.device)
+        steps = self.options.iterations
+        total = len(self.targets.rows) * steps
+        done: list[Projections] = []
+        for batch in self._batches():
+            file = self.folder / f"{self._key(batch)}.safetensors"
+            if not file.is_file():
+                images = torch.from_numpy(self.targets.images[list(batch)])
+                projected: Projected = run(
+                    model,
+                    self.artifact.config,
+                    images.to(self.device),
+                    [_seed(self.options.seed, image) for image in images.numpy()],
+                    self.distance.measure,
+                    self.options,
+                    _reporter(progress, batch, steps, total),
+                )
+                self._whole(batch, images, projected).write(file)
+            done.append(Projections.read(file))
+            if progress:
+                progress(batch.stop * steps, total)
+        return done
+
+    def _batches(self) -> list[range]:
+        numbers, size = range(len(self.targets.rows)), self.options.batch_size
+        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+    def _key(self, batch: range) -> str:
+        """Return a hash of everything that decides a batch's result."""
+        distance = self.distance
+        settings = [
+            self.artifact.sha256, self.options.model_dump(mode="json"), distance.name, distance.weights_sha256
+        ]  # fmt: skip
+        rows = [self.targets.rows[number] for number in batch]
+        digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
+        for number in batch:
+            digest.update(self.targets.images[number].tobytes())
+            digest.update(self.targets.lesions[number].tobytes())
+        return digest.hexdigest()
+
+    def _whole(self, batch: range, images: torch.Tensor, projected: Projected) -> Projections:
+        """Return what was found for a batch, with how close its reconstructions are."""
+        artifact, targets = self.artifact, self.targets
+        lesions = targets.lesions[list(batch)]
+        measured = measure(images, projected.reconstruction, lesions, artifact.config.data.contrasts)
+        rows = tuple(
+            {**targets.rows[number], **about, "losses": {**losses, **about["losses"]}}
+            for number, losses, about in zip(batch, projected.losses, measured, strict=True)
+        )
+        return Projections(
+            projected.codes, projected.noise, images, projected.reconstruction, rows, artifact.method.name,
+            str(artifact.sha256),
+        )  # fmt: skip
 
 
 def _seed(seed: int, image: np.ndarray) -> int:
