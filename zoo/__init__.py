@@ -15,6 +15,7 @@ from zoo.descriptors import (
     Method,
     Part,
     Score,
+    Stage,
     Task,
     TensorSpec,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Method",
     "Part",
     "Score",
+    "Stage",
     "Task",
     "TensorSpec",
     "ZooError",

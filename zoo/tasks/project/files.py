@@ -308,7 +308,8 @@ class _Batches:
         settings = [
             self.artifact.sha256, self.options.model_dump(mode="json"), distance.name, distance.weights_sha256
         ]  # fmt: skip
-        rows = [self.targets.rows[number] for number in batch]
+        chosen = [self.targets.rows[number] for number in batch]
+        rows = [{**row, "covariates": _as_floats(row["covariates"])} for row in chosen]
         digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
         for number in batch:
             digest.update(self.targets.images[number].tobytes())
@@ -328,6 +329,11 @@ class _Batches:
             projected.codes, projected.noise, images, projected.reconstruction, rows, artifact.method.name,
             str(artifact.sha256),
         )  # fmt: skip
+
+
+def _as_floats(covariates: Mapping[str, int | float | str]) -> dict[str, float | str]:
+    """Return numbers by their value alone: version 0.1.0 kept 4224 as 4224.0, and its projections are resumable."""
+    return {name: float(value) if isinstance(value, int) else value for name, value in covariates.items()}
 
 
 def _seed(seed: int, image: np.ndarray) -> int:
