@@ -466,13 +466,13 @@ def _panels(shown: dict[str, np.ndarray]) -> list[str]:
 
 def _picture(image: np.ndarray, truth: np.ndarray, mask: np.ndarray, shown: dict[str, np.ndarray]) -> bytes:
     """Draw truth, hole and every filler on the slice with the largest hole."""
-    from zoo.report.figures import sheet
+    from zoo.report.figures import sheet, upright
 
     index = int(mask.sum(axis=(0, 1)).argmax())
     hole = np.where(mask, -1, image[0])
     planes = [truth[0], hole, *(filled[0] for filled in shown.values())]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
-        stack = np.stack([np.rot90(plane[..., index]) for plane in planes])
-        sheet(stack, path, titles=_panels(shown), columns=len(planes))
+        slices = upright(np.stack([plane[..., index] for plane in planes]))
+        sheet(slices, path, titles=_panels(shown), columns=len(planes))
         return path.read_bytes()
