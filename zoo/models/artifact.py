@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from zoo.config import MethodConfig, validate
 from zoo.descriptors import Exporter, Method, Part, resolve
 from zoo.errors import ArtifactError, ConfigError, DataError, MissingExtraError
-from zoo.models.runtime import Runtime
+from zoo.models.runtime import TORCH, Runtime
 from zoo.registry import registry
 from zoo.system.files import refuse_newer, replacing, sha256
 
@@ -28,7 +28,6 @@ FORMAT = 1
 """Version of the manifest and the run folder; a higher one is refused."""
 
 MODEL_FILE = "model.safetensors"
-_TORCH = Runtime()
 _UNSAFE = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
 
 
@@ -116,7 +115,7 @@ class Artifact:
         """Return the declared parts by name; a method without training has none."""
         return resolve(self.method.parts)(self.config) if self.method.trainable else {}
 
-    def parts(self, runtime: Runtime = _TORCH) -> dict[str, Callable[..., Tensor]]:
+    def parts(self, runtime: Runtime = TORCH) -> dict[str, Callable[..., Tensor]]:
         """Return each part as a plain callable; inputs and outputs are float32 in every precision.
 
         Args:

@@ -286,7 +286,7 @@ def test_targets_are_slices_that_say_what_they_are(model: Artifact, phantom: Pat
     assert targets.lesions.shape == (4, 40, 48)
     cohort = choose_scans(model, read_cohort(phantom))
     assert "sub-001" not in cohort.subjects
-    assert len(choose_scans(model, read_cohort(phantom), everybody=True).subjects) == 5
+    assert len(choose_scans(model, read_cohort(phantom), all_subjects=True).subjects) == 5
     one = cohort.subset(["sub-003"])
     every = find_targets(model, one, every=1)
     assert len(find_targets(model, one, every=3).rows) == -(-len(every.rows) // 3)
