@@ -141,7 +141,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
 
 def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]:
     """Return the examples of all subjects, one channel a contrast, and whose they are."""
-    config, examples_of = artifact.config, resolve(artifact.method.examples)
+    config, examples_of = artifact.config, resolve(artifact.method.real)
     packed = pack_cohort(cohort, config.data)
     images: list[np.ndarray] = []
     owners: list[str] = []

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from zoo.config import MethodConfig, TrainingConfig
 from zoo.descriptors import Method, Stage, resolve
-from zoo.errors import ArtifactError, ConfigError, DataError, ZooError
+from zoo.errors import ArtifactError, ConfigError, DataError
 from zoo.models.artifact import MODEL_FILE, make_manifest, write_model
 from zoo.models.golden import write_golden
 from zoo.models.run import Run
@@ -63,10 +63,10 @@ class Session:
 
 @contextmanager
 def nothing_left_of_a_refused_start(run: Run, fabric: Fabric, *, begun: bool) -> Iterator[None]:
-    """Remove the folder of a run that is refused before it has a checkpoint or a stage that is done."""
+    """Remove the folder of a run that fails before it has a checkpoint or a stage."""
     try:
         yield
-    except ZooError:
+    except Exception:
         done = run.checkpoints() or list((run.folder / "stages").glob("*"))
         if fabric.is_global_zero and not begun and not done:
             shutil.rmtree(run.folder)
