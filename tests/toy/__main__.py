@@ -1,4 +1,7 @@
-"""``python -m tests.toy ARGUMENTS``: the command ``zoo`` with the toy; ``TOY_KILL_AT=N:FOLDER`` kills the first process."""
+"""``python -m tests.toy ARGUMENTS``: the command ``zoo`` with the toy.
+
+``TOY_KILL_AT=N:FOLDER`` kills the first process at its n-th file operation below a folder.
+"""
 
 from __future__ import annotations
 

@@ -53,4 +53,6 @@ def zoo_methods() -> list[Method]:
 @hookimpl
 def zoo_datasets() -> list[Dataset]:
     """Return a small phantom."""
-    return [Dataset(name="toy-brains", summary="Five coarse phantoms; for tests.", open="tests.toy.training:open_brains")]
+    return [
+        Dataset(name="toy-brains", summary="Five coarse phantoms; for tests.", open="tests.toy.training:open_brains")
+    ]
