@@ -38,7 +38,8 @@ class StageStatus:
 
     Attributes:
         name: Of the stage.
-        status: ``"waiting"``, ``"training"``, ``"stopped"``, ``"making"`` (what later stages read) or ``"finished"``.
+        status: ``"waiting"``, ``"training"``, ``"stopped"``, ``"making"`` (what later stages read) or ``"finished"``;
+            a stage is finished when its folds are and all is made.
         images_seen: Images it was trained on.
     """
 
@@ -119,16 +120,23 @@ class Run:
 
     def stages(self) -> list[StageStatus]:
         """Return where each stage stands, in order; empty for a method of one training."""
-        return [self._stage(about["name"], makes=about["makes"]) for about in self.record.get("stages", ())]
+        return [
+            self._stage(about["name"], about["folds"], makes=about["makes"]) for about in self.record.get("stages", ())
+        ]
 
-    def _stage(self, name: str, *, makes: bool) -> StageStatus:
+    def _stage(self, name: str, folds: int, *, makes: bool) -> StageStatus:
         folder = self.folder / "stages" / name
         if not (folder / "run.json").is_file():
             return StageStatus(name, "waiting", 0)
         record = Run.open(folder).record
-        status = {"new": "training"}.get(record["status"], record["status"])
-        if status == "finished" and makes and not (folder / MADE_FILE).is_file():
+        parts = [folder, *(folder / "folds" / str(fold) for fold in range(folds))]
+        statuses = [Run.open(part).record["status"] for part in parts if (part / "run.json").is_file()]
+        if len(statuses) < len(parts) or set(statuses) != {"finished"}:
+            status = "stopped" if "stopped" in statuses else "training"
+        elif makes and not (folder / MADE_FILE).is_file():
             status = "making"
+        else:
+            status = "finished"
         return StageStatus(name, status, record.get("images_seen", 0))
 
     def checkpoints(self) -> list[Path]:
@@ -152,6 +160,12 @@ class Run:
         for folder in self.checkpoints()[:-keep]:
             if int(folder.name) != best:
                 shutil.rmtree(folder)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed training had half written; the caller holds the lock."""
+        for pattern in (".part-*", "checkpoints/.part-*", "samples/.part-*", "stages/**/.part-*"):
+            for path in list(self.folder.glob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``.

@@ -94,6 +94,8 @@ def train_method(
         if not fabric.is_global_zero:
             run = Run.open(folder)
         if run.record["status"] == "finished":
+            if not folds and not (run.folder / "README.md").is_file():
+                _write_report(run, method, fabric)  # it was killed after the model, before the report
             return run, Outcome("finished", run.record["images_seen"])
         with Stop(seconds) as stop, nothing_left_of_a_refused_start(run, fabric, begun=begun):
             session = Session(fabric, stop, bar, report)
@@ -122,6 +124,8 @@ def _train_folds(run: Run, prepared: Prepared, session: Session, data: Path | No
         folder = run.folder / "folds" / str(fold)
         begun = (folder / "run.json").is_file()
         child = open_child(folder, {**_record(own), "fold": fold}, fabric)
+        if fabric.is_global_zero:
+            child.remove_leftovers()
         if child.record["status"] != "finished":
             words = f"fold {fold + 1} of {len(held)}"
             with nothing_left_of_a_refused_start(child, fabric, begun=begun):
@@ -165,5 +169,6 @@ def _open_or_create(folder: Path, record: Mapping[str, Any], say: Callable[[str]
         return run
     run = Run.open(folder)
     run.check_same(record)
+    run.remove_leftovers()
     say(f"run: {folder}, resuming after {run.record.get('images_seen', 0)} images")
     return run
