@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from zoo.tasks.edit.task import LatentTask
     from zoo.tasks.fill.protocol import FillOptions, FillTask
     from zoo.tasks.project.protocol import Distance, Placed, Projected, ProjectOptions, ProjectTask
-    from zoo.tasks.sample.protocol import SampleOptions, Samples, SampleTask
+    from zoo.tasks.images import Samples
+from zoo.tasks.sample.protocol import SampleOptions, SampleTask
     from zoo.tasks.trial import Trial, phantom_patient
 
 __all__ = [
