@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from zoo.tasks.edit.protocol import EditOptions, EditTask
     from zoo.tasks.edit.task import LatentTask
     from zoo.tasks.fill.protocol import FillOptions, FillTask
-    from zoo.tasks.project.protocol import Distance, Placed, Projected, ProjectOptions, ProjectTask
     from zoo.tasks.images import Samples
-from zoo.tasks.sample.protocol import SampleOptions, SampleTask
+    from zoo.tasks.project.protocol import Distance, Placed, Projected, ProjectOptions, ProjectTask
+    from zoo.tasks.sample.protocol import SampleOptions, SampleTask
     from zoo.tasks.trial import Trial, phantom_patient
 
 __all__ = [
@@ -46,8 +46,9 @@ _MODULES = {
     "zoo.tasks.edit.protocol": ("EditOptions", "EditTask"),
     "zoo.tasks.edit.task": ("LatentTask",),
     "zoo.tasks.fill.protocol": ("FillOptions", "FillTask"),
+    "zoo.tasks.images": ("Samples",),
     "zoo.tasks.project.protocol": ("Distance", "Placed", "ProjectOptions", "ProjectTask", "Projected"),
-    "zoo.tasks.sample.protocol": ("SampleOptions", "SampleTask", "Samples"),
+    "zoo.tasks.sample.protocol": ("SampleOptions", "SampleTask"),
     "zoo.tasks.trial": ("Trial", "phantom_patient"),
 }
 
