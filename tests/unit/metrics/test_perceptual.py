@@ -59,7 +59,7 @@ def test_lpips_is_the_packages(tmp_path: Path) -> None:
         assert torch.allclose(found.measure(second)(first), reference(first, second).flatten(), rtol=1e-4)
     assert found.weights_sha256 == sha256(file)
     save_file({"features.0.weight": trunk["features.0.weight"]}, file)
-    with pytest.raises(DataError, match="not VGG16's weights"):
+    with pytest.raises(DataError, match="does not hold VGG16's weights"):
         load_distance("lpips", file)
 
 
