@@ -136,7 +136,7 @@ def find_targets(
         raise ConfigError("--positions and --every both choose slices; give one of them.")
     config = artifact.config
     packed = pack_cohort(cohort, config.data, progress=progress)
-    examples: Placed = resolve(artifact.method.examples)(config, packed)
+    examples: Placed = resolve(artifact.method.real)(config, packed)
     chosen: list[int] = []
     for number, scan in enumerate(packed.scans):
         places = [(index, place[2]) for index, place in enumerate(examples.places) if place[0] == number]
