@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.tasks.fill.patient import fill_files
+from zoo.models.runtime import Runtime
+from zoo.tasks.fill.patient import FillSettings, PatientFiles, fill_files
 
 STAGES = {
     "reading, the result too": (("volume.py", "read_volume"),),
@@ -34,7 +35,7 @@ STAGES = {
     "biharmonic fill": (("baselines.py", "biharmonic_fill"),),
     "network": (("eager.py", "call"), ("runtime.py", "call")),
     "writing": (("volume.py", "write_filled"),),
-    "picture": (("filling.py", "_draw"),),
+    "picture": (("fill/results.py", "_draw"),),
 }
 """Functions of a stage: the end of the file's path, and the name."""
 
@@ -60,8 +61,8 @@ def main() -> None:
         began = time.perf_counter()
         with profiler:
             fill_files(
-                artifact, [given.image], given.lesions, [filled], options={}, backend=given.backend,
-                precision=given.precision,
+                artifact, PatientFiles([given.image], given.lesions), [filled],
+                FillSettings(runtime=Runtime(given.backend, given.precision)),
             )  # fmt: skip
         inside = time.perf_counter() - began
     spent = dict.fromkeys(STAGES, 0.0)

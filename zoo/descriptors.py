@@ -195,11 +195,6 @@ class Method:
             projectors; by default ``examples``.
         dataset: Name of the dataset that is trained on where no data is named.
         tasks: By verb.
-        codes: ``(parts, config, seeds) -> (codes, noise)``, for a method with the task ``edit``: codes
-            ``[N, *code]`` of random images and their noise maps, as that task takes them.
-        critic: ``(config, checkpoint: Path, device) -> (images, companions) -> scores``, for a method that trains a
-            discriminator: a score an image ``[N, C, *spatial]``, higher for what looks real, with ``companions``
-            real images that may stand beside it where the discriminator looks at several.
         evaluators: Names of evaluators that ``zoo evaluate`` runs when none is named.
         reported: The paper's own figures, as rows for a table.
         reported_on: Which data those figures are from.
@@ -222,8 +217,6 @@ class Method:
     real: str = ""
     dataset: str = "phantom"
     tasks: Mapping[str, Task] = field(default_factory=dict)
-    codes: str = ""
-    critic: str = ""
     evaluators: tuple[str, ...] = ()
     reported: tuple[Mapping[str, Any], ...] = ()
     reported_on: str = ""

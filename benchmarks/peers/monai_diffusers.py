@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from zoo.models.find import find_artifact, resized
+from zoo.models.runtime import Runtime
 from zoo.randomness import Randomness
 from zoo.system import machine
 from zoo_bench.jobs import Job, Protocol
@@ -37,7 +38,7 @@ from zoo_lesion_diffusion.config import PriorConfig
 from zoo_lesion_diffusion.diffusers_weights import diffusers_options, diffusers_state_dict
 from zoo_lesion_diffusion.networks import DenoisingUNet
 from zoo_lesion_diffusion.samplers import ddim
-from zoo_lesion_diffusion.tasks import noise_schedule
+from zoo_lesion_diffusion.schedule import noise_schedule
 
 ROUNDS = 5
 Sample = Callable[[Tensor], Tensor]
@@ -129,7 +130,7 @@ def main() -> None:
     ways: dict[str, tuple[Sample, Backend, str, int]] = {}
     for asked in arguments.ours or ["torch:fp32"]:
         name, _, precision = asked.partition(":")
-        part = artifact.parts(name, device, precision or "fp32")["denoiser"]
+        part = artifact.parts(Runtime(name, precision or "fp32", device))["denoiser"]
         version = machine.version_of(name)
         sample = ours(part, config, arguments.steps)
         ways[asked] = (sample, Backend(name=f"mri-zoo {name}", version=version), precision or "fp32", count)

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import ConfigError, MissingExtraError, NoGpuError, ParityError, ZooError
+from zoo.models.runtime import Runtime
 from zoo.system import machine
 from zoo.system.allocator import keep_freed_memory
 from zoo_bench.jobs import Job
@@ -139,7 +140,7 @@ def make_reference(job: Job) -> dict[str, Any]:
     artifact = Artifact.open(job.model)
     inputs = example(artifact, job)
     calls: Counter[str] = Counter()
-    parts = {name: _counted(name, part, calls) for name, part in artifact.parts("torch", job.device).items()}
+    parts = {name: _counted(name, part, calls) for name, part in artifact.parts(Runtime(device=job.device)).items()}
     outputs = work_of(artifact, job, parts)(inputs)
     kept = {f"in {name}": tensor for name, tensor in inputs.items()}
     kept |= {f"out {index}": tensor.float().cpu() for index, tensor in enumerate(_as_tuple(outputs))}
@@ -237,7 +238,7 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 def _parts(artifact: Artifact, job: Job) -> Parts:
     if not job.contiguous:
-        return artifact.parts(job.backend, job.device, job.precision)
+        return artifact.parts(Runtime(job.backend, job.precision, job.device))
     from zoo_torch.eager import as_callable, load_module
 
     modules = {name: load_module(artifact.folder, name, job.device, job.precision) for name in artifact.part_specs()}

@@ -21,16 +21,16 @@ from zoo.errors import (
 from zoo.models.artifact import (
     Artifact,
     check_precision,
-    default_device,
 )
 from zoo.registry import registry
-from zoo.system.files import write_text
+from zoo.system.files import locked, write_text
 
 if TYPE_CHECKING:
     pass
-from zoo.exporting.files import FOLDER, _alone, rejected
+from zoo.exporting.files import FOLDER, rejected
 from zoo.exporting.job import ExportJob, ExportOptions, ExportReport
 from zoo.models.find import resized
+from zoo.models.runtime import Runtime
 from zoo.progress import Bar
 
 ONNX_WRITER = "onnxruntime"
@@ -75,7 +75,7 @@ def export(
         )
     folder = artifact.folder / FOLDER
     reports: list[ExportReport] = []
-    with _alone(folder):
+    with locked(folder, f"Another process is exporting into {folder}; wait for it."):
         for exporter, precision in _steps(exporters, options.precision):
             asked = options.model_copy(update={"precision": precision})
             onnx_precision = exporter.onnx if exporter.onnx == "fp32" else precision
@@ -114,7 +114,7 @@ def _gated(
     backends = {True: exporter.name, False: "torch"}
     loaders = {here: resolve(registry().exporters[name].load) for here, name in backends.items()}
     candidates = {
-        name: loaders[name in runs](artifact.folder, name, default_device(backends[name in runs]), precision)
+        name: loaders[name in runs](artifact.folder, name, Runtime.choose(backends[name in runs]).device, precision)
         for name in artifact.part_specs()
     }
     about = {"parts": {name: backends[name in runs] for name in candidates}}

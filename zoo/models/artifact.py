@@ -17,8 +17,9 @@ from zoo.config import MethodConfig, validate
 from zoo.descriptors import Exporter, Method, Part, resolve
 from zoo.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 from zoo.models.run import FORMAT, Run
+from zoo.models.runtime import TORCH, Runtime
 from zoo.registry import registry
-from zoo.system.files import replacing, sha256
+from zoo.system.files import refuse_newer, replacing, sha256
 
 if TYPE_CHECKING:
     import torch
@@ -118,26 +119,29 @@ class Artifact:
         """Return the declared parts by name; a method without training has none."""
         return resolve(self.method.parts)(self.config) if self.method.trainable else {}
 
-    def parts(
-        self, backend: str = "torch", device: str = "cpu", precision: str = "fp32"
-    ) -> dict[str, Callable[..., Tensor]]:
-        """Return each part as a plain callable on ``backend``; inputs and outputs are float32 in every precision.
+    def parts(self, runtime: Runtime = TORCH) -> dict[str, Callable[..., Tensor]]:
+        """Return each part as a plain callable; inputs and outputs are float32 in every precision.
+
+        Args:
+            runtime: What runs the parts; torch in float32 on the CPU unless another is given.
 
         Raises:
             UnknownNameError: There is no such backend.
-            MissingExtraError: It cannot run here; the message says what to install.
-            ConfigError: It does not run in ``precision``, or on ``device``.
-            ArtifactError: The model has not been exported for it, or has changed since.
+            MissingExtraError: The backend cannot run here; the message says what to install.
+            ConfigError: The backend does not run in that precision, or on that device.
+            ArtifactError: The model has not been exported for the backend, or has changed since.
         """
-        exporter = registry().exporters[backend]
-        check_precision(exporter, precision)
-        if device.partition(":")[0] not in exporter.devices:
-            raise ConfigError(f"Backend {backend!r} runs on {' and '.join(exporter.devices)}, not on {device!r}.")
+        exporter = registry().exporters[runtime.backend]
+        check_precision(exporter, runtime.precision)
+        if runtime.device.partition(":")[0] not in exporter.devices:
+            raise ConfigError(
+                f"Backend {runtime.backend!r} runs on {' and '.join(exporter.devices)}, not on {runtime.device!r}."
+            )
         missing = resolve(exporter.available)()
         if missing:
             raise MissingExtraError(missing)
         load = resolve(exporter.load)
-        return {name: load(self.folder, name, device, precision) for name in self.part_specs()}
+        return {name: load(self.folder, name, runtime.device, runtime.precision) for name in self.part_specs()}
 
 
 def check_precision(exporter: Exporter, precision: str) -> None:
@@ -150,14 +154,6 @@ def check_precision(exporter: Exporter, precision: str) -> None:
         raise ConfigError(
             f"Backend {exporter.name!r} does not run in {precision!r}; it runs in {', '.join(exporter.precisions)}."
         )
-
-
-def default_device(backend: str) -> str:
-    """Return the device that a backend is used on when none is named: a GPU where there is one and it takes it."""
-    import torch
-
-    devices = registry().exporters[backend].devices
-    return "cuda" if "cpu" not in devices or ("cuda" in devices and torch.cuda.is_available()) else "cpu"
 
 
 def _model_file(path: Path) -> Path:
@@ -219,11 +215,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise TypeError("method and config are of the wrong kind")
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} has a damaged manifest: {error}.") from None
-    if format_number > FORMAT:
-        raise ArtifactError(
-            f"{path} has format {format_number}; this version of mri-zoo knows up to {FORMAT}. Update: "
-            "pip install -U mri-zoo"
-        )
+    refuse_newer(path, format_number, FORMAT)
     return manifest
 
 

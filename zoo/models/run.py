@@ -19,11 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from zoo.config import differences
 from zoo.errors import ArtifactError, ConfigError
-from zoo.system.files import explain_write_error, replacing, write_text
+from zoo.system.files import explain_write_error, locked, refuse_newer, replacing, write_text
 
 FORMAT = 1
 """Version of the manifest and the run folder; a higher one is refused."""
@@ -75,11 +73,7 @@ class Run:
             raise ArtifactError(f"{folder} is not a run folder: it has no run.json.") from None
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise ArtifactError(f"{file} is damaged: {error}.") from None
-        if format_number > FORMAT:
-            raise ArtifactError(
-                f"{file} has format {format_number}; this version of mri-zoo knows up to {FORMAT}. Update: "
-                "pip install -U mri-zoo"
-            )
+        refuse_newer(file, format_number, FORMAT)
         return cls(folder, record)
 
     @classmethod
@@ -101,11 +95,13 @@ class Run:
         write_text(self.folder / "run.json", json.dumps(self.record, indent=2) + "\n")
 
     def check_same(self, record: Mapping[str, Any]) -> None:
-        """Refuse to resume with other settings or other data.
+        """Refuse to resume with different settings or data.
 
         Raises:
-            ConfigError: With each difference.
+            ConfigError: Names each difference, and the version that started the run where it is another one.
         """
+        from zoo import __version__
+
         changed = differences(self.record["config"], record["config"])
         changed += [
             f"{key}: {self.record.get(key)} → {record.get(key)}"
@@ -113,9 +109,12 @@ class Run:
             if self.record.get(key) != record.get(key)
         ]
         if changed:
+            started_by = self.record["environment"]["zoo"]
+            install = f" and version (pip install mri-zoo=={started_by})" if started_by != __version__ else ""
             raise ConfigError(
-                f"{self.folder} was started with different settings ({'; '.join(changed)}). Resume it with its own "
-                "settings, or start another run with another --out."
+                f"{self.folder} was started by mri-zoo {started_by} with different settings or data "
+                f"({'; '.join(changed)}). Resume it with its own settings{install}, or start another run with another "
+                "--out."
             )
 
     def stages(self) -> list[StageStatus]:
@@ -203,21 +202,9 @@ class Run:
         Raises:
             ArtifactError: Another process trains here, or the folder cannot be written.
         """
-        path = self.folder / ".lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(path)
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise ArtifactError(
-                f"Another process is training in {self.folder}; wait for it, or choose another --out."
-            ) from None
-        except OSError as error:
-            raise explain_write_error(error, self.folder) or error from error
-        try:
+        busy = f"Another process is training in {self.folder}; wait for it, or choose another --out."
+        with locked(self.folder, busy):
             yield
-        finally:
-            lock.release()
 
 
 def newest_run(method: str, runs: Path) -> Run | None:

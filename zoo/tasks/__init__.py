@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zoo.descriptors import Parts
 from zoo.progress import Progress
-from zoo.tasks.edit.protocol import EditOptions, EditTask
+from zoo.tasks.edit.protocol import EditOptions, EditTask, LatentTask
 from zoo.tasks.fill.protocol import FillOptions, FillTask
 from zoo.tasks.project.protocol import Distance, Placed, Projected, ProjectOptions, ProjectTask
 from zoo.tasks.sample.protocol import SampleOptions, Samples, SampleTask
@@ -19,6 +19,7 @@ __all__ = [
     "EditTask",
     "FillOptions",
     "FillTask",
+    "LatentTask",
     "Parts",
     "Placed",
     "Progress",

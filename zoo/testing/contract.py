@@ -62,7 +62,7 @@ class _Contract:
             yield
 
     def test_code_it_names_exists(self, registered: Method) -> None:
-        for target in (registered.build, registered.parts, registered.trainer, registered.examples, registered.codes):
+        for target in (registered.build, registered.parts, registered.trainer, registered.examples):
             assert not target or callable(resolve(target))
         for task in registered.tasks.values():
             assert callable(resolve(task.run))

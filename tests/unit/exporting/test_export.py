@@ -21,9 +21,10 @@ from zoo.exporting.files import export_key, require_export, why_stale, write_rep
 from zoo.exporting.gates import check_tasks
 from zoo.exporting.job import ExportOptions, ExportReport
 from zoo.exporting.parity import parity, parity_inputs
-from zoo.models.artifact import Artifact, default_device
+from zoo.models.artifact import Artifact
 from zoo.models.find import copied, find_artifact, resized, untrained
 from zoo.models.precision import Float32Norm, cast_module
+from zoo.models.runtime import Runtime
 from zoo.tasks.sample.trial import sample_gate
 
 PART = Part(
@@ -137,7 +138,7 @@ def test_options_that_do_not_fit(settings: dict[str, object], message: str) -> N
 def test_an_exporter_names_what_it_can_do() -> None:
     with pytest.raises(ConfigError, match="names precisions"):
         Exporter(name="x", summary="", available="a:b", load="a:b", precisions=("int4",))
-    assert default_device("openvino") == "cpu"
+    assert Runtime.choose("openvino").device == "cpu"
 
 
 # --- Keys. ---
@@ -180,7 +181,7 @@ def test_files_that_are_not_what_was_verified_are_refused(
     artifact, file = exported
     harm(file)
     with pytest.raises(ArtifactError, match=f"{reason}.*Run: zoo export"):
-        artifact.parts("onnxruntime")
+        artifact.parts(Runtime("onnxruntime"))
 
 
 def test_files_of_another_model_are_refused(exported: tuple[Artifact, Path]) -> None:
@@ -188,14 +189,14 @@ def test_files_of_another_model_are_refused(exported: tuple[Artifact, Path]) -> 
     other = find_artifact("lesion-filling", "tiny", artifact.folder / "runs")
     shutil.copy(other.path or "", artifact.folder)
     with pytest.raises(ArtifactError, match=r"model_sha256: .* → .*zoo export .* --onnx --precision fp32"):
-        Artifact.open(artifact.folder).parts("onnxruntime")
+        Artifact.open(artifact.folder).parts(Runtime("onnxruntime"))
 
 
 def test_backends_refuse_what_they_do_not_run(trained: Path) -> None:
     with pytest.raises(ConfigError, match="'openvino' does not run in 'fp16'; it runs in fp32, bf16"):
-        zoo.load(trained).parts("openvino", precision="fp16")
+        zoo.load(trained).parts(Runtime("openvino", "fp16"))
     with pytest.raises(ConfigError, match="'openvino' runs on cpu, not on 'cuda'"):
-        zoo.load(trained).parts("openvino", "cuda")
+        zoo.load(trained).parts(Runtime("openvino", device="cuda"))
 
 
 # --- Precision. ---

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from tests.conftest import ROOT
 from zoo.errors import ArtifactError, ConfigError, UnknownNameError, ZooError
+from zoo.models.runtime import Runtime
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -114,7 +115,7 @@ def test_places_without_a_model(tmp_path: Path, trained: Path) -> None:
 
 def test_unknown_backend_names_the_known(trained: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"No exporter is called 'tourch'. Did you mean 'torch'"):
-        zoo.load(trained).parts("tourch")
+        zoo.load(trained).parts(Runtime("tourch"))
 
 
 @pytest.mark.parametrize("model", sorted(GOLDEN.glob("*-v[0-9].safetensors")), ids=lambda path: path.stem)

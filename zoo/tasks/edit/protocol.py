@@ -1,31 +1,67 @@
-"""The verb ``edit``: its signature and options."""
+"""The verb ``edit``: its signature, its options, and what it asks of a method besides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
 from zoo.config import Config
+from zoo.descriptors import Method, Parts, Task
+from zoo.errors import ConfigError
+from zoo.tasks.sample.protocol import Samples
 
 if TYPE_CHECKING:
     from torch import Tensor
-from zoo.descriptors import Parts
-from zoo.tasks.sample.protocol import Samples
 
 
 class EditOptions(Config):
     """Options of every editor; a method extends them."""
 
-    batch_size: int = Field(16, ge=1, description="Images a network call; changes only rounding")
+    batch_size: int = Field(16, ge=1, description="Images per network call; changes only rounding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentTask(Task):
+    """The task ``edit`` of a method: the only way from its latent codes to images.
+
+    Attributes:
+        run: ``"module:function"`` with the signature of `EditTask`: codes and noise maps to images.
+        codes: ``"module:function"`` ``(parts, config, seeds) -> (codes, noise)``: codes ``[N, *code]`` of random images
+            and their noise maps, as ``run`` takes them; those of one seed are the same alone and among others.
+        discriminator: ``"module:function"`` ``(config, checkpoint: Path, device) -> (images, companions) -> scores``:
+            loads the discriminator of a checkpoint. It scores each image ``[N, C, *spatial]`` in [-1, 1], higher for
+            what looks real, ``[N]``; ``companions`` are real images that may stand beside it where the discriminator
+            looks at several. Empty for a method without a discriminator.
+    """
+
+    codes: str
+    discriminator: str = ""
+
+
+def latent_task(method: Method) -> LatentTask:
+    """Return the task ``edit`` of a method.
+
+    Raises:
+        UnknownNameError: The method cannot edit.
+        ConfigError: Its task does not say where codes come from.
+    """
+    task = method.task("edit")
+    if not isinstance(task, LatentTask):
+        raise ConfigError(
+            f"Method {method.name!r} describes the task 'edit' by a {type(task).__name__}, without codes; use "
+            "zoo.tasks.LatentTask(run=…, options=…, codes=…)."
+        )
+    return task
 
 
 class EditTask(Protocol):
-    """The verb ``edit``: make images of codes; walking and measuring are the host's (``zoo.tasks.edit.files``)."""
+    """The verb ``edit``: make images of codes. Walking and measuring are the host's (``zoo.tasks.edit.session``)."""
 
     def __call__(self, parts: Parts, config: Any, codes: Tensor, noise: Sequence[Tensor], options: Any) -> Samples:
-        """Return one image a code, the same for the same code and noise.
+        """Return one image per code; the same code and noise always give the same image.
 
         Args:
             parts: The method's parts as callables.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.descriptors import Parts, resolve
 from zoo.errors import TaskGateError
-from zoo.metrics.image import MAX_PSNR, ssim_map
+from zoo.metrics.image import psnr, ssim_map
 from zoo.models.artifact import Artifact
 from zoo.randomness import seed_for
 
@@ -45,8 +45,7 @@ def sample_gate(
 def image_fidelity(found: Tensor, expected: Tensor) -> tuple[float, float]:
     """Return mean PSNR (dB, at most `MAX_PSNR`) and mean SSIM of images ``[N, C, *spatial]`` in [-1, 1]."""
     error = (found.double() - expected.double()).square().flatten(1).mean(1)
-    psnr = (10 * torch.log10(4 / error.clamp(min=1e-30))).clamp(max=MAX_PSNR)
-    return float(psnr.mean()), float(ssim_map(found, expected).mean())
+    return float(psnr(error).mean()), float(ssim_map(found, expected).mean())
 
 
 def _judged(psnr: float, ssim: float, limits: tuple[float, float], what: str, where: str) -> dict[str, Any]:

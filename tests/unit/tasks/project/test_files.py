@@ -82,7 +82,7 @@ def test_the_defaults_are_the_papers_schedule() -> None:
 def test_a_shorter_schedule_keeps_its_proportions_unless_told() -> None:
     short = _options(iterations=600, ramp_up=3)
     assert (short.w_noise_iterations, short.ramp_up, short.ramp_down) == (150, 3, 50)
-    with pytest.raises(ConfigError, match="take longer than iterations 20"):
+    with pytest.raises(ConfigError, match="together exceed iterations 20"):
         _options(iterations=20, ramp_down=30)
     with pytest.raises(ConfigError, match="w_noise_iterations 30 must end within iterations 20"):
         _options(iterations=20, w_noise_iterations=30)
@@ -125,7 +125,7 @@ def test_an_image_of_the_generators_own_is_found_again(generator: Generator) -> 
         assert float(planes.mean()) == pytest.approx(0, abs=1e-5)
         assert float(planes.square().mean()) == pytest.approx(1, abs=1e-4)
     with torch.no_grad():
-        assert torch.allclose(generator.synthesis(found.w, *found.noise), found.reconstruction)
+        assert torch.allclose(generator.synthesis(found.codes, *found.noise), found.reconstruction)
 
 
 def test_the_start_is_the_candidate_most_like_the_image(generator: Generator) -> None:
@@ -148,9 +148,9 @@ def test_alone_and_in_a_batch_are_the_same(generator: Generator) -> None:
     together = project(generator, _config(), target, [1, 2, 3], distance, options)
     alone = project(generator, _config(), target[1:2], [2], distance, options)
     other = project(generator, _config(), target[1:2], [9], distance, options)
-    assert torch.allclose(together.w[1], alone.w[0], atol=1e-3)
+    assert torch.allclose(together.codes[1], alone.codes[0], atol=1e-3)
     assert torch.allclose(together.reconstruction[1], alone.reconstruction[0], atol=1e-3)
-    assert not torch.allclose(other.w[0], alone.w[0], atol=1e-3)
+    assert not torch.allclose(other.codes[0], alone.codes[0], atol=1e-3)
 
 
 def test_volumes_of_two_contrasts_are_projected_by_the_same_code() -> None:
@@ -218,7 +218,7 @@ def test_lpips_is_the_packages(tmp_path: Path) -> None:
         assert torch.allclose(found.measure(second)(first), reference(first, second).flatten(), rtol=1e-4)
     assert found.weights_sha256 == sha256(file)
     save_file({"features.0.weight": trunk["features.0.weight"]}, file)
-    with pytest.raises(DataError, match="not VGG16's weights"):
+    with pytest.raises(DataError, match="does not hold VGG16's weights"):
         load_distance("lpips", file)
 
 
@@ -286,7 +286,7 @@ def test_targets_are_slices_that_say_what_they_are(model: Artifact, phantom: Pat
     assert targets.lesions.shape == (4, 40, 48)
     cohort = choose_scans(model, read_cohort(phantom))
     assert "sub-001" not in cohort.subjects
-    assert len(choose_scans(model, read_cohort(phantom), everybody=True).subjects) == 5
+    assert len(choose_scans(model, read_cohort(phantom), all_subjects=True).subjects) == 5
     one = cohort.subset(["sub-003"])
     every = find_targets(model, one, every=1)
     assert len(find_targets(model, one, every=3).rows) == -(-len(every.rows) // 3)
@@ -377,7 +377,9 @@ def test_an_interrupted_projection_goes_on_to_the_same_numbers(
     first, second = (Projections.read(report.projections) for report in (whole, again))
     assert first.rows == second.rows
     for one, other in zip(
-        (first.w, first.reconstruction, *first.noise), (second.w, second.reconstruction, *second.noise), strict=True
+        (first.codes, first.reconstruction, *first.noise),
+        (second.codes, second.reconstruction, *second.noise),
+        strict=True,
     ):
         assert torch.equal(one, other)
     assert first.model_sha256 == model.sha256
@@ -419,7 +421,7 @@ def test_the_command_projects_unseen_subjects_and_says_how_well(
     one, several = (Projections.read(tmp_path / name) for name in ("file", "all"))
     place = [row["subject"] for row in several.rows].index("sub-003")
     assert torch.equal(one.image[0], several.image[place])
-    assert torch.allclose(one.w[0], several.w[place], atol=1e-3)
+    assert torch.allclose(one.codes[0], several.codes[place], atol=1e-3)
 
 
 @pytest.mark.parametrize(
