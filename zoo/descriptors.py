@@ -113,65 +113,6 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One training of several, or one fit; each is a run of its own below the method's run.
-
-    Attributes:
-        name: Kebab-case; names the folder ``stages/NAME``.
-        trainer: ``(config, model, fabric) -> zoo.training.Trainer``; ``config.training`` is this stage's, ``model``
-            the whole model with what earlier stages trained.
-        fit: ``(config, model, examples, rng) -> None``, in place of a trainer: fills buffers of the model, whose shapes
-            follow from the settings.
-        examples: ``(config, cohort: PackedCohort, made) -> zoo.training.Examples``; ``made[stage][name]`` is what an
-            earlier stage made (`zoo.training.made.Made`).
-        training: Path of its `TrainingConfig` in the settings, e.g. ``"autoencoder.training"``. The settings below
-            ``autoencoder`` then belong to this stage alone.
-        module: Path of the submodule that it trains, averages and saves; ``""`` is the whole model. The rest of the
-            model is frozen and is not copied.
-        make: A `zoo.training.Maker`: what later stages read.
-        folds: Trainings that each leave out a share of the training subjects, so that what is made of a training
-            subject comes from a model that has not seen it; 0 for none.
-    """
-
-    name: str
-    trainer: str = ""
-    fit: str = ""
-    examples: str
-    training: str = "training"
-    module: str = ""
-    make: str = ""
-    folds: int = 0
-
-    def __post_init__(self) -> None:
-        _check_name("Stage", self.name)
-        if bool(self.trainer) == bool(self.fit):
-            raise ConfigError(f"Stage {self.name!r} needs a trainer or a fit; give one of the two.")
-        if self.folds < 0 or self.folds == 1:
-            raise ConfigError(f"Stage {self.name!r} has folds={self.folds}; give 0, or 2 and more.")
-
-
-def _check_stages(method: str, stages: tuple[Stage, ...]) -> None:
-    """Refuse stages of one name, and folds whose models would rest on a stage that saw all subjects."""
-    names = [stage.name for stage in stages]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"Method {method!r} has two stages named {twice[0]!r}; rename one.")
-    for number, stage in enumerate(stages):
-        if stage.folds and not any(one.make and one.folds for one in stages[number:]):
-            raise ConfigError(
-                f"Method {method!r}: stage {stage.name!r} has folds={stage.folds}, but nothing is made with their "
-                "models; give it a make, or no folds."
-            )
-        for earlier in stages[:number]:
-            if stage.folds and earlier.folds != stage.folds:
-                raise ConfigError(
-                    f"Method {method!r}: stage {stage.name!r} has folds={stage.folds}, but its models would start from "
-                    f"stage {earlier.name!r}, which has folds={earlier.folds} and so has seen the subjects left out. "
-                    f"Give {earlier.name!r} folds={stage.folds}."
-                )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Method:
     """A generative method.
 
@@ -364,3 +305,62 @@ class Dataset:
 
     def __post_init__(self) -> None:
         _check_name("Dataset", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training of several, or one fit; each is a run of its own below the method's run.
+
+    Attributes:
+        name: Kebab-case; names the folder ``stages/NAME``.
+        trainer: ``(config, model, fabric) -> zoo.training.Trainer``; ``config.training`` is this stage's, ``model``
+            the whole model with what earlier stages trained.
+        fit: ``(config, model, examples, rng) -> None``, in place of a trainer: fills buffers of the model, whose shapes
+            follow from the settings.
+        examples: ``(config, cohort: PackedCohort, made) -> zoo.training.Examples``; ``made[stage][name]`` is what an
+            earlier stage made (`zoo.training.made.Made`).
+        training: Path of its `TrainingConfig` in the settings, e.g. ``"autoencoder.training"``. The settings below
+            ``autoencoder`` then belong to this stage alone.
+        module: Path of the submodule that it trains, averages and saves; ``""`` is the whole model. The rest of the
+            model is frozen and is not copied.
+        make: A `zoo.training.Maker`: what later stages read.
+        folds: Trainings that each leave out a share of the training subjects, so that what is made of a training
+            subject comes from a model that has not seen it; 0 for none.
+    """
+
+    name: str
+    trainer: str = ""
+    fit: str = ""
+    examples: str
+    training: str = "training"
+    module: str = ""
+    make: str = ""
+    folds: int = 0
+
+    def __post_init__(self) -> None:
+        _check_name("Stage", self.name)
+        if bool(self.trainer) == bool(self.fit):
+            raise ConfigError(f"Stage {self.name!r} needs a trainer or a fit; give one of the two.")
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigError(f"Stage {self.name!r} has folds={self.folds}; give 0, or 2 and more.")
+
+
+def _check_stages(method: str, stages: tuple[Stage, ...]) -> None:
+    """Refuse stages of one name, and folds whose models would rest on a stage that saw all subjects."""
+    names = [stage.name for stage in stages]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"Method {method!r} has two stages named {twice[0]!r}; rename one.")
+    for number, stage in enumerate(stages):
+        if stage.folds and not any(one.make and one.folds for one in stages[number:]):
+            raise ConfigError(
+                f"Method {method!r}: stage {stage.name!r} has folds={stage.folds}, but nothing is made with their "
+                "models; give it a make, or no folds."
+            )
+        for earlier in stages[:number]:
+            if stage.folds and earlier.folds != stage.folds:
+                raise ConfigError(
+                    f"Method {method!r}: stage {stage.name!r} has folds={stage.folds}, but its models would start from "
+                    f"stage {earlier.name!r}, which has folds={earlier.folds} and so has seen the subjects left out. "
+                    f"Give {earlier.name!r} folds={stage.folds}."
+                )
