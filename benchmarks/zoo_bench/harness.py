@@ -228,7 +228,8 @@ def run_case(bench: Bench, case: Case, runs: Path) -> list[Record]:
         for batch in case.batch:
             for rows in _groups(case.rows, [row for row in case.rows if blocked[row] is None], artifact, device):
                 bench.groups += 1
-                skeletons = [_skeleton(bench, case, artifact, job, row, batch) for row in rows]
+                unit = reference.get("unit", "samples")
+                skeletons = [_skeleton(bench, case, artifact, job, row, batch, unit) for row in rows]
                 jobs = [
                     job.model_copy(update={"action": "measure", "batch": batch, **row.model_dump()}) for row in rows
                 ]
@@ -310,7 +311,7 @@ def _measure(
     return outcomes
 
 
-def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, batch: int) -> Record:
+def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, batch: int, unit: str) -> Record:
     """Return the record of a row before it has run."""
     parameters = 0
     if artifact.path:
@@ -341,7 +342,7 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
             kind=job.kind,
             name=job.name,
             batch=batch,
-            unit="volumes" if job.kind == "task" and job.name == "fill" else "samples",
+            unit=unit,
             size=tuple(side for side in shape[2:] if isinstance(side, int)) or None,
             options=dict(job.options),
         ),

@@ -45,11 +45,11 @@ class Work(Config):
 
     kind: Literal["part", "task"] = Field(description="One network call, or a whole task")
     name: str = Field(description="Part (denoiser) or verb (fill)")
-    batch: int = Field(description="Samples a call; volumes for fill")
+    batch: int = Field(description="Samples per call, or 1 for a task that takes one unit")
     unit: str = Field("samples", description="What throughput counts")
     size: tuple[int, ...] | None = Field(None, description="Side lengths, pixels or voxels")
     shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict, description="Shape of each input")
-    network_calls: int = Field(1, description="Network calls in it")
+    network_calls: int = Field(1, description="Network calls in one timed call")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the task; seeds of the inputs")
 
 
@@ -63,7 +63,7 @@ class Cold(Config):
 
 
 class Latency(Config):
-    """Milliseconds a call; a percentile is none where there were too few calls for it."""
+    """Milliseconds per call; a percentile is none where there were too few calls for it."""
 
     timer: Timer
     n: int = Field(description="Timed calls")
@@ -138,7 +138,7 @@ class Record(Config):
     cold: Cold = Field(default_factory=Cold)
     latency_ms: Latency | None = Field(None, description="What the caller waits, the device synchronised")
     gpu_latency_ms: Latency | None = Field(None, description="Between CUDA events round the call")
-    throughput: float | None = Field(None, description="Units a second: batch by median latency")
+    throughput: float | None = Field(None, description="Units per second: batch by median latency")
     memory: Memory | None = None
     artifact_bytes: int | None = Field(None, description="Files of the backend, or the weights")
     quality: Quality = Field(default_factory=Quality)

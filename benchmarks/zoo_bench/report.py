@@ -150,7 +150,7 @@ def _by_row(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
 
 
 def _latency_throughput(axes: Any, row: str, records: Sequence[Record], colour: str) -> None:
-    """Draw one backend's batches: median latency with its 95 % interval against units a second."""
+    """Draw one backend's batches: median latency with its 95 % interval against units per second."""
     medians = [record.latency_ms.median for record in records if record.latency_ms]
     intervals = [record.latency_ms.median_ci95 or (median, median)
                  for record, median in zip(records, medians, strict=True) if record.latency_ms]  # fmt: skip
@@ -163,7 +163,7 @@ def _latency_throughput(axes: Any, row: str, records: Sequence[Record], colour: 
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("ms a call, median")
-    axes.set_ylabel(f"{records[0].work.unit} a second")
+    axes.set_ylabel(f"{records[0].work.unit} per second")
 
 
 def _quality_latency(axes: Any, row: str, records: Sequence[Record], colour: str) -> None:

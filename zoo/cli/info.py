@@ -48,6 +48,7 @@ def _method(name: str) -> dict[str, Any]:
         "needs": list(method.needs),
         "also": list(method.also),
         "tasks": list(method.tasks),
+        "verbs": {verb: registry().verbs[verb].summary for verb in method.tasks},
         "evaluators": list(method.evaluators),
         "presets": list(method.presets),
         "settings": _settings(resolve(method.config)) if method.trainable else [],
@@ -88,6 +89,7 @@ def _show_method(about: dict[str, Any]) -> None:
     for key in ("licence", "needs", "also", "tasks", "evaluators", "presets"):
         value = about[key]
         click.echo(f"{key:<11} {value if isinstance(value, str) else ', '.join(value)}")
+    table("\nWhat its models do", ["command", ""], [[f"zoo {verb}", text] for verb, text in about["verbs"].items()])
     columns = ["setting", "default", "bounds", "meaning"]
     table("\nSettings (--set name=value)", columns, [[row[name] for name in columns] for row in about["settings"]])
     rows = about["reported"]["rows"]

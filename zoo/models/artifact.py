@@ -42,7 +42,7 @@ class Artifact:
     def __init__(self, path: Path | None, manifest: Mapping[str, Any]) -> None:
         self.path = path
         self.manifest = dict(manifest)
-        self.method: Method = registry().methods[manifest["method"]]
+        self.method: Method = registry().method_of(manifest)
         if manifest["method_version"] != self.method.version:
             raise ArtifactError(
                 f"{path} was trained with version {manifest['method_version']} of {self.method.name!r}; version "
