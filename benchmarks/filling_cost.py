@@ -24,10 +24,10 @@ import zoo
 from zoo.imaging.geometry import model_grid, to_grid
 from zoo.imaging.preprocessing import fit_intensity
 from zoo.imaging.volume import read_volume
+from zoo.imaging.windows import cover
 from zoo_bench.white_matter import brightest_class
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
 from zoo_lesion_diffusion.tasks import fill
-from zoo_lesion_diffusion.windows import cover
 
 COUNTS = (1, 10, 100, 1000)
 RADIUS = 2
@@ -73,7 +73,7 @@ def main() -> None:
         row = {
             "lesions": count,
             "voxels": int(mask.sum()),
-            "windows": len(cover(np.moveaxis(mask, 2, 0), config.window, config.slab)),
+            "windows": len(cover(np.moveaxis(mask, 2, 0), (config.slab, *config.window))),
             "seconds": round(statistics.median(seconds), 3),
             "threads": torch.get_num_threads(),
         }

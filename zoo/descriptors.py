@@ -146,6 +146,65 @@ class Verb:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One training of several, or one fit; each is a run of its own below the method's run.
+
+    Attributes:
+        name: Kebab-case; names the folder ``stages/NAME``.
+        trainer: ``(config, model, fabric) -> zoo.training.Trainer``; ``config.training`` is this stage's, ``model``
+            the whole model with what earlier stages trained.
+        fit: ``(config, model, examples, rng) -> None``, in place of a trainer: fills buffers of the model, whose shapes
+            follow from the settings.
+        examples: ``(config, cohort: PackedCohort, made) -> zoo.training.Examples``; ``made[stage][name]`` is what an
+            earlier stage made (`zoo.training.made.Made`).
+        training: Path of its `TrainingConfig` in the settings, e.g. ``"autoencoder.training"``. The settings below
+            ``autoencoder`` then belong to this stage alone.
+        module: Path of the submodule that it trains, averages and saves; ``""`` is the whole model. The rest of the
+            model is frozen and is not copied.
+        make: A `zoo.training.Maker`: what later stages read.
+        folds: Trainings that each leave out a share of the training subjects, so that what is made of a training
+            subject comes from a model that has not seen it; 0 for none.
+    """
+
+    name: str
+    trainer: str = ""
+    fit: str = ""
+    examples: str
+    training: str = "training"
+    module: str = ""
+    make: str = ""
+    folds: int = 0
+
+    def __post_init__(self) -> None:
+        _check_name("Stage", self.name)
+        if bool(self.trainer) == bool(self.fit):
+            raise ConfigError(f"Stage {self.name!r} needs a trainer or a fit; give one of the two.")
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigError(f"Stage {self.name!r} has folds={self.folds}; give 0, or 2 and more.")
+
+
+def _check_stages(method: str, stages: tuple[Stage, ...]) -> None:
+    """Refuse stages of one name, and folds whose models would rest on a stage that saw all subjects."""
+    names = [stage.name for stage in stages]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"Method {method!r} has two stages named {twice[0]!r}; rename one.")
+    for number, stage in enumerate(stages):
+        if stage.folds and not any(one.make and one.folds for one in stages[number:]):
+            raise ConfigError(
+                f"Method {method!r}: stage {stage.name!r} has folds={stage.folds}, but nothing is made with their "
+                "models; give it a make, or no folds."
+            )
+        for earlier in stages[:number]:
+            if stage.folds and earlier.folds != stage.folds:
+                raise ConfigError(
+                    f"Method {method!r}: stage {stage.name!r} has folds={stage.folds}, but its models would start from "
+                    f"stage {earlier.name!r}, which has folds={earlier.folds} and so has seen the subjects left out. "
+                    f"Give {earlier.name!r} folds={stage.folds}."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A generative method.
 
@@ -159,9 +218,15 @@ class Method:
         presets: Settings over the defaults, by name. ``tiny`` has under 2 M parameters and trains in seconds.
         build: ``(config) -> nn.Module``: what is kept and exported. No files, no device.
         parts: ``(config) -> dict[str, Part]``.
-        trainer: ``(config, model, fabric) -> zoo.training.loop.Trainer``. A method without training (a classic one) has
-            none of ``build``, ``parts``, ``trainer`` and ``examples``, and is used by its name instead of a run.
-        examples: ``(config, cohort: PackedCohort) -> zoo.training.loop.Examples``: what a training step reads.
+        trainer: ``(config, model, fabric) -> zoo.training.Trainer``. A method without training (a classic one) has
+            none of ``build``, ``parts``, ``trainer``, ``examples`` and ``stages``, and is used by its name instead of a
+            run.
+        examples: ``(config, cohort: PackedCohort) -> zoo.training.Examples``: what a training step reads.
+        stages: Several trainings in order, or ``(config) -> tuple[Stage, ...]``; they replace ``trainer`` and
+            ``examples``, which are the shorthand for one training.
+        real: ``(config, cohort: PackedCohort) -> zoo.training.Examples`` without augmentation, for evaluators and
+            projectors; by default ``examples``.
+        dataset: Name of the dataset that is trained on where no data is named.
         tasks: By the name of the verb. The registry refuses a method with a verb that no plugin brings.
         evaluators: Names of evaluators that ``zoo evaluate`` runs when none is named.
         reported: The paper's own figures, as rows for a table.
@@ -181,6 +246,9 @@ class Method:
     parts: str = ""
     trainer: str = ""
     examples: str = ""
+    stages: tuple[Stage, ...] | str = ()
+    real: str = ""
+    dataset: str = "phantom"
     tasks: Mapping[str, Task] = field(default_factory=dict)
     evaluators: tuple[str, ...] = ()
     reported: tuple[Mapping[str, Any], ...] = ()
@@ -188,18 +256,40 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_name("Method", self.name)
-        given = [name for name in ("build", "parts", "trainer", "examples") if getattr(self, name)]
-        if given and len(given) < 4:
+        if self.stages and (self.trainer or self.examples):
+            raise ConfigError(f"Method {self.name!r} names stages beside trainer and examples; give one of the two.")
+        needed = ("build", "parts", "stages") if self.stages else ("build", "parts", "trainer", "examples")
+        given = [name for name in needed if getattr(self, name)]
+        if given and len(given) < len(needed):
             raise ConfigError(
-                f"Method {self.name!r} names {', '.join(given)} but not the rest of build, parts, trainer and examples."
+                f"Method {self.name!r} names {', '.join(given)} but not the rest of {', '.join(needed[:-1])} and "
+                f"{needed[-1]}."
             )
+        if not self.real:
+            object.__setattr__(self, "real", self.examples)
+        if not isinstance(self.stages, str):
+            _check_stages(self.name, self.stages)
         if self.trainable and "tiny" not in self.presets:
             raise ConfigError(f"Method {self.name!r} has no preset 'tiny'; the contract tests train it.")
 
     @property
     def trainable(self) -> bool:
         """Whether it is trained, and so used through a run, or used as it is."""
-        return bool(self.trainer)
+        return bool(self.trainer or self.stages)
+
+    def stages_of(self, config: Any) -> tuple[Stage, ...]:
+        """Return the stages of a training with these settings, in order; empty for a method of one training.
+
+        Raises:
+            ConfigError: The function that names them returns none, or two of one name.
+        """
+        if not isinstance(self.stages, str):
+            return self.stages
+        stages = tuple(resolve(self.stages)(config))
+        if not stages:
+            raise ConfigError(f"Method {self.name!r}: {self.stages} returns no stage.")
+        _check_stages(self.name, stages)
+        return stages
 
     def task(self, verb: str) -> Task:
         """Return the task for ``verb``.

@@ -38,7 +38,7 @@ from zoo_lesion_diffusion.config import PriorConfig
 from zoo_lesion_diffusion.diffusers_weights import diffusers_options, diffusers_state_dict
 from zoo_lesion_diffusion.networks import DenoisingUNet
 from zoo_lesion_diffusion.samplers import ddim
-from zoo_lesion_diffusion.tasks import noise_schedule
+from zoo_lesion_diffusion.schedule import noise_schedule
 
 ROUNDS = 5
 Sample = Callable[[Tensor], Tensor]

@@ -87,7 +87,7 @@ def grouped_modulated_conv(
 
 def plain_styled_conv(self: stylegan.StyledConv, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
     """Do what `zoo.nn.stylegan.StyledConv` does in the order of the paper: noise, bias, activation, gain."""
-    y = grouped_modulated_conv(x, self.weight, self.affine(w), up_filter=self.taps)
+    y = grouped_modulated_conv(x, self.weight, self.affine(w), up_filter=self.resample_filter)
     y = y.add_(noise * self.noise_strength) + self.bias[:, None, None]
     return F.leaky_relu(y, stylegan.SLOPE) * stylegan.GAIN
 
@@ -136,7 +136,7 @@ def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[st
     return times
 
 
-def synthesis_of(config: StyleGANConfig) -> stylegan.Synthesis:
+def synthesis_of(config: StyleGANConfig) -> stylegan.SynthesisNetwork:
     """Return a synthesis network with random weights, the same ones each time."""
     torch.manual_seed(0)
     synthesis = build(config).eval().synthesis

@@ -7,8 +7,9 @@ import numpy as np
 from zoo.errors import DataError
 from zoo.imaging.cache import PackedCohort, PackedScan
 from zoo.imaging.masks import LaidLesions, circle
+from zoo.imaging.windows import Window, crop
+from zoo_lesion_diffusion.conditions import context, slices_to_channels
 from zoo_lesion_diffusion.config import AugmentationConfig, DenoiserConfig, FillingConfig, PriorConfig
-from zoo_lesion_diffusion.windows import Window, context, crop, slices_to_channels
 
 _CIRCLE_TRIES = 100
 
@@ -66,13 +67,10 @@ class FillingExamples:
         scan = self.scans[number]
         lesions = self._some_lesions(number, first, rng) if wants_lesions else None
         window = _window(scan, first, config, rng, lesions)
-        seen = window.from_slice(first - config.neighbours)
-        own = crop(scan.lesion_mask, seen, config.size, config.seen_slices, False)
-        if lesions is None:
-            mask = self._circles(own, rng)
-        else:
-            mask = crop(lesions.as_mask(scan.shape), seen, config.size, config.seen_slices, False)
-        image = crop(np.moveaxis(scan.images, 1, 0), seen, config.size, config.seen_slices, -1).astype(np.float32)
+        seen = window.extended(config.neighbours)
+        own = crop(scan.lesion_mask, seen, False)
+        mask = self._circles(own, rng) if lesions is None else crop(lesions.as_mask(scan.shape), seen, False)
+        image = crop(np.moveaxis(scan.images, 1, 0), seen, -1).astype(np.float32)
         image = _brighten(image, config.augmentation, rng)
         if config.augmentation.mirror and rng.random() < 0.5:
             image, mask = image[..., ::-1, :].copy(), mask[..., ::-1, :].copy()
@@ -186,7 +184,7 @@ class PriorExamples:
         number, first = self.starts[index]
         scan = self.scans[number]
         window = _window(scan, first, config, rng)
-        image = crop(np.moveaxis(scan.images, 1, 0), window, config.size, config.slab, -1).astype(np.float32)
+        image = crop(np.moveaxis(scan.images, 1, 0), window, -1).astype(np.float32)
         image = _brighten(image, config.augmentation, rng)
         if config.augmentation.mirror and rng.random() < 0.5:
             image = image[..., ::-1, :].copy()
@@ -214,8 +212,9 @@ def _window(
     """Centre the window on a lesion, else on white matter, unless it holds the whole slice anyway."""
     _, rows, columns = scan.shape
     height, width = config.size
+    size = (config.slab, height, width)
     if rows <= height and columns <= width:
-        return Window((first, (rows - height) // 2, (columns - width) // 2), (0, rows, 0, columns))
+        return Window((first, (rows - height) // 2, (columns - width) // 2), size)
     if lesions is not None:
         filled = lesions.between(first, first + config.slab).voxels
         _, row, column = filled[rng.integers(len(filled))]
@@ -224,8 +223,7 @@ def _window(
         places = np.argwhere(tissue if tissue.any() else scan.images[first, 0] > -0.9)
         row, column = places[rng.integers(len(places))]
     jitter = rng.integers((-height // 8, -width // 8), (height // 8 + 1, width // 8 + 1))
-    origin = (first, int(row - height // 2 + jitter[0]), int(column - width // 2 + jitter[1]))
-    return Window(origin, (0, rows, 0, columns))
+    return Window((first, int(row - height // 2 + jitter[0]), int(column - width // 2 + jitter[1])), size)
 
 
 def _brighten(image: np.ndarray, augmentation: AugmentationConfig, rng: np.random.Generator) -> np.ndarray:

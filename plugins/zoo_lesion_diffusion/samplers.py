@@ -156,9 +156,9 @@ def dpm_solver_pp_2m(
 SAMPLERS: dict[str, Sampler] = {"ddpm": ddpm, "ddim": ddim, "dpm-solver++": dpm_solver_pp_2m}
 
 
-def draws(solver: str, timesteps: Sequence[int]) -> int:
-    """Return how often a solver of ``SAMPLERS`` calls ``noise``."""
-    return len(timesteps) - 1 if solver == "ddpm" else 0
+def count_draws(solver: str, steps: int) -> int:
+    """Return how often a solver of ``SAMPLERS`` calls ``noise`` in ``steps`` steps."""
+    return steps - 1 if solver == "ddpm" else 0
 
 
 def levels(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[tuple[int, float, float]]:

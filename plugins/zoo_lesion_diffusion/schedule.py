@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
+from zoo_lesion_diffusion.config import DenoiserConfig
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,18 @@ class NoiseSchedule:
         signal, sigma = self._scales(t, x)
         return signal * velocity + sigma * x
 
+    def epsilon_of(self, predicted: Tensor, x: Tensor, t: Tensor, prediction: Literal["noise", "velocity"]) -> Tensor:
+        """Return the noise in ``x`` at timestep ``t`` that a network's output means.
+
+        Args:
+            predicted: The output, of the shape of ``x``; taken to the device and precision of ``x``.
+            x: Noisy images.
+            t: Timesteps, as for ``add_noise``.
+            prediction: What the network predicts.
+        """
+        predicted = predicted.to(x)
+        return self.epsilon_from_velocity(x, predicted, t) if prediction == "velocity" else predicted
+
     def _scales(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(alpha_bar) and sqrt(1 - alpha_bar) at ``t``, shaped to multiply ``x``."""
         signal, sigma = _scale_tables(self, t.device)
@@ -171,6 +185,11 @@ class NoiseSchedule:
         """
         snr = self.alpha_bar / (1 - self.alpha_bar)
         return _gather(np.minimum(snr, gamma) / (snr + (prediction == "velocity")), t)
+
+
+def noise_schedule(config: DenoiserConfig) -> NoiseSchedule:
+    """Return the noise schedule of the settings."""
+    return NoiseSchedule(config.diffusion.steps, config.diffusion.beta_start, config.diffusion.beta_end)
 
 
 @functools.lru_cache(maxsize=32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+    from zoo.training.loop import Status
 
 from zoo.cli.output import note, notes, progress_bar, show_json, table
 from zoo.config import MethodConfig, resolve_config
@@ -183,8 +184,9 @@ class TrainingBar:
 
     preparing = staticmethod(progress_bar)
 
-    def report(self, images_seen: int, rate: float, losses: Mapping[str, float]) -> None:
-        shown = {name: value for name, value in losses.items() if name.startswith("loss/")}
+    def report(self, status: Status) -> None:
+        images_seen, rate = status.images_seen, status.rate
+        shown = {name: value for name, value in status.losses.items() if name.startswith("loss/")}
         words = "  ".join(f"{name.removeprefix('loss/')} {value:.4f}" for name, value in shown.items())
         if not notes().is_terminal:
             tenth = 10 * images_seen // self.images

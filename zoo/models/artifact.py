@@ -204,11 +204,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def write_model(path: Path, model: nn.Module, manifest: Mapping[str, Any]) -> None:
-    """Write a model and its manifest as one file, whole or not at all."""
+def write_model(path: Path, model: nn.Module, manifest: Mapping[str, Any], *, module: str = "") -> None:
+    """Write a model and its manifest as one file, whole or not at all.
+
+    Args:
+        path: The file.
+        model: Its weights and buffers are written.
+        manifest: What the header says.
+        module: Path of ``model`` inside the whole model, where it is one module of it; its tensors get their names
+            there.
+    """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    prefix = f"{module}." if module else ""
+    tensors = {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"zoo": json.dumps(manifest, sort_keys=True)})
         temporary.chmod(0o644)  # safetensors makes files that only their owner reads; runs are shared

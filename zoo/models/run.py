@@ -71,21 +71,26 @@ class Run:
         write_text(self.folder / "run.json", json.dumps(self.record, indent=2) + "\n")
 
     def check_same(self, record: Mapping[str, Any]) -> None:
-        """Refuse to go on with other settings or other data.
+        """Refuse to resume with different settings or data.
 
         Raises:
-            ConfigError: With each difference.
+            ConfigError: Names each difference, and the version that started the run where it is another one.
         """
+        from zoo import __version__
+
         changed = differences(self.record["config"], record["config"])
         changed += [
-            f"{key}: {self.record[key]} → {record[key]}"
-            for key in ("method", "method_version", "data_fingerprint", "split")
-            if self.record[key] != record[key]
+            f"{key}: {self.record.get(key)} → {record.get(key)}"
+            for key in ("method", "method_version", "data_fingerprint", "split", "stages", "folds", "from")
+            if self.record.get(key) != record.get(key)
         ]
         if changed:
+            started_by = self.record["environment"]["zoo"]
+            install = f" and version (pip install mri-zoo=={started_by})" if started_by != __version__ else ""
             raise ConfigError(
-                f"{self.folder} was begun otherwise ({'; '.join(changed)}). Go on with its own settings, or begin "
-                "another run with another --out."
+                f"{self.folder} was started by mri-zoo {started_by} with different settings or data "
+                f"({'; '.join(changed)}). Resume it with its own settings{install}, or start another run with another "
+                "--out."
             )
 
     def checkpoints(self) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,7 +32,7 @@ from zoo.registry import registry
 from zoo.system.files import sha256
 from zoo.testing.helpers import as_tuple, distance, no_bar
 from zoo.training.launch import launch, train_method
-from zoo.training.loop import Outcome
+from zoo.training.loop import Outcome, Status
 from zoo.training.plan import estimate_cost, plan_training
 
 TINY_PARAMETERS = 2_000_000
@@ -309,8 +309,8 @@ class MethodContract(_Contract):
 def _train(
     method: Method, config: MethodConfig, cohort: Path, out: Path, *, stop_at: int | None = None
 ) -> tuple[Run, Outcome]:
-    def report(images_seen: int, rate: float, losses: Mapping[str, float]) -> None:
-        if stop_at is not None and images_seen >= stop_at:
+    def report(status: Status) -> None:
+        if stop_at is not None and status.images_seen >= stop_at:
             signal.raise_signal(signal.SIGTERM)
 
     fabric: Fabric = launch(1, "32-true")

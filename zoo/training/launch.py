@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,11 +13,12 @@ from lightning_fabric import Fabric
 
 from zoo.config import MethodConfig
 from zoo.descriptors import Method
-from zoo.errors import ConfigError, ZooError
+from zoo.errors import ConfigError
 from zoo.models.run import Run, new_run_folder, newest_run
 from zoo.progress import Bar
-from zoo.training.loop import Outcome, Report, train
-from zoo.training.plan import pack, plan_training, seen_by
+from zoo.training.loop import Outcome, Report, Stop
+from zoo.training.plan import prepare
+from zoo.training.stages import MethodTraining, Session, nothing_left_of_a_refused_start
 
 
 def launch(devices: int, precision: str) -> Fabric:
@@ -29,10 +29,10 @@ def launch(devices: int, precision: str) -> Fabric:
     Raises:
         ConfigError: The machine cannot do the precision or has fewer devices.
     """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it would tell the precision just asked for
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # silence Fabric's repeat of --precision
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        # Networks may hold parts that a step does not use, so no gradient is waited for in vain.
+        # Networks may hold parts that a step does not use, so DDP must tolerate unused parameters.
         strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
         fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # type: ignore[arg-type]
         fabric.launch()
@@ -54,7 +54,7 @@ def train_method(
     report: Report,
     say: Callable[[str], None],
 ) -> tuple[Run, Outcome]:
-    """Train ``method`` in a new run folder, or go on in the one that was begun with the same settings.
+    """Train ``method`` in a new run folder, or resume the one that was started with the same settings.
 
     Args:
         method, config: What to train.
@@ -62,42 +62,29 @@ def train_method(
         data: Cohort, or ``None`` for the phantom.
         out: Run folder; ``None`` for the newest unfinished one of the same settings below ``runs``, else a new one.
         runs: Folder of runs.
-        seconds: Stop after this time, to be gone on with.
+        seconds: Stop after this time; resumable.
         bar: Makes progress bars for the preparation.
         report: Takes the training's progress.
         say: Prints a line.
     """
     with fabric.rank_zero_first():
-        plan = plan_training(method, config, data, bar)
-        packed = pack(plan, bar)
-    say(plan.data_note)
-    record = {
-        "method": method.name,
-        "method_version": method.version,
-        "config": config.model_dump(mode="json"),
-        "split": plan.split.to_json(),
-        "data_fingerprint": packed.fingerprint,
-        **seen_by(plan, packed),
-    }
+        prepared = prepare(method, config, data, bar)
+    say(prepared.plan.data_note)
+    record = prepared.record
     folder = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else Path())
     begun = (folder / "run.json").is_file()
     with Run(folder, {}).lock() if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             run = _open_or_create(folder, record, say)
-            for line in plan.cohort.notes:
+            for line in prepared.plan.cohort.notes:
                 say(f"data: {line}")
         fabric.barrier()
         if not fabric.is_global_zero:
             run = Run.open(folder)
         if run.record["status"] == "finished":
-            return run, Outcome("finished", run.record["images_seen"], "")
-        about = {**seen_by(plan, packed), "data_fingerprint": packed.fingerprint}
-        try:
-            outcome = train(run, method, config, packed, fabric, seconds=seconds, about=about, report=report)
-        except ZooError:
-            if fabric.is_global_zero and not begun and not run.checkpoints():
-                shutil.rmtree(folder)  # a start that was refused leaves nothing
-            raise
+            return run, Outcome("finished", run.record["images_seen"])
+        with Stop(seconds) as stop, nothing_left_of_a_refused_start(run, fabric, begun=begun):
+            outcome = MethodTraining(run, prepared, Session(fabric, stop, bar, report), data).train()
         if fabric.is_global_zero:
             from zoo.training.report import write_training_report
 
@@ -123,5 +110,5 @@ def _open_or_create(folder: Path, record: Mapping[str, Any], say: Callable[[str]
         return run
     run = Run.open(folder)
     run.check_same(record)
-    say(f"run: {folder}, going on after {run.record.get('images_seen', 0)} images")
+    say(f"run: {folder}, resuming after {run.record.get('images_seen', 0)} images")
     return run

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,8 +53,9 @@ def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: 
     """
     note = f"data: {data}"
     if data is None:
-        data = phantom_cohort(config.data.spacing_mm or 1.0, bar)
-        note = f"data: no --data was given, so the synthetic phantom cohort in {data} is used"
+        data = made_cohort(method.dataset, config.data.spacing_mm or 1.0, bar)
+        kind = "synthetic phantom" if method.dataset == "phantom" else method.dataset
+        note = f"data: no --data was given, so the {kind} cohort in {data} is used"
     found = read_cohort(data)
     settings = config.data
     found = found.named(settings.subjects)
@@ -150,13 +153,22 @@ def _check_laid(plan: Plan, packed: PackedCohort) -> None:
     )
 
 
-def phantom_cohort(spacing_mm: float, bar: Bar) -> Path:
-    """Return the phantom cohort nearest to a spacing, made once in the user's cache."""
-    spacing = min((1.0, 2.0, 4.0), key=lambda choice: abs(choice - spacing_mm))
-    folder = cache_folder() / "phantom" / f"v{VERSION}-{spacing:g}mm"
+def made_cohort(dataset: str, spacing_mm: float, bar: Bar) -> Path:
+    """Return the cohort of a registered dataset at a spacing, made once in the user's cache.
+
+    The phantom is made at the nearest of 1, 2 and 4 mm.
+
+    Raises:
+        UnknownNameError: No plugin brings the dataset.
+    """
+    opened = registry().datasets[dataset]
+    folder = cache_folder() / "datasets" / dataset / f"{spacing_mm:g}mm"
+    if dataset == "phantom":
+        spacing_mm = min((1.0, 2.0, 4.0), key=lambda choice: abs(choice - spacing_mm))
+        folder = cache_folder() / "phantom" / f"v{VERSION}-{spacing_mm:g}mm"
     if not folder.exists():
-        with bar(f"Making the phantom cohort ({spacing:g} mm)") as progress:
-            resolve(registry().datasets["phantom"].open)(folder, spacing, progress)
+        with bar(f"Making the {dataset} cohort ({spacing_mm:g} mm)") as progress:
+            resolve(opened.open)(folder, spacing_mm, progress)
     return folder
 
 
@@ -190,6 +202,44 @@ def seen_by(plan: Plan, packed: PackedCohort) -> dict[str, list[str]]:
         "validated_on": sorted({digest for scan in scored for digest in scan.voxel_hashes}),
         "masks_laid": sorted({mask_digest(path) for path in masks}),
     }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Settings and packed data of one training.
+
+    Attributes:
+        plan: Method, settings and subjects.
+        packed: Scans of the training and the validation subjects.
+        seen: Hashes of what training sees (`seen_by`).
+    """
+
+    plan: Plan
+    packed: PackedCohort
+    seen: Mapping[str, list[str]]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the run's record says of the training."""
+        return {
+            "method": self.plan.method.name,
+            "method_version": self.plan.method.version,
+            "config": self.plan.config.model_dump(mode="json"),
+            "split": self.plan.split.to_json(),
+            **self.about,
+        }
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the model's manifest says of the data."""
+        return {"data_fingerprint": self.packed.fingerprint, **self.seen}
+
+
+def prepare(method: Method, config: MethodConfig, data: Path | None, bar: Bar) -> Prepared:
+    """Plan a training and pack its data."""
+    plan = plan_training(method, config, data, bar)
+    packed = pack(plan, bar)
+    return Prepared(plan, packed, seen_by(plan, packed))
 
 
 @dataclass(frozen=True)

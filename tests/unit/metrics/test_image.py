@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from zoo.errors import DataError
-from zoo.metrics.image import FILLED_WINDOW, MAX_PSNR, fully_inside, inpainting_metrics, masked_mean, ssim_map
+from zoo.metrics.image import FILLED_WINDOW, MAX_PSNR, fully_inside, inpainting_metrics, masked_mean, psnr, ssim_map
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import FEWEST_SUBJECTS, bootstrap_interval, mean_interval, paired_difference
 

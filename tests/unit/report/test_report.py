@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zoo.report.figures import before_after, loss_curves, sheet
+from zoo.report.figures import before_after, loss_curves, sheet, upright
 from zoo.report.html import Section, write_report
 
 

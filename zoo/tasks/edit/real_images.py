@@ -11,7 +11,8 @@ from torch import Tensor
 
 from zoo.descriptors import resolve
 from zoo.metrics.bpf import parenchymal_fraction
-from zoo.metrics.features import Extractor, nearest_distances
+from zoo.metrics.distances import nearest_distances
+from zoo.metrics.features import Extractor, feature_scale
 from zoo.models.artifact import Artifact
 from zoo.tasks.edit.alpha_range import BPF, Criterion
 from zoo.tasks.edit.protocol import latent_task
@@ -49,8 +50,7 @@ class RealImages:
         """Take them from projections; the slice nearest to ``position`` stands for its subject."""
         images = artifact.contrasts_of(projections.image).numpy()
         features = extractor.in_batches(torch.from_numpy(images))
-        # A feature that hardly varies among few real images must not outweigh all the others.
-        scale = features.std(0, correction=0).clamp(min=0.01)
+        scale = feature_scale(features)
         nearest: dict[str, int] = {}
         for index, row in enumerate(projections.rows):
             known = nearest.setdefault(row["subject"], index)

@@ -257,12 +257,17 @@ def project_files(
 def _key(artifact: Artifact, targets: Targets, batch: Sequence[int], options: Any, distance: NamedDistance) -> str:
     """Return a hash of all that decides a batch's result."""
     settings = [artifact.sha256, options.model_dump(mode="json"), distance.name, distance.weights_sha256]
-    rows = [targets.rows[number] for number in batch]
+    rows = [{**row, "covariates": _as_floats(row["covariates"])} for row in (targets.rows[number] for number in batch)]
     digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
     for number in batch:
         digest.update(targets.images[number].tobytes())
         digest.update(targets.lesions[number].tobytes())
     return digest.hexdigest()
+
+
+def _as_floats(covariates: Mapping[str, int | float | str]) -> dict[str, float | str]:
+    """Return numbers by their value alone: version 0.1.0 kept 4224 as 4224.0, and its projections are resumable."""
+    return {name: float(value) if isinstance(value, int) else value for name, value in covariates.items()}
 
 
 def _parts(

@@ -82,7 +82,7 @@ def test_the_defaults_are_the_papers_schedule() -> None:
 def test_a_shorter_schedule_keeps_its_proportions_unless_told() -> None:
     short = _options(iterations=600, ramp_up=3)
     assert (short.w_noise_iterations, short.ramp_up, short.ramp_down) == (150, 3, 50)
-    with pytest.raises(ConfigError, match="take longer than iterations 20"):
+    with pytest.raises(ConfigError, match="together exceed iterations 20"):
         _options(iterations=20, ramp_down=30)
     with pytest.raises(ConfigError, match="w_noise_iterations 30 must end within iterations 20"):
         _options(iterations=20, w_noise_iterations=30)
