@@ -120,32 +120,6 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verb:
-    """Something that can be asked of a trained model: one command, and one signature that methods implement.
-
-    Attributes:
-        name: Kebab-case; the name of the command, and the key of a method's task.
-        summary: One line, shown by ``zoo --help``.
-        command: ``"module:attribute"`` of a ``click.Command``.
-        task: Class by which a method describes its task.
-        trial: ``(artifact, options) -> zoo.tasks.Trial``: the verb on synthetic input. ``zoo export`` compares its
-            images across runtimes, and ``zoo bench --task`` times it; ``None``: neither is done.
-        check: ``(artifact, cohort: Path, folder: Path) -> None``: asserts what the verb promises, for a trained model,
-            a phantom cohort and an empty folder. The contract kit runs it for each method that offers the verb.
-    """
-
-    name: str
-    summary: str
-    command: str
-    task: type[Task] = Task
-    trial: str | None = None
-    check: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_name("Verb", self.name)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One training of several, or one fit; each is a run of its own below the method's run.
 
@@ -202,6 +176,32 @@ def _check_stages(method: str, stages: tuple[Stage, ...]) -> None:
                     f"stage {earlier.name!r}, which has folds={earlier.folds} and so has seen the subjects left out. "
                     f"Give {earlier.name!r} folds={stage.folds}."
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """Something that can be asked of a trained model: one command, and one signature that methods implement.
+
+    Attributes:
+        name: Kebab-case; the name of the command, and the key of a method's task.
+        summary: One line, shown by ``zoo --help``.
+        command: ``"module:attribute"`` of a ``click.Command``.
+        task: Class by which a method describes its task.
+        trial: ``(artifact, options) -> zoo.tasks.Trial``: the verb on synthetic input. ``zoo export`` compares its
+            images across runtimes, and ``zoo bench --task`` times it; ``None``: neither is done.
+        check: ``(artifact, cohort: Path, folder: Path) -> None``: asserts what the verb promises, for a trained model,
+            a phantom cohort and an empty folder. The contract kit runs it for each method that offers the verb.
+    """
+
+    name: str
+    summary: str
+    command: str
+    task: type[Task] = Task
+    trial: str | None = None
+    check: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("Verb", self.name)
 
 
 @dataclass(frozen=True, kw_only=True)

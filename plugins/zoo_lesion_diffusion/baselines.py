@@ -15,7 +15,8 @@ from zoo.errors import DataError
 from zoo.tasks import FillOptions, Parts, Progress
 
 _RING = 3
-_HEAD = -0.9
+HEAD = -0.9
+"""Voxels above this are head, on the scale of [-1, 1]."""
 
 _FADED = 0.75
 """A slice whose head is darker than this share of the median slice's is a half-faded rim of the field of view."""
@@ -117,7 +118,7 @@ def sharp_slices(image: np.ndarray) -> np.ndarray:
     Args:
         image: ``[i, j, k]`` in [-1, 1].
     """
-    head = image > _HEAD
+    head = image > HEAD
     area = head.sum(axis=(0, 1))
     brightness = np.where(head, image + 1, 0).sum(axis=(0, 1)) / np.maximum(area, 1)
     held = area > area.max() / 10

@@ -65,8 +65,8 @@ class Trial:
             return float(psnr(error).mean()), float(ssim_map(found, expected).mean())
         region = inputs[self.region]
         slices = slices_with(region)
-        cut, truth, mask = (volume[..., slices].movedim(-1, 0) for volume in (found[0], expected[0], region[None]))
-        measured = inpainting_metrics(cut, truth, mask)
+        filled, truth, hole = (volume[..., slices].movedim(-1, 0) for volume in (found[0], expected[0], region[None]))
+        measured = inpainting_metrics(filled, truth, hole)
         return float(measured["psnr_in"].mean()), float(measured["ssim_in"].mean())
 
 

@@ -218,7 +218,7 @@ def test_lpips_is_the_packages(tmp_path: Path) -> None:
         assert torch.allclose(found.measure(second)(first), reference(first, second).flatten(), rtol=1e-4)
     assert found.weights_sha256 == sha256(file)
     save_file({"features.0.weight": trunk["features.0.weight"]}, file)
-    with pytest.raises(DataError, match="not VGG16's weights"):
+    with pytest.raises(DataError, match="does not hold VGG16's weights"):
         load_distance("lpips", file)
 
 
@@ -286,7 +286,7 @@ def test_targets_are_slices_that_say_what_they_are(model: Artifact, phantom: Pat
     assert targets.lesions.shape == (4, 40, 48)
     cohort = choose_scans(model, read_cohort(phantom))
     assert "sub-001" not in cohort.subjects
-    assert len(choose_scans(model, read_cohort(phantom), everybody=True).subjects) == 5
+    assert len(choose_scans(model, read_cohort(phantom), all_subjects=True).subjects) == 5
     one = cohort.subset(["sub-003"])
     every = find_targets(model, one, every=1)
     assert len(find_targets(model, one, every=3).rows) == -(-len(every.rows) // 3)
