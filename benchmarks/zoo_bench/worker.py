@@ -164,8 +164,8 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _no_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show no progress: nobody reads what this process prints."""
+def _silent(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show no progress: the parent shows its own."""
     yield lambda done, total: None
 
 
@@ -178,7 +178,7 @@ def make_export(job: Job) -> dict[str, Any]:
     batches = sorted(job.batches)
     profile = (batches[0], batches[len(batches) // 2], batches[-1])
     options = ExportOptions(precision=job.precision, batch=profile)
-    reports = export(Artifact.open(job.model), [job.backend], options, [], _no_bar)
+    reports = export(Artifact.open(job.model), [job.backend], options, [], _silent)
     own = [report for report in reports if report.backend == job.backend]
     seconds = {"onnx": 0.0, "own": 0.0}
     for report in reports:
