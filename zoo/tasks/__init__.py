@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from zoo.tasks.edit.task import LatentTask
     from zoo.tasks.fill.protocol import FillOptions, FillTask
     from zoo.tasks.image_to_image import image_to_image_files
+    from zoo.tasks.images import Samples
     from zoo.tasks.project.protocol import Distance, Placed, Projected, ProjectOptions, ProjectTask
-    from zoo.tasks.sample.protocol import SampleOptions, Samples, SampleTask
+    from zoo.tasks.sample.protocol import SampleOptions, SampleTask
     from zoo.tasks.trial import Trial, phantom_patient
 
 __all__ = [
@@ -51,8 +52,9 @@ _MODULES = {
     "zoo.tasks.edit.task": ("LatentTask",),
     "zoo.tasks.fill.protocol": ("FillOptions", "FillTask"),
     "zoo.tasks.image_to_image": ("image_to_image_files",),
+    "zoo.tasks.images": ("Samples",),
     "zoo.tasks.project.protocol": ("Distance", "Placed", "ProjectOptions", "ProjectTask", "Projected"),
-    "zoo.tasks.sample.protocol": ("SampleOptions", "SampleTask", "Samples"),
+    "zoo.tasks.sample.protocol": ("SampleOptions", "SampleTask"),
     "zoo.tasks.trial": ("Trial", "phantom_patient"),
 }
 
