@@ -1,9 +1,9 @@
-"""How the seconds of a fill grow with the lesions: 1, 10, 100 and 1,000 of them in one image.
+"""Seconds of a fill by the number of lesions in an image: 1, 10, 100 and 1,000.
 
     python benchmarks/filling_cost.py RUN T1W [--out benchmarks/results/filling-cost.jsonl]
         [--plot docs/images/filling-cost.png]
 
-Lesions are balls of 2 voxels' radius in white matter, apart from each other where there is room.
+Lesions are balls with a radius of 2 voxels at random positions in white matter.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import zoo
 from zoo.imaging.geometry import model_grid, to_grid
 from zoo.imaging.preprocessing import fit_intensity
 from zoo.imaging.volume import read_volume
+from zoo.imaging.windows import cover
 from zoo_bench.white_matter import brightest_class
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions
 from zoo_lesion_diffusion.tasks import fill
-from zoo_lesion_diffusion.windows import cover
 
 COUNTS = (1, 10, 100, 1000)
 RADIUS = 2
@@ -44,7 +44,7 @@ def balls(white_matter: np.ndarray, count: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure, write and plot."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("image", type=Path)
@@ -73,7 +73,7 @@ def main() -> None:
         row = {
             "lesions": count,
             "voxels": int(mask.sum()),
-            "windows": len(cover(np.moveaxis(mask, 2, 0), config.window, config.slab)),
+            "windows": len(cover(np.moveaxis(mask, 2, 0), (config.slab, *config.window))),
             "seconds": round(statistics.median(seconds), 3),
             "threads": torch.get_num_threads(),
         }

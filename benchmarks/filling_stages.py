@@ -1,11 +1,11 @@
-"""Where the seconds of `zoo fill` go, stage by stage.
+"""Seconds of each stage of `zoo fill`.
 
     python benchmarks/filling_stages.py RUN T1W LESIONS [--backend torch] [--precision fp32]
         [--out benchmarks/results/filling-stages.jsonl]
 
-The command is run in a process of its own for what starting costs, and then in this one under Python's profiler; a
-stage's seconds are those of its functions with all that they call. What no stage names is the rest. The picture has a
-grid of its own, so what that costs stands twice and the rest is too small by it.
+The command runs once in a separate process, for the time to start, and once in this process under Python's profiler.
+The seconds of a stage are the cumulative seconds of its functions. Time outside all stages is the rest. The picture
+resamples by itself, so that time counts in two stages and is missing from the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.tasks.fill.patient import fill_files
+from zoo.models.runtime import Runtime
+from zoo.tasks.fill.patient import FillSettings, PatientFiles, fill_files
 
 STAGES = {
     "reading, the result too": (("volume.py", "read_volume"),),
@@ -34,9 +35,9 @@ STAGES = {
     "biharmonic fill": (("baselines.py", "biharmonic_fill"),),
     "network": (("eager.py", "call"), ("runtime.py", "call")),
     "writing": (("volume.py", "write_filled"),),
-    "picture": (("filling.py", "_draw"),),
+    "picture": (("fill/results.py", "_draw"),),
 }
-"""Functions of a stage: the end of the file's path, and the name."""
+"""Functions of each stage: the end of the file's path, and the name."""
 
 
 def main() -> None:
@@ -60,8 +61,8 @@ def main() -> None:
         began = time.perf_counter()
         with profiler:
             fill_files(
-                artifact, [given.image], given.lesions, [filled], options={}, backend=given.backend,
-                precision=given.precision,
+                artifact, PatientFiles([given.image], given.lesions), [filled],
+                FillSettings(runtime=Runtime(given.backend, given.precision)),
             )  # fmt: skip
         inside = time.perf_counter() - began
     spent = dict.fromkeys(STAGES, 0.0)

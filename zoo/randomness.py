@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, EXAMPLE, STEP, VALIDATION, PREVIEW, INITIAL, GOLDEN = range(7)
+ORDER, EXAMPLE, STEP, VALIDATION, PREVIEW, INITIAL, GOLDEN, STAGE, MAKE, FIT, FOLD = range(11)
 """What a seed is for; the first key of `seed_for` after the run's seed."""
 
 
@@ -25,7 +25,7 @@ class Randomness:
     are drawn as float32 on the CPU and moved.
 
     Args:
-        seeds: One a sample.
+        seeds: One per sample.
         device: Where the numbers are wanted.
     """
 

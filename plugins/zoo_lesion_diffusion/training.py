@@ -15,16 +15,22 @@ from zoo.metrics.image import masked_mean, ssim_map
 from zoo.nn.ema import MovingAverage
 from zoo.randomness import Randomness
 from zoo.training.protocol import Batch
+from zoo_lesion_diffusion.conditions import middle
 from zoo_lesion_diffusion.config import DenoiserConfig, FillingConfig, PriorConfig
 from zoo_lesion_diffusion.samplers import ddim
-from zoo_lesion_diffusion.tasks import epsilon_of, middle, noise_schedule, repaint_windows, sample_windows
+from zoo_lesion_diffusion.schedule import noise_schedule
+from zoo_lesion_diffusion.solve import PriorProblem, Problem, random_draws, solve, solve_by_repaint
 
 
 class DenoisingTrainer:
-    """What training is the same for every denoiser; a child says what its loss and its pictures are.
+    """Training shared by all denoisers; subclasses define the loss and the pictures.
 
-    Source: Uhr 2024, section 3.1 and table 3.1. Departures, all settings: one noise level a slab, an averaged model,
-    min-SNR weights (Hang et al. 2023; tried in section 3.4).
+    Attributes:
+        ema: The model with the exponential moving average of the weights; it is validated and saved. The model itself
+            if ``optimiser.average_half_life_images`` is 0.
+
+    Source: Uhr 2024, section 3.1 and table 3.1. Departures, all settings: one noise level per slab, averaged weights,
+    min-SNR weights of the loss (Hang et al. 2023; tried in section 3.4).
     """
 
     def __init__(self, config: DenoiserConfig, model: nn.Module, fabric: Fabric) -> None:
@@ -33,8 +39,8 @@ class DenoisingTrainer:
         self.schedule = noise_schedule(config)
         # Channels-last is 1.1 to 1.5 times as fast on CPUs and on tensor cores.
         self.model = model.to(fabric.device).to(memory_format=torch.channels_last)
-        self.moving_average = MovingAverage(self.model, config.optimiser.average_half_life_images)
-        self.average = self.moving_average.model
+        self._moving_average = MovingAverage(self.model, config.optimiser.average_half_life_images)
+        self.ema = self._moving_average.model
         optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
         )
@@ -42,7 +48,7 @@ class DenoisingTrainer:
         self.images_seen = 0
 
     def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
-        """Do one step; returns the loss and the gradient's norm before clipping."""
+        """Do one optimisation step and return the loss and the gradient's norm before clipping."""
         self.model.train()
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
@@ -53,9 +59,9 @@ class DenoisingTrainer:
         )
         self.optimiser.step()
         self.optimiser.zero_grad()
-        share = len(batch["image"]) * self.fabric.world_size
-        self.images_seen += share
-        self.moving_average.update(self.images_seen, share)
+        images = len(batch["image"]) * self.fabric.world_size
+        self.images_seen += images
+        self._moving_average.update(self.images_seen, images)
         return {"loss/denoise": loss.detach(), "gradient/norm": torch.as_tensor(norm)}
 
     def learning_rate(self) -> float:
@@ -84,8 +90,10 @@ class DenoisingTrainer:
         Args:
             denoise: Callable ``(noisy, timestep) -> noise or velocity``.
             image: What is diffused, ``[B, C, (D,) H, W]``.
-            random: Decides timesteps and noise.
+            random: Source of timesteps and noise.
             pure_noise_share: Share of examples at the last timestep.
+
+        Source: Ho et al. 2020, equation 14; for velocity Salimans and Ho 2022, section 4.
         """
         diffusion = self.config.diffusion
         slices = image.shape[2:3] if diffusion.timestep_per == "slice" and image.dim() == 5 else ()
@@ -104,31 +112,31 @@ class DenoisingTrainer:
 
     def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         """Return the noise-prediction loss of the averaged model, ``[B]``."""
-        self.average.eval()
-        return {"loss": self._loss(self.average, batch, random)}
+        self.ema.eval()
+        return {"loss": self._loss(self.ema, batch, random)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, their average, the optimiser's state and the images seen."""
+        """Return the weights, their moving average, the optimiser's state and the images seen."""
         return {
             "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "images_seen": self.images_seen,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
+        self.ema.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.images_seen = state["images_seen"]
 
 
 class FillingTrainer(DenoisingTrainer):
-    """One step of conditional noise prediction.
+    """Training of conditional noise prediction.
 
     Source: Uhr 2024, equation 3.6, figure 3.9 and table 3.1. Departures, all settings: those of `DenoisingTrainer`;
-    a loss that looks inside the mask only.
+    a loss of the voxels in the mask alone.
     """
 
     config: FillingConfig
@@ -147,7 +155,7 @@ class FillingTrainer(DenoisingTrainer):
         return inside / mask.flatten(1).sum(1).clamp(min=1)
 
     def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
-        """Return the loss of the averaged model, ``[B]``, and before it 1 - SSIM in the masks if the settings ask."""
+        """Return the averaged model's loss, ``[B]``; before it, if the settings say so, 1 - SSIM in the masks."""
         loss = super().validate(batch, random)
         if self.config.checkpoint_score == "loss":
             return loss
@@ -159,15 +167,15 @@ class FillingTrainer(DenoisingTrainer):
 
     def _filled(self, batch: Batch, random: Randomness) -> Tensor:
         """Return the images with the masks filled by the averaged model."""
-        self.average.eval()
-        known, holes = batch["context"], batch["lesion_mask"]
-        image, mask = batch["image"], middle(holes, self.config)
+        self.ema.eval()
+        image, mask = batch["image"], middle(batch["lesion_mask"], self.config)
+        problem = Problem(self.config, self.config.sampling, batch["context"], batch["lesion_mask"])
         noise = random.normal(image.shape[1:])
-        filled = sample_windows(self.average, self.config, known, holes, noise, self.config.sampling, random)
+        filled = solve(self.ema, problem, noise, random_draws(random))
         return image * (1 - mask) + filled * mask
 
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
-        """Return rows of true, voided and filled image, ``[B, 3, H, W]``, the first channel and middle slice."""
+        """Return true image, image with a hole and filled image, ``[B, 3, H, W]``: first channel, middle slice."""
         image, mask = batch["image"], middle(batch["lesion_mask"], self.config)
         filled = self._filled(batch, random)
         shown = torch.stack([image, image * (1 - mask) - mask, filled], dim=1)[:, :, 0]
@@ -175,7 +183,7 @@ class FillingTrainer(DenoisingTrainer):
 
 
 class PriorTrainer(DenoisingTrainer):
-    """One step of unconditional noise prediction, over the whole window.
+    """Training of unconditional noise prediction, over the whole window.
 
     Source: Uhr 2024, sections 3.1 and 3.2 "Unconditional Lesion Filling", after Ho et al. 2020, algorithm 1.
     Departures: those of `DenoisingTrainer`.
@@ -187,19 +195,21 @@ class PriorTrainer(DenoisingTrainer):
         return self._error(denoise, batch["image"], random).flatten(1).mean(1)
 
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
-        """Return rows of true, voided, filled and freely sampled image, ``[B, 4, H, W]``, as for `FillingTrainer`.
+        """Return true image, image with a hole, filled image and a free sample, ``[B, 4, H, W]``.
 
-        The hole is a disc in the middle of the window. The sample is DDIM's, in as many steps as RePaint's.
+        The hole is a disc in the middle of the window. The sample is drawn by DDIM, with as many steps as RePaint has
+        levels. First channel and middle slice, as for `FillingTrainer`.
         """
-        self.average.eval()
+        self.ema.eval()
         image, config = batch["image"], self.config
         height, width = config.size
         disc = torch.from_numpy(circle(config.size, (height / 2, width / 2), min(config.size) / 6))
         hole = disc.to(image.device).expand(len(image), 1, *image.shape[2:])
         noise = random.normal(image.shape[1:])
-        filled = repaint_windows(self.average, config, image, hole, noise, config.sampling, random)
+        problem = PriorProblem(config, config.sampling, image, hole)
+        filled = solve_by_repaint(self.ema, problem, noise, random_draws(random))
         sampled = ddim(
-            lambda x, t: epsilon_of(self.average(x, t), x, t, config.diffusion, self.schedule),
+            lambda x, t: self.schedule.epsilon_of(self.ema(x, t), x, t, config.diffusion.prediction),
             noise,
             self.schedule,
             self.schedule.timesteps(config.sampling.steps),
@@ -213,6 +223,6 @@ def _slices(images: Tensor) -> Tensor:
 
 
 def _pictures(images: Tensor) -> Tensor:
-    """Return ``[B, N, (D,) H, W]`` as ``[B, N, H, W]`` for a sheet: the middle slice, front on top."""
+    """Return ``[B, N, (D,) H, W]`` as ``[B, N, H, W]`` for a sheet: the middle slice, the front on top."""
     shown = images if images.dim() == 4 else images[:, :, images.shape[2] // 2]
     return shown.transpose(2, 3).flip(2)

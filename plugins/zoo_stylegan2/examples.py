@@ -12,25 +12,25 @@ from zoo_stylegan2.config import SliceConfig, StyleGANConfig
 
 _FOREGROUND = -0.9
 _SHARE = 0.05
-"""A slice belongs to the head when this share of the fullest slice's foreground is on it."""
+"""Slices with more than this share of the fullest slice's foreground belong to the head."""
 
 
 class StyleGANExamples:
-    """Slices of all contrasts of one scan at one position, as channels; with three sides in ``size`` whole volumes.
+    """Axial slices with the contrasts of a scan as channels; with three sides in ``size`` whole volumes.
 
     An example is ``image`` float32 ``[C, *size]`` in [-1, 1] and ``slice_position`` float32 ``[]``: 0 at the lowest
-    slice of the head, 1 at the highest, 0.5 for volumes. The window lies over the middle of the head.
+    slice of the head, 1 at the highest, 0.5 for volumes. The window is centred on the head.
 
     Args:
         config: Settings.
         cohort: Packed scans.
 
     Raises:
-        DataError: A scan has fewer slices than are wanted.
+        DataError: A scan has fewer slices than ``slices.count``.
 
-    Source: Güllmar et al., section 2.1: 71 neighbouring axial slices a scan (T1w), 41 (ADC), three echoes of a slice
-    as channels. Departures: the paper aligns to MNI152 and does not say which slices; here positions are shares of
-    the head's own extent, and the counted slices are the middle ones.
+    Source: Güllmar et al., section 2.1: 71 neighbouring axial slices per scan (T1w), 41 (ADC), three echoes of a slice
+    as channels. Departures: the paper aligns to MNI152 and does not say which slices it takes; here positions are
+    relative to the extent of the head, and ``slices.count`` takes the middle ones.
     """
 
     def __init__(self, config: StyleGANConfig, cohort: PackedCohort) -> None:
@@ -52,7 +52,7 @@ class StyleGANExamples:
         return len(self.places)
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return example ``index``; nothing about it is random."""
+        """Return example ``index``; ``rng`` is not used."""
         number, first, position = self.places[index]
         images = self.scans[number].images
         image = np.moveaxis(images, 0, 3) if len(self.config.size) == 3 else images[first]  # [C, I, J(, K)]
@@ -62,11 +62,11 @@ class StyleGANExamples:
         }
 
     def lesions(self, index: int) -> np.ndarray:
-        """Return the lesion mask of example ``index``, bool ``[*size]``: pixels of which most is lesion."""
+        """Return the lesion mask of example ``index``, bool ``[*size]``: pixels of which more than half is lesion."""
         number, first, _ = self.places[index]
         mask = self.scans[number].lesion_mask
         chosen = np.moveaxis(mask, 0, 2) if len(self.config.size) == 3 else mask[first]
-        # On the scale of intensities -1 is none, 1 is all, and 0 is half.
+        # In the range of intensities: -1 is no lesion, 0 is half, 1 is all.
         share: np.ndarray = to_network(2.0 * chosen[None] - 1, self._extent(number), self.config)
         return share[0] > 0
 
@@ -75,11 +75,11 @@ class StyleGANExamples:
 
 
 def to_network(image: np.ndarray, head: Sequence[tuple[int, int]], config: StyleGANConfig) -> np.ndarray:
-    """Return what the network sees of a slice or volume, float32 ``[image_channels, *size]`` in [-1, 1].
+    """Return the network's view of a slice or volume, float32 ``[image_channels, *size]`` in [-1, 1].
 
     Args:
         image: ``[contrasts, *spatial]`` on the model's grid.
-        head: Where the head is along each spatial axis; the window lies over its middle.
+        head: Extent of the head along each spatial axis; the window is centred on it.
         config: Settings.
     """
     pool = config.pool
@@ -90,15 +90,15 @@ def to_network(image: np.ndarray, head: Sequence[tuple[int, int]], config: Style
 
 
 def slices_between(extent: tuple[int, int], wanted: SliceConfig, scan: str) -> list[tuple[int, float]]:
-    """Return which slices are wanted and their positions in [0, 1].
+    """Return the index of each wanted slice and its position in [0, 1].
 
     Args:
         extent: First slice of the head and the one past its last.
         wanted: Range and count.
-        scan: For the message.
+        scan: Name of the scan, for the message.
 
     Raises:
-        DataError: There are fewer slices in the range than are counted.
+        DataError: The range has fewer slices than the count.
     """
     low, high = extent
     positions = [(index, (index - low) / max(high - low - 1, 1)) for index in range(low, high)]
@@ -120,13 +120,13 @@ def _head(scan: PackedScan) -> tuple[tuple[int, int], ...]:
     found = []
     for axis in (1, 2, 0):
         counts = foreground.sum(axis=tuple(other for other in range(3) if other != axis))
-        held = np.flatnonzero(counts > _SHARE * counts.max())
-        found.append((int(held[0]), int(held[-1]) + 1) if len(held) else (0, foreground.shape[axis]))
+        inside = np.flatnonzero(counts > _SHARE * counts.max())
+        found.append((int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, foreground.shape[axis]))
     return tuple(found)
 
 
 def crop_around(image: np.ndarray, box: Sequence[tuple[int, int]], size: Sequence[int]) -> np.ndarray:
-    """Return the window of ``size`` over the middle of a box, with background beyond the image.
+    """Return the window of ``size`` centred on a box, with background beyond the image.
 
     Args:
         image: ``[C, *spatial]``, -1 is background.

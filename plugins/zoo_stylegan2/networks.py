@@ -1,4 +1,4 @@
-"""The networks of ``stylegan2-ada``, put together from the settings, and the parts that are exported."""
+"""Builds the networks of ``stylegan2-ada`` from the settings and describes the parts that are exported."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from zoo.descriptors import Part, TensorSpec
 from zoo.nn.stylegan import (
     Discriminator,
     Generator,
-    Mapping,
-    Synthesis,
+    MappingNetwork,
+    SynthesisNetwork,
     level_channels,
     noise_shapes,
     style_count,
@@ -16,28 +16,28 @@ from zoo_stylegan2.config import StyleGANConfig
 
 
 def build(config: StyleGANConfig) -> Generator:
-    """Return the generator: what is kept and exported.
+    """Return the generator, which the model file holds and which is exported.
 
     Raises:
-        ConfigError: The size cannot be halved often enough.
+        ConfigError: `size` cannot be halved often enough.
     """
     network = config.network
     channels = level_channels(config.size, network.channel_budget, network.channel_limit)
     return Generator(
-        Mapping(network.latent_width, network.style_width, network.mapping_layers),
-        Synthesis(config.size, channels, network.style_width, config.image_channels),
+        MappingNetwork(network.latent_width, network.style_width, network.mapping_layers),
+        SynthesisNetwork(config.size, channels, network.style_width, config.image_channels),
     )
 
 
 def build_discriminator(config: StyleGANConfig) -> Discriminator:
-    """Return the discriminator, which only training uses; checkpoints hold it, the model file does not."""
+    """Return the discriminator, which only training uses: checkpoints hold it, the model file does not."""
     network = config.network
     channels = level_channels(config.size, network.channel_budget, network.channel_limit)
     return Discriminator(config.size, channels, config.image_channels, network.group)
 
 
 def parts(config: StyleGANConfig) -> dict[str, Part]:
-    """Return ``mapping``, from z to w, and ``synthesis``, from w of each layer and noise to the image."""
+    """Return ``mapping``, from z to w, and ``synthesis``, from the w of each layer and noise maps to the image."""
     network, styles = config.network, style_count(config.size)
     style = TensorSpec(
         name="w", dtype="float32", shape=("batch", network.style_width), range=None, meaning="style, for all layers"
@@ -68,7 +68,7 @@ def parts(config: StyleGANConfig) -> dict[str, Part]:
                     dtype="float32",
                     shape=("batch",),
                     range=(0, 1),
-                    meaning="psi; 1 leaves w as it is, 0 is the mean w",
+                    meaning="psi; 1 leaves w unchanged, 0 gives the mean w",
                 ),
             ),
             outputs=(style,),

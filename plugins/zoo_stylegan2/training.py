@@ -1,4 +1,4 @@
-"""Training of ``stylegan2-ada``: two networks against each other, with lazy regularisers and adaptive augmentation."""
+"""Training of ``stylegan2-ada``: adversarial losses, lazy regularisers and adaptive augmentation."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from zoo_stylegan2.tasks import draw
 
 PATH_DECAY = 0.01
 """Weight of a batch in the running mean of path lengths (StyleGAN2 paper, appendix B)."""
-_PREVIEWED = 7
+_PREVIEWS = 7
 
 
 class StyleGANTrainer:
-    """One step: the generator, its path lengths when they are due, the discriminator, and its R1 when that is due.
+    """One step updates the generator, then the discriminator; each also by its regulariser at intervals ("lazily").
 
-    Losses are non-saturating logistic ones. Regularisers have optimiser steps of their own, on the same Adam state,
-    and are computed in float32 whatever the precision is.
+    Losses are non-saturating logistic. Each regulariser has its own optimiser step on the same Adam state and is
+    computed in float32 at every precision.
 
-    Source: StyleGAN2 paper, sections 3.1, 3.2 and appendix B; ADA paper, section 3 and appendix C. Departures: the
-    place where two styles are mixed is drawn for each image, so that an image does not depend on its batch; gradients
-    that are not finite are not replaced (the host stops at the first loss that is not finite); the augmentation's
-    probability has an upper limit; R1 is the gradient at the augmented pixels, where the reference goes through the
-    augmentation to the image itself. Both are the same for mirroring alone, the paper's only kind; a change of contrast
-    or scale weighs the gradient otherwise.
+    Source: StyleGAN2 paper, sections 3.1, 3.2 and appendix B; ADA paper, section 3 and appendix C. Departures:
+
+    - The layer from which the second style is used is drawn per image, so an image does not depend on its batch.
+    - Gradients that are not finite are not replaced; the host stops at the first loss that is not finite.
+    - The probability of augmentation has an upper limit.
+    - R1 is the gradient at the augmented image; the reference differentiates through the augmentation to the image
+      itself. Both agree for mirroring, the paper's only augmentation; contrast and scale weigh the gradient
+      differently.
     """
 
     def __init__(self, config: StyleGANConfig, model: Generator, fabric: Fabric) -> None:
@@ -47,10 +49,9 @@ class StyleGANTrainer:
         self.generator = model.to(fabric.device)
         self.discriminator = build_discriminator(config).to(fabric.device)
         self.moving_average = MovingAverage(model, config.optimiser.average_half_life_images)
-        self.average = cast(Generator, self.moving_average.model)
+        self.ema = cast(Generator, self.moving_average.model)
         loss = config.loss
-        # Networks are not wrapped: a regulariser's gradient of a gradient does not go through DDP, so gradients are
-        # averaged over processes by hand.
+        # DDP does not support the regularisers' double backward, so `_update` averages gradients over processes.
         self.generator_optimiser, self.discriminator_optimiser = cast(
             tuple[Any, Any],
             fabric.setup_optimizers(
@@ -73,95 +74,112 @@ class StyleGANTrainer:
     # --- One step. ---
 
     def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
-        """Do one step; returns losses, scores, gradient norms and the state of the augmentation, each as last known."""
+        """Train both networks by one batch.
+
+        Args:
+            batch: ``image`` ``[B, image_channels, *size]`` in [-1, 1].
+            random: One generator per image.
+
+        Returns:
+            Losses, scores, gradient norms and the probability of augmentation. Losses that this step did not compute
+            keep their last value.
+        """
         real, loss = batch["image"], self.config.loss
         number = self.images_seen // self.config.training.batch_size
-        self._improve_generator(random)
+        self._generator_step(random)
         if loss.path_weight and number % loss.path_interval == 0:
-            self._even_out_paths(random)
-        self._improve_discriminator(real, random)
+            self._path_length_step(random)
+        self._discriminator_step(real, random)
         if self._gamma() and number % loss.r1_interval == 0:
-            self._flatten_discriminator(real, random)
+            self._r1_step(real, random)
 
-        share = len(real) * self.fabric.world_size
-        self.images_seen += share
-        self.moving_average.update(self.images_seen, share)
+        batch_size = len(real) * self.fabric.world_size
+        self.images_seen += batch_size
+        self.moving_average.update(self.images_seen, batch_size)
         if self.config.augmentation.kinds:
-            self.augmentation.update(self.figures["score/real-sign"], share)
+            self.augmentation.update(self.figures["score/real-sign"], batch_size)
             self.figures["augmentation/probability"] = torch.tensor(self.augmentation.value)
         return dict(self.figures)
 
-    def _improve_generator(self, random: Randomness) -> None:
+    def _generator_step(self, random: Randomness) -> None:
+        """Minimise ``-log sigmoid(D(G(z)))``, the non-saturating loss (Goodfellow et al. 2014, section 3)."""
         with self.fabric.autocast(), _frozen(self.discriminator):
-            loss = F.softplus(-self.discriminator(self._augmented(self._generate(random), random))).mean()
+            loss = F.softplus(-self.discriminator(self._augment(self._generate(random), random))).mean()
         norm = self._update(self.generator, self.generator_optimiser, loss)
         self.figures |= {"loss/generator": loss.detach(), "gradient/generator": norm}
 
-    def _even_out_paths(self, random: Randomness) -> None:
+    def _path_length_step(self, random: Randomness) -> None:
+        """Minimise ``(|J_w^T y| - a)^2`` with the running mean ``a`` of path lengths (StyleGAN2 paper, equation 4).
+
+        Half of the batch is used, as in the reference implementation; it saves memory.
+        """
+        settings = self.config.loss
         half = max(len(random.generators) // 2, 1)
         styles = self._styles(random)[:half]
-        noise = [plane[:half] for plane in self._noise(random)]
+        noise = [maps[:half] for maps in self._noise(random)]
         image = self.generator.synthesis(styles, *noise)
         lengths = path_lengths(image, styles, random.normal(image.shape[1:])[:half])
         self.path_mean = self.path_mean.lerp(self._mean(lengths.detach().mean()), PATH_DECAY)
         penalty = (lengths - self.path_mean).square().mean()
-        settings = self.config.loss
         self._update(self.generator, self.generator_optimiser, penalty * settings.path_weight * settings.path_interval)
         self.figures |= {"loss/path-length": penalty.detach(), "path-length/mean": self.path_mean}
 
-    def _improve_discriminator(self, real: Tensor, random: Randomness) -> None:
+    def _discriminator_step(self, real: Tensor, random: Randomness) -> None:
+        """Minimise ``-log(1 - sigmoid(D(G(z)))) - log sigmoid(D(x))`` (Goodfellow et al. 2014, equation 1)."""
         with self.fabric.autocast():
             with torch.no_grad():
                 generated = self._generate(random)
-            of_generated = self.discriminator(self._augmented(generated, random))
-            of_real = self.discriminator(self._augmented(real, random))
-        loss = F.softplus(of_generated).mean() + F.softplus(-of_real).mean()
+            generated_scores = self.discriminator(self._augment(generated, random))
+            real_scores = self.discriminator(self._augment(real, random))
+        loss = F.softplus(generated_scores).mean() + F.softplus(-real_scores).mean()
         norm = self._update(self.discriminator, self.discriminator_optimiser, loss)
         self.figures |= {
             "loss/discriminator": loss.detach(),
             "gradient/discriminator": norm,
-            "score/real": of_real.detach().mean(),
-            "score/generated": of_generated.detach().mean(),
-            "score/real-sign": self._mean(of_real.detach().sign().mean()),
+            "score/real": real_scores.detach().mean(),
+            "score/generated": generated_scores.detach().mean(),
+            "score/real-sign": self._mean(real_scores.detach().sign().mean()),  # r_t (ADA paper, equation 1)
         }
 
-    def _flatten_discriminator(self, real: Tensor, random: Randomness) -> None:
-        seen = self._augmented(real, random).detach().requires_grad_()
-        penalty = gradient_penalty(self.discriminator(seen), seen)
+    def _r1_step(self, real: Tensor, random: Randomness) -> None:
+        """Minimise ``gamma / 2 |grad D(x)|^2`` on real images (R1: Mescheder et al. 2018, equation 9)."""
+        augmented = self._augment(real, random).detach().requires_grad_()
+        penalty = gradient_penalty(self.discriminator(augmented), augmented)
         weight = self._gamma() / 2 * self.config.loss.r1_interval
         self._update(self.discriminator, self.discriminator_optimiser, penalty * weight)
         self.figures["loss/r1"] = penalty.detach()
 
-    # --- What the steps share. ---
+    # --- Shared by the steps. ---
 
     def _generate(self, random: Randomness) -> Tensor:
         styles = self._styles(random)
         return self.generator.synthesis(styles, *self._noise(random))
 
     def _styles(self, random: Randomness) -> Tensor:
-        """Return styles ``[B, styles, width]``, in a share of the images two mixed; moves the mean w on."""
-        # In half precision small steps in z would be lost.
+        """Return styles ``[B, style_count, style_width]``, some of them mixed; updates the running mean of w."""
+        # float32: half precision would lose small differences of z.
         with torch.autocast(self.fabric.device.type, enabled=False):
             return self._mixed_styles(random)
 
     def _mixed_styles(self, random: Randomness) -> Tensor:
+        """Style mixing: a share of the images takes a second style from a random layer on (StyleGAN, section 3.1)."""
         mapping, count = self.generator.mapping, style_count(self.config.size)
-        code = (self.config.network.latent_width,)
-        w = mapping(random.normal(code))
-        mapping.track(self._mean(w.detach().mean(0)))
+        shape = (self.config.network.latent_width,)
+        w = mapping(random.normal(shape))
+        mapping.update_average(self._mean(w.detach().mean(0)))
         styles = w[:, None].expand(-1, count, -1)
         if not self.config.loss.mixing:
             return styles
-        other = mapping(random.normal(code))
+        second = mapping(random.normal(shape))
         mixed = random.uniform() < self.config.loss.mixing
-        first = torch.where(mixed, 1 + random.integers(count - 1), count)
-        later = torch.arange(count, device=w.device)[None] >= first[:, None]
-        return torch.where(later[:, :, None], other[:, None], styles)
+        crossover = torch.where(mixed, 1 + random.integers(count - 1), count)
+        takes_second = torch.arange(count, device=w.device)[None] >= crossover[:, None]
+        return torch.where(takes_second[:, :, None], second[:, None], styles)
 
     def _noise(self, random: Randomness) -> list[Tensor]:
         return [random.normal((1, *shape)) for shape in noise_shapes(self.config.size)]
 
-    def _augmented(self, images: Tensor, random: Randomness) -> Tensor:
+    def _augment(self, images: Tensor, random: Randomness) -> Tensor:
         return augment(images.float(), self.config.augmentation.kinds, self.augmentation.value, random)
 
     def _update(self, network: nn.Module, optimiser: Any, loss: Tensor) -> Tensor:
@@ -180,12 +198,12 @@ class StyleGANTrainer:
         """Return the mean over processes."""
         return cast(Tensor, self.fabric.all_reduce(value, reduce_op="mean")) if self.fabric.world_size > 1 else value
 
-    # --- What the host asks for. ---
+    # --- Called by the host. ---
 
     def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
-        """Return the distance of as many generated images to the real ones by a small fixed set of features.
+        """Return ``radiomic-distance`` between the real images and as many generated ones.
 
-        A single validation image (a volume) has no spread to compare, and gives no score.
+        One validation image (a volume) has no spread to compare; the result is then empty.
         """
         if len(batch["image"]) < 2:
             return {}
@@ -194,21 +212,21 @@ class StyleGANTrainer:
 
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
         """Return rows of a real image and seven generated ones, ``[B, 8, H, W]``: first channel, front on top."""
-        drawn = [draw(self._parts(), self.config, random) for _ in range(_PREVIEWED)]
+        drawn = [draw(self._parts(), self.config, random) for _ in range(_PREVIEWS)]
         images = torch.stack([batch["image"], *drawn], dim=1)[:, :, 0]
         slices = images if images.dim() == 4 else images[..., images.shape[-1] // 2]
         return slices.transpose(2, 3).flip(2)
 
     def _parts(self) -> dict[str, nn.Module]:
-        """Return what is sampled from in the middle of training."""
-        return {"mapping": self.average.mapping, "synthesis": self.average.synthesis}
+        """Return the averaged parts, with which validation and preview sample."""
+        return {"mapping": self.ema.mapping, "synthesis": self.ema.synthesis}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return both networks, the average, both optimisers, the augmentation's state and the running figures."""
+        """Return both networks, the average, both optimisers, the augmentation's state and the last figures."""
         return {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
-            "average": self.average.state_dict(),
+            "average": self.ema.state_dict(),
             "generator_optimiser": self.generator_optimiser.state_dict(),
             "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
             "augmentation": self.augmentation.state_dict(),
@@ -218,10 +236,10 @@ class StyleGANTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
-        self.average.load_state_dict(state["average"])
+        self.ema.load_state_dict(state["average"])
         self.generator_optimiser.load_state_dict(state["generator_optimiser"])
         self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         self.augmentation.load_state_dict(state["augmentation"])
@@ -231,10 +249,10 @@ class StyleGANTrainer:
 
 
 def lazy_adam(config: StyleGANConfig, network: nn.Module, interval: int) -> torch.optim.Adam:
-    """Return Adam for a network with a regulariser every ``interval`` steps (0: none), which also steps.
+    """Return Adam for a network whose regulariser takes a step of its own every ``interval`` steps (0: none).
 
-    With ``c = k / (k + 1)`` the rate is multiplied by c and the betas are raised to it, so that k steps and the
-    regulariser's move as far as k did.
+    ``interval`` = k steps become k + 1 steps. With ``c = k / (k + 1)``, the learning rate is multiplied by c and the
+    betas are raised to the power of c, so the k + 1 steps move the weights as far as k steps did.
 
     Source: StyleGAN2 paper, appendix B, "Lazy regularization".
     """
@@ -246,7 +264,7 @@ def lazy_adam(config: StyleGANConfig, network: nn.Module, interval: int) -> torc
 
 
 def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
-    """Return the squared norm of the gradient of each image's score, averaged over the batch (R1 without gamma/2).
+    """Return the squared norm of the gradient of each image's score, averaged over the batch: R1 without gamma / 2.
 
     Args:
         scores: ``[B]``, computed from ``images``.
@@ -259,15 +277,15 @@ def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
 
 
 def path_lengths(images: Tensor, styles: Tensor, direction: Tensor) -> Tensor:
-    """Return how far each image moves in a random direction for a step in its styles, ``[B]``.
+    """Return the path lengths ``|J_w^T y|``, ``[B]``: how far an image moves along y for a step in its styles.
 
     Args:
         images: ``[B, C, *spatial]``, computed from ``styles``.
-        styles: ``[B, styles, width]`` that require a gradient.
-        direction: Standard normal, the shape of ``images``.
+        styles: ``[B, style_count, style_width]`` that require a gradient.
+        direction: y, standard normal, the shape of ``images``.
 
-    Source: StyleGAN2 paper, equation 4; the direction is divided by the square root of the pixels, and the squared
-    norm is averaged over styles.
+    Source: StyleGAN2 paper, equation 4; y is divided by the square root of the number of pixels, and the squared norm
+    is averaged over the styles of an image.
     """
     pixels = math.prod(images.shape[2:])
     (gradient,) = torch.autograd.grad((images * direction).sum() / math.sqrt(pixels), styles, create_graph=True)
@@ -276,7 +294,7 @@ def path_lengths(images: Tensor, styles: Tensor, direction: Tensor) -> Tensor:
 
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """Compute no gradients of a network's weights inside the block; those of its input go through."""
+    """Compute no gradients of the network's weights inside the block; gradients still reach its input."""
     network.requires_grad_(False)
     try:
         yield

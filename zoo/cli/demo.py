@@ -13,11 +13,11 @@ from zoo.errors import DataError, ZooError
 
 if TYPE_CHECKING:
     from zoo.evaluation.scores import Evaluation
-    from zoo.tasks.fill.patient import FillReport
+    from zoo.tasks.fill.results import FillReport
 
 SUBJECTS = 8
 IMAGES = 16_000
-"""Longer than the preset, which is made for tests; about a minute on two cores."""
+"""More than the preset, which is for tests; about a minute on two cores."""
 
 
 @click.command(name="demo")
@@ -25,7 +25,7 @@ IMAGES = 16_000
 def command(out: Path) -> None:
     """Make a synthetic cohort, train lesion filling on it, fill a patient, measure, and write one page.
 
-    Takes a few minutes on two CPU cores. What is there already is used again.
+    Takes a few minutes on two CPU cores. Finished steps are reused.
 
     \b
     zoo demo
@@ -38,7 +38,7 @@ def command(out: Path) -> None:
     from zoo.evaluation.scores import explain
     from zoo.imaging.phantom import write_phantom
     from zoo.registry import registry
-    from zoo.tasks.fill.patient import fill_files
+    from zoo.tasks.fill.patient import FillSettings, PatientFiles, fill_files
     from zoo.training.launch import launch, train_method
 
     began = time.monotonic()
@@ -52,7 +52,7 @@ def command(out: Path) -> None:
 
     method = registry().methods["lesion-filling"]
     config = resolve_config(method, preset="tiny", assignments=[f"training.images={IMAGES}"])
-    with TrainingBar(config.training.images) as bar:
+    with TrainingBar() as bar:
         run, outcome = train_method(
             method, config, launch(1, "32-true"), data=cohort, out=run_folder, runs=out, seconds=None,
             bar=bar.preparing, report=bar.report, say=lambda line: None,
@@ -60,7 +60,7 @@ def command(out: Path) -> None:
     if outcome.status != "finished":
         raise ZooError(
             f"The training stopped after {outcome.images_seen} of {IMAGES} images ({outcome.reason}); all is saved. "
-            f"The same command goes on: zoo demo {out}"
+            f"Run the same command to resume: zoo demo {out}"
         )
     note(f"2/4 Trained lesion-filling, preset tiny: {run_folder}/report.html")
 
@@ -71,9 +71,10 @@ def command(out: Path) -> None:
     lesions = cohort / "derivatives/lesions" / patient / "anat" / f"{patient}_label-lesion_mask.nii.gz"
     with progress_bar("3/4 Filling") as progress:
         report = fill_files(
-            artifact, [image], lesions, [filled], options={}, command=["zoo", "demo"], progress=progress
-        )
-    note(f"3/4 Filled {patient}, whom training never saw: {filled}")
+            artifact, PatientFiles([image], lesions), [filled], FillSettings(), command=["zoo", "demo"],
+            progress=progress,
+        )  # fmt: skip
+    note(f"3/4 Filled {patient}, a subject that training has not seen: {filled}")
 
     evaluation = evaluate(artifact, cohort, evaluators=(), options={}, bar=progress_bar)["inpainting"]
     columns = ["masks", "filled by", "n", "ssim_in", "psnr_in", "mse_in"]

@@ -1,4 +1,4 @@
-"""Exported files and the keys they were made under.
+"""Exported files, and the keys that say what they were made from.
 
 The files lie in ``exports/`` beside the model, each with a JSON report that holds the key it was made under. A file
 is used only while its key is the model's: another model, setting or damaged file is refused and named.
@@ -7,25 +7,18 @@ is used only while its key is the model's: another model, setting or damaged fil
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
 from zoo.config import differences
-from zoo.errors import (
-    ArtifactError,
-)
-from zoo.models.artifact import (
-    Artifact,
-)
-from zoo.system.files import explain_write_error, sha256, write_text
+from zoo.errors import ArtifactError
+from zoo.exporting.job import ExportJob, ExportReport
+from zoo.models.artifact import Artifact
+from zoo.system.files import sha256, write_text
 
 if TYPE_CHECKING:
     pass
-from zoo.exporting.job import ExportJob, ExportReport
 
 FOLDER = "exports"
 """Folder of exported files, beside ``model.safetensors``."""
@@ -102,20 +95,3 @@ def require_export(path: Path, key: Mapping[str, Any], command: str) -> dict[str
 def rejected(file: Path) -> Path:
     """Return the name under which a file that failed a check is left for a look at it."""
     return file.with_suffix(f".rejected{file.suffix}")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other exports off a folder; the system frees the lock when the process ends, however it ends."""
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise ArtifactError(f"Another process is exporting into {folder}; wait for it.") from None
-    except OSError as error:
-        raise explain_write_error(error, folder) or error from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -16,15 +16,14 @@ from safetensors import SafetensorError, safe_open
 from zoo.config import MethodConfig, validate
 from zoo.descriptors import Exporter, Method, Part, resolve
 from zoo.errors import ArtifactError, ConfigError, DataError, MissingExtraError
+from zoo.models.run import FORMAT, Run
+from zoo.models.runtime import TORCH, Runtime
 from zoo.registry import registry
-from zoo.system.files import replacing, sha256
+from zoo.system.files import refuse_newer, replacing, sha256
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-FORMAT = 1
-"""Version of the manifest and the run folder; a higher one is refused."""
 
 MODEL_FILE = "model.safetensors"
 _UNSAFE = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
@@ -43,7 +42,7 @@ class Artifact:
     def __init__(self, path: Path | None, manifest: Mapping[str, Any]) -> None:
         self.path = path
         self.manifest = dict(manifest)
-        self.method: Method = registry().methods[manifest["method"]]
+        self.method: Method = registry().method_of(manifest)
         if manifest["method_version"] != self.method.version:
             raise ArtifactError(
                 f"{path} was trained with version {manifest['method_version']} of {self.method.name!r}; version "
@@ -61,7 +60,13 @@ class Artifact:
             method = methods[str(path)]
             return cls(None, make_manifest(method, resolve(method.config)(), trained_on=[]))
         file = _model_file(Path(path))
-        return cls(file, read_manifest(file))
+        manifest = read_manifest(file)
+        if "stage" in manifest:
+            raise ArtifactError(
+                f"{file} holds only stage {manifest['stage']!r} of a {manifest['method']!r} model; name the run folder "
+                "above its stages, once all of them are done."
+            )
+        return cls(file, manifest)
 
     @functools.cached_property
     def sha256(self) -> str | None:
@@ -114,26 +119,29 @@ class Artifact:
         """Return the declared parts by name; a method without training has none."""
         return resolve(self.method.parts)(self.config) if self.method.trainable else {}
 
-    def parts(
-        self, backend: str = "torch", device: str = "cpu", precision: str = "fp32"
-    ) -> dict[str, Callable[..., Tensor]]:
-        """Return each part as a plain callable on ``backend``; inputs and outputs are float32 in every precision.
+    def parts(self, runtime: Runtime = TORCH) -> dict[str, Callable[..., Tensor]]:
+        """Return each part as a plain callable; inputs and outputs are float32 in every precision.
+
+        Args:
+            runtime: What runs the parts; torch in float32 on the CPU unless another is given.
 
         Raises:
             UnknownNameError: There is no such backend.
-            MissingExtraError: It cannot run here; the message says what to install.
-            ConfigError: It does not run in ``precision``, or on ``device``.
-            ArtifactError: The model has not been exported for it, or has changed since.
+            MissingExtraError: The backend cannot run here; the message says what to install.
+            ConfigError: The backend does not run in that precision, or on that device.
+            ArtifactError: The model has not been exported for the backend, or has changed since.
         """
-        exporter = registry().exporters[backend]
-        check_precision(exporter, precision)
-        if device.partition(":")[0] not in exporter.devices:
-            raise ConfigError(f"Backend {backend!r} runs on {' and '.join(exporter.devices)}, not on {device!r}.")
+        exporter = registry().exporters[runtime.backend]
+        check_precision(exporter, runtime.precision)
+        if runtime.device.partition(":")[0] not in exporter.devices:
+            raise ConfigError(
+                f"Backend {runtime.backend!r} runs on {' and '.join(exporter.devices)}, not on {runtime.device!r}."
+            )
         missing = resolve(exporter.available)()
         if missing:
             raise MissingExtraError(missing)
         load = resolve(exporter.load)
-        return {name: load(self.folder, name, device, precision) for name in self.part_specs()}
+        return {name: load(self.folder, name, runtime.device, runtime.precision) for name in self.part_specs()}
 
 
 def check_precision(exporter: Exporter, precision: str) -> None:
@@ -148,14 +156,6 @@ def check_precision(exporter: Exporter, precision: str) -> None:
         )
 
 
-def default_device(backend: str) -> str:
-    """Return the device that a backend is used on when none is named: a GPU where there is one and it takes it."""
-    import torch
-
-    devices = registry().exporters[backend].devices
-    return "cuda" if "cpu" not in devices or ("cuda" in devices and torch.cuda.is_available()) else "cpu"
-
-
 def _model_file(path: Path) -> Path:
     if path.suffix in _UNSAFE:
         raise ArtifactError(
@@ -165,8 +165,9 @@ def _model_file(path: Path) -> Path:
         if (path / MODEL_FILE).is_file():
             return path / MODEL_FILE
         if (path / "run.json").is_file():
-            raise ArtifactError(f"The run {path} has no model yet; train on with the same zoo train command.")
-        runs = sorted(str(file.parent) for file in path.glob(f"**/{MODEL_FILE}") if "checkpoints" not in file.parts)
+            raise ArtifactError(_why_no_model(Run.open(path)))
+        models = (file for file in path.glob(f"**/{MODEL_FILE}") if not {"checkpoints", "stages"} & set(file.parts))
+        runs = sorted(str(file.parent) for file in models)
         near = f" Models near by: {', '.join(runs[-3:])}." if runs else " zoo train NAME makes one."
         raise ArtifactError(f"{path} is not a run folder: it has no {MODEL_FILE}.{near}")
     if not path.exists():
@@ -181,6 +182,17 @@ def _model_file(path: Path) -> Path:
     if not path.is_file():
         raise ArtifactError(f"{path} is a pipe, socket or device; name a run folder or a {MODEL_FILE}.")
     return path
+
+
+def _why_no_model(run: Run) -> str:
+    """Return why a run folder has no model, and how to get one."""
+    if "folds" in run.record:
+        return f"{run.folder} holds {run.record['folds']} folds, each a run of its own; name one: {run.folder}/folds/0"
+    resume = f"Run the same command to resume: zoo train {run.record['method']} --out {run.folder} …"
+    missing = [stage for stage in run.stages() if stage.status != "finished"]
+    if not missing:
+        return f"The run {run.folder} has no model yet. {resume}"
+    return f"The run {run.folder} has no model yet: stage {missing[0].name!r} is {missing[0].status}. {resume}"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -203,19 +215,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise TypeError("method and config are of the wrong kind")
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} has a damaged manifest: {error}.") from None
-    if format_number > FORMAT:
-        raise ArtifactError(
-            f"{path} has format {format_number}; this version of mri-zoo knows up to {FORMAT}. Update: "
-            "pip install -U mri-zoo"
-        )
+    refuse_newer(path, format_number, FORMAT)
     return manifest
 
 
-def write_model(path: Path, model: nn.Module, manifest: Mapping[str, Any]) -> None:
-    """Write a model and its manifest as one file, whole or not at all."""
+def write_model(path: Path, model: nn.Module, manifest: Mapping[str, Any], *, module: str = "") -> None:
+    """Write a model and its manifest as one file, whole or not at all.
+
+    Args:
+        path: The file.
+        model: Its weights and buffers are written.
+        manifest: What the header says.
+        module: Path of ``model`` inside the whole model, where it is one module of it; its tensors get their names
+            there.
+    """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    prefix = f"{module}." if module else ""
+    tensors = {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"zoo": json.dumps(manifest, sort_keys=True)})
         temporary.chmod(0o644)  # safetensors makes files that only their owner reads; runs are shared

@@ -19,7 +19,7 @@ _TILE = 160
 """Smallest side of a tile of a contact sheet, pixels."""
 _DPI = 100
 DRAWN, ADDED = "#ffb000", "#35d0ff"
-"""Outlines of what the user drew and of what dilation added."""
+"""Outlines of the drawn mask and of the rim that dilation added."""
 _PICTURE_VOXELS = 20_000_000
 
 
@@ -30,14 +30,28 @@ def empty_figure(width: float, height: float, **options: Any) -> Figure:
     return figure
 
 
+def upright(images: np.ndarray, dims: int = 2) -> np.ndarray:
+    """Return images in RAS order as a picture shows them: front on top, left on the left; of volumes the middle slice.
+
+    Args:
+        images: ``[..., i, j]``, or ``[..., i, j, k]`` for volumes.
+        dims: 2 or 3, the number of spatial axes.
+
+    Returns:
+        ``[..., H, W]``, row 0 on top.
+    """
+    slices = images if dims == 2 else images[..., images.shape[-1] // 2]
+    return slices.swapaxes(-1, -2)[..., ::-1, :]
+
+
 def sheet(images: np.ndarray, path: Path, *, titles: Sequence[str] | None = None, columns: int = 4) -> None:
     """Write a contact sheet.
 
     Args:
         images: ``[N, H, W]`` in [-1, 1], row 0 on top.
         path: PNG file.
-        titles: One a column, over the first row.
-        columns: Images a row.
+        titles: One per column, above the first row.
+        columns: Images per row.
     """
     count, height, width = images.shape
     rows = -(-count // columns)
@@ -60,12 +74,12 @@ def sheet(images: np.ndarray, path: Path, *, titles: Sequence[str] | None = None
 
 
 def compare(path: Path, first: np.ndarray, second: np.ndarray, titles: Sequence[str]) -> None:
-    """Draw targets, reconstructions and their differences, a row an image.
+    """Draw targets, reconstructions and their differences, one row per image.
 
     Args:
         path: PNG file.
         first, second: ``[N, H, W]`` in [-1, 1], row 0 on top.
-        titles: One a row, beside it.
+        titles: One per row, beside it.
     """
     count, height, width = first.shape
     tall = 2.4 * height / width
@@ -103,9 +117,9 @@ def before_after(
         before, after: ``[i, j, k]`` in RAS, the same units.
         mask: bool ``[i, j, k]``, outlined on the images before.
         spacing_mm: Voxel size along each axis.
-        title: Over the picture.
-        added: bool ``[i, j, k]``, what dilation added to the mask, outlined in another colour; mask and added have at
-            least one voxel between them.
+        title: Above the picture.
+        added: bool ``[i, j, k]``, the rim that dilation added to the mask, outlined in another colour; mask and added
+            together have at least one voxel.
     """
     added = np.zeros_like(mask) if added is None else added
     changeable = mask | added
@@ -152,14 +166,14 @@ def before_after(
 
 
 def picture_grid(volume: Volume) -> Grid:
-    """Return the isotropic grid to draw an image on: its finest spacing, or coarser where memory would not do."""
+    """Return the isotropic grid to draw an image on: its finest spacing, or a coarser one to limit memory."""
     cubic_mm = float(np.prod(volume.shape) * np.prod(volume.spacing_mm))
     finest = max(min(volume.spacing_mm), (cubic_mm / _PICTURE_VOXELS) ** (1 / 3))
     return model_grid(volume.shape, volume.affine, finest)
 
 
 def _slices_to_show(mask: np.ndarray) -> list[int]:
-    """Return up to three slices with most mask voxels, some way apart, from bottom to top."""
+    """Return up to three slices with most mask voxels, at a distance from each other, from bottom to top."""
     counts = mask.sum(axis=(0, 1)).astype(float)
     apart = max(mask.shape[2] // 15, 1)
     chosen: list[int] = []
@@ -171,7 +185,7 @@ def _slices_to_show(mask: np.ndarray) -> list[int]:
 
 
 def loss_curves(metrics: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw each logged figure over images seen, raw and smoothed, logarithmic where it is positive.
+    """Draw each logged value over images seen, raw and smoothed; the axis is logarithmic if all values are positive.
 
     Args:
         metrics: Lines of ``metrics.jsonl``.

@@ -1,4 +1,4 @@
-"""Reports: one HTML file that needs nothing else and asks nobody for anything."""
+"""Reports: one self-contained HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from zoo.system.files import write_text
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report; what is empty is not shown.
+    """A part of a report; an empty field is not shown.
 
     Attributes:
-        heading, text: Plain text, lines kept; whatever markup is in it is escaped.
+        heading, text: Plain text; line breaks are kept and markup is escaped.
         table: Rows with the same keys.
-        figures: PNG bytes and a caption each.
+        figures: Pairs of PNG bytes and a caption.
     """
 
     heading: str
@@ -43,11 +43,11 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
 
 
 def data_uri(png: bytes) -> str:
-    """Return a picture as an address that holds it."""
+    """Return a PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _is_figure(value: Any) -> bool:
-    """Return whether a cell is a number, or a number with something behind it, and belongs to the right."""
+    """Return whether a cell starts with a number and is therefore aligned to the right."""
     text = str(value).strip()
     return isinstance(value, int | float) or (text[:1].isdigit() and "," not in text.split(" ")[0])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import filelock
 import platformdirs
 
 from zoo.errors import ArtifactError, UnwritableError
@@ -91,6 +92,50 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as a whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def refuse_newer(path: Path, number: int, known: int) -> None:
+    """Refuse a file whose format is newer than this version knows.
+
+    Args:
+        path: The file.
+        number: Its format.
+        known: The newest format that can be read.
+
+    Raises:
+        ArtifactError: With both numbers.
+    """
+    if number > known:
+        raise ArtifactError(
+            f"{path} has format {number}; this version of mri-zoo knows up to {known}. Update: pip install -U mri-zoo"
+        )
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made where it is missing.
+
+    The system frees the lock when the process ends, however it ends.
+
+    Args:
+        folder: Gets the file ``.lock``.
+        busy: What the user is told while another process holds the lock.
+
+    Raises:
+        ArtifactError: Another process holds the lock, or the folder cannot be written.
+    """
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ArtifactError(busy) from None
+    except OSError as error:
+        raise explain_write_error(error, folder) or error from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @functools.lru_cache(maxsize=4096)

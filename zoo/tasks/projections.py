@@ -1,4 +1,4 @@
-"""Projections: the codes and noise maps from which a generator makes given images again, as one safe file."""
+"""Projections: the codes and noise maps from which a generator reconstructs given images, as one safe file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zoo.errors import ArtifactError, DataError
 from zoo.models.artifact import Artifact
-from zoo.system.files import replacing
+from zoo.system.files import refuse_newer, replacing
 
 FORMAT = 1
 """Version of the file; a higher one is refused."""
@@ -30,10 +30,10 @@ class Projections:
     """Projected images, row n of every tensor being image n.
 
     Attributes:
-        w: float32 ``[N, styles, style_width]``, a style for each layer (W+).
-        noise: One float32 ``[N, 1, *spatial]`` a convolution, of zero mean and unit variance.
+        codes: float32 ``[N, *code]``; the file calls this tensor ``w``.
+        noise: The maps that the method draws besides, each float32 ``[N, 1, *spatial]``.
         image: float32 ``[N, C, *size]`` in [-1, 1], what was projected.
-        reconstruction: float32 ``[N, C, *size]``, what the generator makes of ``w`` and ``noise``.
+        reconstruction: float32 ``[N, C, *size]``, what the generator makes of ``codes`` and ``noise``.
         rows: What each image is: ``subject``, ``scan``, ``slice`` (index, whole number), ``position`` (0 to 1),
             ``covariates`` (columns of participants.tsv, numbers or text), ``losses`` (numbers by name), and what a
             method adds.
@@ -42,7 +42,7 @@ class Projections:
         options: How they were projected.
     """
 
-    w: Tensor
+    codes: Tensor
     noise: tuple[Tensor, ...]
     image: Tensor
     reconstruction: Tensor
@@ -70,7 +70,7 @@ class Projections:
         Raises:
             ArtifactError: The disk is full or the folder cannot be written.
         """
-        tensors = {"w": self.w, "image": self.image, "reconstruction": self.reconstruction}
+        tensors = {"w": self.codes, "image": self.image, "reconstruction": self.reconstruction}
         tensors |= {f"noise_{number}": planes for number, planes in enumerate(self.noise)}
         about = {
             "format": FORMAT,
@@ -108,17 +108,13 @@ class Projections:
             number = int(about["format"])
         except (ValueError, KeyError, TypeError):
             raise ArtifactError(f"{file} does not hold projections of the zoo; zoo project makes them.") from None
-        if number > FORMAT:
-            raise ArtifactError(
-                f"{file} has format {number}; this version of mri-zoo knows up to {FORMAT}. Update: pip install -U "
-                "mri-zoo"
-            )
+        refuse_newer(file, number, FORMAT)
         maps = sorted((name for name in tensors if name.startswith("noise_")), key=lambda name: (len(name), name))
         try:
             if maps != [f"noise_{index}" for index in range(len(maps))]:
                 raise ArtifactError(f"its noise maps are {', '.join(maps)}")
             return cls(
-                w=tensors["w"],
+                codes=tensors["w"],
                 noise=tuple(tensors[name] for name in maps),
                 image=tensors["image"],
                 reconstruction=tensors["reconstruction"],
@@ -155,7 +151,7 @@ def check_same_model(artifact: Artifact, method: str, digest: str, what: str) ->
 def _misfit(projections: Projections) -> str:
     """Return what does not fit together, or an empty string."""
     count = len(projections.rows)
-    tensors = {"w": projections.w, "image": projections.image, "reconstruction": projections.reconstruction}
+    tensors = {"codes": projections.codes, "image": projections.image, "reconstruction": projections.reconstruction}
     tensors |= {f"noise_{number}": planes for number, planes in enumerate(projections.noise)}
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
@@ -167,8 +163,8 @@ def _misfit(projections: Projections) -> str:
     dims = projections.image.dim()
     if dims not in (4, 5) or projections.image.shape != projections.reconstruction.shape:
         return f"image is {list(projections.image.shape)}, reconstruction {list(projections.reconstruction.shape)}"
-    if projections.w.dim() != 3:
-        return f"w is {list(projections.w.shape)}, not [N, styles, width]"
+    if projections.codes.dim() < 2:
+        return f"codes are {list(projections.codes.shape)}, not [N, *code]"
     for number, planes in enumerate(projections.noise):
         if planes.dim() != dims or planes.shape[1] != 1:
             return f"noise_{number} is {list(planes.shape)} for images {list(projections.image.shape)}"

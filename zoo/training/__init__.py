@@ -1,7 +1,7 @@
-"""Training: ``Trainer`` and ``Examples`` are what a method brings; the host owns the loop."""
+"""Training: what a method brings (`Trainer`, `Examples`, `Maker`), and what its stages made (`Made`)."""
 
 from __future__ import annotations
 
-from zoo.training.protocol import Examples, Trainer
+from zoo.training.protocol import Examples, Maker, Trainer
 
-__all__ = ["Examples", "Trainer"]
+__all__ = ["Examples", "Maker", "Trainer"]

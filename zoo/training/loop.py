@@ -2,7 +2,7 @@
 
 The host owns order, devices, logs, checkpoints and stopping; a method's trainer owns its losses, networks and
 optimisers. Progress is counted in images seen. What happens at image n depends on the seed and on n alone, so a
-run that was stopped goes on as if it had not been: no state of a data loader or of a global generator is kept.
+stopped run resumes exactly: no state of a data loader or of a global generator is kept.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
@@ -23,14 +25,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from zoo.config import MethodConfig
-from zoo.descriptors import Method, resolve
-from zoo.errors import ArtifactError, ConfigError, DataError
-from zoo.imaging.cache import PackedCohort
-from zoo.models.artifact import MODEL_FILE, make_manifest, write_model
-from zoo.models.golden import write_golden
+from zoo.config import TrainingConfig
+from zoo.errors import ArtifactError
+from zoo.models.artifact import MODEL_FILE, write_model
 from zoo.models.run import Run
-from zoo.randomness import INITIAL, PREVIEW, STEP, VALIDATION, Randomness, seed_for
+from zoo.randomness import PREVIEW, STEP, VALIDATION, Randomness, seed_for
 from zoo.system.files import replacing
 from zoo.training.order import _Positions, _Steps
 from zoo.training.protocol import Examples, Trainer
@@ -38,7 +37,6 @@ from zoo.training.state import load_state, save_state
 
 READING_WORKERS = min(8, os.cpu_count() or 1)
 """Processes that read for a GPU; a CPU reads for itself."""
-
 
 _PREVIEW_IMAGES = 4
 
@@ -48,27 +46,56 @@ class Outcome:
     """How a training ended.
 
     Attributes:
-        status: ``"finished"``, or ``"stopped"`` by time or signal, to be gone on with.
+        status: ``"finished"``, or ``"stopped"`` by time or signal; resumable.
         images_seen: Images of the whole training so far.
-        reason: Why it stopped, in words.
+        reason: Why it stopped, in words; empty where it did not.
+        stage: In which stage it stopped, in words; empty where there is only one.
     """
 
     status: str
     images_seen: int
-    reason: str
+    reason: str = ""
+    stage: str = ""
 
 
-Report = Callable[[int, float, Mapping[str, float]], None]
+@dataclass(frozen=True)
+class Status:
+    """Where a training stands after a step.
+
+    Attributes:
+        images_seen, images: So far and in all.
+        rate: Images per second over the last steps.
+        losses: As last logged.
+        stage: Which stage this is, in words; empty where there is only one.
+    """
+
+    images_seen: int
+    images: int
+    rate: float
+    losses: Mapping[str, float]
+    stage: str = ""
 
 
-class _Stop:
-    """Whether to stop: a signal came, or the time is up. Signals end the step, not the process."""
+Report = Callable[[Status], None]
+
+
+class Interrupted(BaseException):
+    """A signal came inside `Stop.interrupting`; no plugin's ``except Exception`` takes it for its own."""
+
+
+class Stop:
+    """Whether to stop: a signal came, or the time is up. Signals end the step, not the process.
+
+    Args:
+        seconds: Time until the training stops; ``None`` for no limit.
+    """
 
     def __init__(self, seconds: float | None) -> None:
         self.deadline = time.monotonic() + seconds if seconds is not None else None
         self.signal: str | None = None
+        self._interrupts = False
 
-    def __enter__(self) -> _Stop:
+    def __enter__(self) -> Stop:
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -78,6 +105,19 @@ class _Stop:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
+        if self._interrupts:
+            raise Interrupted
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a signal end the block at once, for work that is done whole or not at all."""
+        self._interrupts = True
+        try:
+            yield
+        except Interrupted:
+            pass
+        finally:
+            self._interrupts = False
 
     def reason(self, fabric: Fabric) -> str:
         """Return why to stop, or an empty text; all processes answer alike."""
@@ -89,189 +129,280 @@ class _Stop:
         return {0: "", 1: "time is up", 2: self.signal or "a signal came"}[code]
 
 
-def train(
-    run: Run,
-    method: Method,
-    config: MethodConfig,
-    cohort: PackedCohort,
-    fabric: Fabric,
-    *,
-    seconds: float | None = None,
-    about: Mapping[str, Any],
-    report: Report,
-) -> Outcome:
-    """Train until the images are seen, the time is up or a signal comes; go on where the run folder stands.
+@dataclass
+class _Clock:
+    """Seconds by the clock and of this process' processor, counted on over restarts."""
+
+    elapsed: float = 0.0
+    processor: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    processor_began: float = field(default_factory=time.process_time)
+
+    def seconds(self) -> float:
+        return self.elapsed + time.monotonic() - self.began
+
+    def processor_seconds(self) -> float:
+        return self.processor + time.process_time() - self.processor_began
+
+
+class TrainingLoop:
+    """Trains in a run folder until the images are seen, the time is up or a signal comes.
 
     Args:
-        run: The run folder; the first process holds its lock.
-        method, config: What to train, and how.
-        cohort: Packed scans of the training and the validation subjects; the run's record says which is which.
+        run: The run folder; the first process holds its lock. Its newest whole checkpoint is resumed.
+        trainer: On the new model.
+        settings: How long to train, and what to leave.
+        examples, validation: Of the training subjects and of the validation subjects; ``None`` where there are none.
         fabric: Launched.
-        seconds: Stop after this time; the same command goes on from there.
-        about: What the model's manifest says besides.
-        report: Called by the first process after each step with images seen, images/s and losses.
+        stop: Says when to stop.
+        seed: Decides the order of examples, their randomness and the noise.
+        manifest: Of the models that are saved.
+        module: Path of `Trainer.ema` inside the whole model; its tensors are saved under their names there.
+        stage: Which stage this is, in words, for ``report``.
+        report: Called by the first process after each step.
 
     Raises:
-        ConfigError: The batch cannot be shared out among the processes.
-        DataError: There is nothing to train on.
-        ArtifactError: The disk is full, the folder cannot be written, or no checkpoint can be read.
+        ArtifactError: No checkpoint can be read, the disk is full, the folder cannot be written, or a loss is not
+            finite.
     """
-    batch_size, world = config.training.batch_size, fabric.world_size
-    if batch_size % world:
-        raise ConfigError(
-            f"training.batch_size {batch_size} cannot be shared by {world} processes; make it a multiple."
-        )
-    kind: type[Examples] = resolve(method.examples)
-    examples = kind(config, cohort.subset(run.record["split"]["train"]))
-    if not len(examples):
-        raise DataError("No slice of the training subjects can be used; zoo data check shows what each subject has.")
-    held_out = cohort.subset(run.record["split"]["validation"])
-    validation = kind(config, held_out) if held_out.scans else None
 
-    torch.manual_seed(seed_for(config.seed, INITIAL))
-    model: nn.Module = resolve(method.build)(config)
-    trainer: Trainer = resolve(method.trainer)(config, model, fabric)
-    images_seen, elapsed, processor_seconds, best = _resume(run, trainer, fabric)
-    manifest = make_manifest(method, config, **about)
-    positions = _Positions(examples, config.seed)
-    steps = _Steps(images_seen, config.training.images, batch_size, fabric.global_rank, world)
-    loader = DataLoader(
-        positions,
-        batch_sampler=steps,
-        num_workers=0 if fabric.device.type == "cpu" else READING_WORKERS,
-        pin_memory=fabric.device.type != "cpu",
-    )
-    first = fabric.is_global_zero
-    began = time.monotonic() - elapsed
-    processor_began = time.process_time() - processor_seconds
-    recent: deque[tuple[float, int]] = deque([(time.monotonic(), images_seen)], maxlen=20)
-    reason = ""
-    last_saved = images_seen
-    logged: dict[str, float] = {}
+    def __init__(
+        self,
+        run: Run,
+        trainer: Trainer,
+        settings: TrainingConfig,
+        examples: Examples,
+        validation: Examples | None,
+        fabric: Fabric,
+        stop: Stop,
+        *,
+        seed: int,
+        manifest: Mapping[str, Any],
+        module: str = "",
+        stage: str = "",
+        report: Report,
+    ) -> None:
+        self.run = run
+        self.trainer = trainer
+        self.settings = settings
+        self.examples = examples
+        self.validation = validation if validation is not None and len(validation) else None
+        self.fabric = fabric
+        self.stop = stop
+        self.seed = seed
+        self.manifest = manifest
+        self.module = module
+        self.stage = stage
+        self.report = report
+        self.first = fabric.is_global_zero
+        self.best: tuple[int, float] | None = None  # images seen and score
+        self.logged: dict[str, float] = {}
+        self.images_seen = 0
+        self.clock = _Clock()
+        self._resume()
+        self.saved_at = self.images_seen
+        self.recent = deque([(time.monotonic(), self.images_seen)], maxlen=20)
 
-    def save() -> None:
-        nonlocal best, last_saved
-        scores = _validate(trainer, validation, config, fabric)
-        if first:
-            if scores:
-                run.log({"images": images_seen, "seconds": round(time.monotonic() - began, 3), **scores})
-                score = next(iter(scores.values()))
-                if best is None or score < best[1]:
-                    best = (images_seen, score)
-            spent = (time.monotonic() - began, time.process_time() - processor_began)
-            _save_checkpoint(run, trainer, manifest, images_seen, spent, best)
-            run.drop_checkpoints(config.training.keep_checkpoints, best[0] if best else None)
-        last_saved = images_seen
-        fabric.barrier()
-
-    with _Stop(seconds) as stop:
-        for batch in loader:
-            batch = fabric.to_device(batch)
-            seeds = [seed_for(config.seed, STEP, position) for position in batch.pop("position").tolist()]
-            # Whatever a network draws by itself (dropout) is decided by where the run stands, too.
-            torch.manual_seed(seed_for(config.seed, STEP, images_seen, fabric.global_rank))
-            losses = trainer.step(batch, Randomness(seeds, fabric.device))
-            before, images_seen = images_seen, images_seen + batch_size
-
-            if _crosses(before, images_seen, config.training.log_images) or images_seen >= config.training.images:
-                logged = {name: float(value) for name, value in _mean_over_processes(losses, fabric).items()}
-                broken = [name for name, value in logged.items() if not np.isfinite(value)]
-                if broken:
-                    raise ArtifactError(
-                        f"{broken[0]} is {logged[broken[0]]} after {images_seen} images; the last good checkpoint is "
-                        f"{_last(run)}. Try a lower learning rate or --precision 32-true."
-                    )
-                if first:
-                    run.log({"images": images_seen, "seconds": round(time.monotonic() - began, 3), **logged})
-            recent.append((time.monotonic(), images_seen))
-            if first:
-                span = recent[-1][0] - recent[0][0]
-                report(images_seen, (recent[-1][1] - recent[0][1]) / max(span, 1e-9), logged)
-            if first and _crosses(before, images_seen, config.training.sample_images):
-                _draw_samples(run, trainer, validation or examples, config, images_seen, fabric)
-            reason = stop.reason(fabric)
-            if reason and images_seen < config.training.images:
+    def train(self) -> Outcome:
+        """Do all steps from where the run stands."""
+        reason = ""
+        for batch in self._batches():
+            self.log(self.step(batch))
+            if self._passes(self.settings.sample_images):
+                self._draw_samples()
+            reason = self.stop.reason(self.fabric)
+            if reason and not self.finished:
                 break
-            if _crosses(before, images_seen, config.training.checkpoint_images):
-                save()
-        if last_saved != images_seen:
-            save()
+            if self._passes(self.settings.checkpoint_images):
+                self.checkpoint()
+        if self.saved_at != self.images_seen:
+            self.checkpoint()
+        self.finish()
+        if self.finished:
+            return Outcome("finished", self.images_seen)
+        return Outcome("stopped", self.images_seen, reason, self.stage)
 
-    finished = images_seen >= config.training.images
-    if first:
-        left = best[0] if best and config.training.final_model == "best" else images_seen
-        _finish(run, method, config, trainer, validation or examples, manifest, images_seen, left, finished, fabric)
-    fabric.barrier()
-    return Outcome("finished" if finished else "stopped", images_seen, "" if finished else reason)
+    @property
+    def finished(self) -> bool:
+        """Whether all images have been seen."""
+        return self.images_seen >= self.settings.images
 
+    def step(self, batch: dict[str, Any]) -> Mapping[str, Tensor]:
+        """Do one optimisation step and return its losses."""
+        batch = self.fabric.to_device(batch)
+        seeds = [seed_for(self.seed, STEP, position) for position in batch.pop("position").tolist()]
+        # Seed dropout from images_seen, so that resuming is exact.
+        torch.manual_seed(seed_for(self.seed, STEP, self.images_seen, self.fabric.global_rank))
+        losses = self.trainer.step(batch, Randomness(seeds, self.fabric.device))
+        self.images_seen += self.settings.batch_size
+        return losses
 
-def _crosses(before: int, after: int, every: int) -> bool:
-    return before // every != after // every
+    def log(self, losses: Mapping[str, Tensor]) -> None:
+        """Write the losses to ``metrics.jsonl`` where they are due, and report the step.
 
+        Raises:
+            ArtifactError: A loss is not finite.
+        """
+        if self._passes(self.settings.log_images) or self.finished:
+            self.logged = {name: float(value) for name, value in self._mean_over_processes(losses).items()}
+            broken = [name for name, value in self.logged.items() if not np.isfinite(value)]
+            if broken:
+                raise ArtifactError(
+                    f"{broken[0]} is {self.logged[broken[0]]} after {self.images_seen} images; the last good "
+                    f"checkpoint is {self._last_checkpoint()}. Try a lower learning rate or --precision 32-true."
+                )
+            self._write_metrics(self.logged)
+        self.recent.append((time.monotonic(), self.images_seen))
+        if self.first:
+            (start, images), (now, images_now) = self.recent[0], self.recent[-1]
+            rate = (images_now - images) / max(now - start, 1e-9)
+            self.report(Status(self.images_seen, self.settings.images, rate, self.logged, self.stage))
 
-def _last(run: Run) -> str:
-    checkpoints = run.checkpoints()
-    return str(checkpoints[-1]) if checkpoints else "none"
+    def checkpoint(self) -> None:
+        """Score the averaged model on validation subjects and save everything that the next step depends on."""
+        if self.first:
+            self._score()
+            with self.run.new_checkpoint(self.images_seen) as folder:
+                save_state(
+                    folder,
+                    {
+                        "trainer": self.trainer.state_dict(),
+                        "images_seen": self.images_seen,
+                        "seconds": self.clock.seconds(),
+                        "processor_seconds": self.clock.processor_seconds(),
+                        "best": self.best,
+                    },
+                )
+                self._write_model(folder / MODEL_FILE, self.images_seen)
+            best_images = self.best[0] if self.best else None
+            self.run.save(
+                status="training",
+                images_seen=self.images_seen,
+                best_images=best_images,
+                processor_seconds=round(self.clock.processor_seconds(), 1),
+            )
+            self.run.drop_checkpoints(self.settings.keep_checkpoints, best_images)
+        self.saved_at = self.images_seen
+        self.fabric.barrier()
 
+    def finish(self) -> None:
+        """Leave a last sample sheet and the averaged model; the trainer's average becomes the one that is left."""
+        if self.first:
+            if not self._sheet().exists():
+                self._draw_samples()
+            left = self.best[0] if self.best and self.settings.final_model == "best" else self.images_seen
+            if left != self.images_seen:
+                weights = load_file(self.run.checkpoint(left) / MODEL_FILE)
+                prefix = f"{self.module}." if self.module else ""
+                self.trainer.ema.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
+            self._write_model(self.run.folder / MODEL_FILE, left)
+        self.fabric.barrier()
 
-def _mean_over_processes(losses: Mapping[str, Tensor], fabric: Fabric) -> dict[str, Tensor]:
-    return {
-        name: cast(Tensor, fabric.all_reduce(value.detach().float(), reduce_op="mean"))
-        for name, value in losses.items()
-    }
+    # --- Details. ---
 
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        on_cpu = self.fabric.device.type == "cpu"
+        steps = _Steps(
+            self.images_seen,
+            self.settings.images,
+            self.settings.batch_size,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+        )
+        loader = DataLoader(
+            _Positions(self.examples, self.seed),
+            batch_sampler=steps,
+            num_workers=0 if on_cpu else READING_WORKERS,
+            pin_memory=not on_cpu,
+        )
+        return iter(loader)
 
-def _resume(run: Run, trainer: Trainer, fabric: Fabric) -> tuple[int, float, float, tuple[int, float] | None]:
-    """Load the newest whole checkpoint.
+    def _passes(self, every: int) -> bool:
+        """Tell whether the last step passed a multiple of ``every`` images."""
+        return (self.images_seen - self.settings.batch_size) // every != self.images_seen // every
 
-    Returns:
-        Images seen, seconds and processor seconds used, and the best checkpoint with its score.
-    """
-    checkpoints = run.checkpoints()
-    for number, folder in enumerate(reversed(checkpoints)):
-        try:
-            state = load_state(folder)
-        except ArtifactError:
-            if number == len(checkpoints) - 1:
-                raise
-            continue
-        trainer.load_state_dict(state["trainer"])
-        if fabric.is_global_zero:
-            run.forget_after(state["images_seen"])
-        best = tuple(state["best"]) if state["best"] else None
-        # Checkpoints of version 0.1.0 do not count the processor's seconds.
-        return state["images_seen"], state["seconds"], state.get("processor_seconds", 0.0), best
-    if fabric.is_global_zero:
-        run.forget_after(0)
-    return 0, 0.0, 0.0, None
+    def _resume(self) -> None:
+        """Load the newest whole checkpoint."""
+        checkpoints = self.run.checkpoints()
+        for number, folder in enumerate(reversed(checkpoints)):
+            try:
+                state = load_state(folder)
+            except ArtifactError:
+                if number == len(checkpoints) - 1:
+                    raise
+                continue
+            self.trainer.load_state_dict(state["trainer"])
+            self.images_seen = state["images_seen"]
+            self.best = tuple(state["best"]) if state["best"] else None
+            # Checkpoints of version 0.1.0 do not count the processor's seconds.
+            self.clock = _Clock(state["seconds"], state.get("processor_seconds", 0.0))
+            break
+        if self.first:
+            self.run.forget_after(self.images_seen)
 
+    def _last_checkpoint(self) -> str:
+        checkpoints = self.run.checkpoints()
+        return str(checkpoints[-1]) if checkpoints else "none"
 
-def _save_checkpoint(
-    run: Run,
-    trainer: Trainer,
-    manifest: Mapping[str, Any],
-    images_seen: int,
-    spent: tuple[float, float],
-    best: tuple[int, float] | None,
-) -> None:
-    """Save a checkpoint after ``spent`` seconds by the clock and of the first process' processor."""
-    seconds, processor_seconds = spent
-    with run.new_checkpoint(images_seen) as folder:
-        state = {
-            "trainer": trainer.state_dict(),
-            "images_seen": images_seen,
-            "seconds": seconds,
-            "processor_seconds": processor_seconds,
-            "best": best,
+    def _mean_over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: cast(Tensor, self.fabric.all_reduce(value.detach().float(), reduce_op="mean"))
+            for name, value in losses.items()
         }
-        save_state(folder, state)
-        write_model(folder / MODEL_FILE, trainer.average, {**manifest, "images_seen": images_seen})
-    run.save(
-        status="training",
-        images_seen=images_seen,
-        best_images=best[0] if best else None,
-        processor_seconds=round(processor_seconds, 1),
-    )
+
+    def _write_metrics(self, values: Mapping[str, float]) -> None:
+        if self.first:
+            self.run.log({"images": self.images_seen, "seconds": round(self.clock.seconds(), 3), **values})
+
+    def _score(self) -> None:
+        """Log the validation scores and remember the best checkpoint; the first score, lower is better, decides."""
+        if self.validation is None:
+            return
+        scores = validation_scores(
+            self.trainer, self.validation, self.settings.validation_images, self.seed, self.fabric
+        )
+        if not scores:
+            return
+        self._write_metrics(scores)
+        score = next(iter(scores.values()))
+        if np.isfinite(score) and (self.best is None or score < self.best[1]):
+            self.best = (self.images_seen, score)
+
+    def _sheet(self) -> Path:
+        return self.run.folder / "samples" / f"{self.images_seen:09d}.png"
+
+    def _draw_samples(self) -> None:
+        from zoo.report.figures import sheet
+
+        if not self.first:
+            return
+        batch, random = _fixed_batch(self.validation or self.examples, _PREVIEW_IMAGES, self.seed, PREVIEW, self.fabric)
+        with torch.inference_mode(), _modes_kept(self.trainer.ema):
+            rows = self.trainer.preview(batch, random).float().cpu().numpy()
+        with replacing(self._sheet()) as temporary:
+            sheet(rows.reshape(-1, *rows.shape[2:]), temporary, columns=rows.shape[1])
+
+    def _write_model(self, path: Path, images_seen: int) -> None:
+        write_model(path, self.trainer.ema, {**self.manifest, "images_seen": images_seen}, module=self.module)
+
+
+def validation_scores(
+    trainer: Trainer, validation: Examples, count: int, seed: int, fabric: Fabric
+) -> dict[str, float]:
+    """Return the mean of each score of the averaged model on ``count`` validation examples, by its logged name."""
+    batch, random = _fixed_batch(validation, count, seed, VALIDATION, fabric)
+    with torch.inference_mode(), _modes_kept(trainer.ema):
+        scores = trainer.validate(batch, random)
+    return {f"validation/{name}": float(score.mean()) for name, score in scores.items()}
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module back in training or evaluation mode afterwards; the averaged model may be the trained one."""
+    modes = [(module, module.training) for module in model.modules()]
+    yield
+    for module, training in modes:
+        module.training = training
 
 
 def _fixed_batch(
@@ -286,47 +417,3 @@ def _fixed_batch(
     batch = {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
     seeds = [seed_for(seed, purpose, number, 1) for number in range(len(rows))]
     return fabric.to_device(batch), Randomness(seeds, fabric.device)
-
-
-def _validate(trainer: Trainer, validation: Examples | None, config: MethodConfig, fabric: Fabric) -> dict[str, float]:
-    """Return the mean scores on validation subjects, by the first process alone; empty where there are none."""
-    if validation is None or not len(validation) or not fabric.is_global_zero:
-        return {}
-    batch, random = _fixed_batch(validation, config.training.validation_images, config.seed, VALIDATION, fabric)
-    with torch.inference_mode():
-        scores = trainer.validate(batch, random)
-    return {f"validation/{name}": float(score.mean()) for name, score in scores.items()}
-
-
-def _draw_samples(
-    run: Run, trainer: Trainer, examples: Examples, config: MethodConfig, images_seen: int, fabric: Fabric
-) -> None:
-    from zoo.report.figures import sheet
-
-    batch, random = _fixed_batch(examples, _PREVIEW_IMAGES, config.seed, PREVIEW, fabric)
-    with torch.inference_mode():
-        rows = trainer.preview(batch, random).float().cpu().numpy()
-    with replacing(run.folder / "samples" / f"{images_seen:09d}.png") as temporary:
-        sheet(rows.reshape(-1, *rows.shape[2:]), temporary, columns=rows.shape[1])
-
-
-def _finish(
-    run: Run,
-    method: Method,
-    config: MethodConfig,
-    trainer: Trainer,
-    examples: Examples,
-    manifest: Mapping[str, Any],
-    images_seen: int,
-    left: int,
-    finished: bool,
-    fabric: Fabric,
-) -> None:
-    """Leave a last sample sheet, the averaged model after ``left`` images, and its golden file."""
-    if not (run.folder / "samples" / f"{images_seen:09d}.png").exists():
-        _draw_samples(run, trainer, examples, config, images_seen, fabric)
-    if left != images_seen:
-        trainer.average.load_state_dict(load_file(run.checkpoint(left) / MODEL_FILE))
-    write_model(run.folder / MODEL_FILE, trainer.average, {**manifest, "images_seen": left})
-    write_golden(run.folder / "golden.safetensors", trainer.average, resolve(method.parts)(config), config.seed)
-    run.save(status="finished" if finished else "stopped", images_seen=images_seen)

@@ -1,8 +1,8 @@
-"""What a method brings to its training: examples and a trainer."""
+"""What a method brings to its training: examples, trainers and makers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
     from zoo.imaging.cache import PackedCohort
     from zoo.randomness import Randomness
+    from zoo.training.made import Made
 
 Batch = Mapping[str, "Tensor"]
 """A batch of examples: tensors by name, ``[B, …]``."""
 
 
 class Examples(Protocol):
-    """What a training step reads, one example at a time."""
+    """What a training step reads, one example at a time.
+
+    The examples of a `Stage` are made with a third argument, ``made: Mapping[str, Made]``: what earlier stages made.
+    """
 
     def __init__(self, config: Any, cohort: PackedCohort) -> None: ...
 
@@ -26,18 +30,19 @@ class Examples(Protocol):
         """Return how many examples make one pass over the data."""
 
     def example(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return example ``index``; whatever is random about it is drawn from ``rng``."""
+        """Return example ``index``; everything random about it is drawn from ``rng``."""
 
 
 class Trainer(Protocol):
     """What a method does with a batch.
 
     ``fabric`` sets up modules and optimisers (``fabric.setup``) and runs ``fabric.backward``; the trainer keeps
-    the bare modules for its state.
+    the bare modules for its state. In a stage ``config.training`` is the stage's, ``model`` is the whole model, frozen
+    but for `Stage.module`, and `ema` is an average of that module.
     """
 
-    average: nn.Module
-    """The model that is saved."""
+    ema: nn.Module
+    """The model that is saved: an exponential moving average of the trained one, or the trained one itself."""
 
     def __init__(self, config: Any, model: nn.Module, fabric: Fabric) -> None: ...
 
@@ -45,10 +50,10 @@ class Trainer(Protocol):
         """Do one optimisation step on this process' share of the batch and return losses to log."""
 
     def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
-        """Return scores of the averaged model by name, each of the whole batch or one an image, ``[]`` or ``[B]``.
+        """Return scores of the averaged model by name, one of the whole batch or one per image, ``[]`` or ``[B]``.
 
-        The first, lower is better, decides which checkpoint is the best. Nothing is returned where nothing can be
-        measured.
+        The first score, lower is better, decides which checkpoint is the best; one that is not finite never does.
+        The mapping is empty where nothing can be measured. It is called once before the first step, with two images.
         """
 
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
@@ -58,4 +63,27 @@ class Trainer(Protocol):
         """Return all that the next step depends on: tensors, numbers, text, lists and dictionaries of them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
+
+
+class Maker(Protocol):
+    """Makes what later stages read, with the model that a stage trained.
+
+    The host batches the indices, stores the results memory-mapped and resumes a maker that was stopped.
+    """
+
+    def __init__(self, config: Any, model: nn.Module, cohort: PackedCohort, made: Mapping[str, Made]) -> None:
+        """Take the model, in evaluation mode on the training's device, and all training and validation subjects."""
+
+    def __len__(self) -> int:
+        """Return how many items are made; the same for every model of the stage."""
+
+    def subject(self, index: int) -> str | None:
+        """Return whose item ``index`` is.
+
+        A training subject's is made by the model of the fold that left it out, where the stage has folds. ``None`` is
+        made by the model of all training subjects.
+        """
+
+    def make(self, indices: Sequence[int], random: Randomness) -> dict[str, Tensor]:
+        """Return the items ``indices`` by name, ``[B, ...]``; ``random`` has one generator per item."""

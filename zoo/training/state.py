@@ -20,10 +20,19 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         ArtifactError: The state holds something that is neither a tensor nor plain data; the message has its path.
     """
-    tensors: dict[str, Tensor] = {}
-    tree = _take_apart(state, "", tensors)
+    tree, tensors = take_apart(state)
     save_file(tensors, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps(tree), encoding="utf-8")
+    (folder / "state.json").write_text(tree, encoding="utf-8")
+
+
+def take_apart(state: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """Return nested training state as JSON, and its tensors by their path.
+
+    Raises:
+        ArtifactError: The state holds what cannot be stored; the message has its path.
+    """
+    tensors: dict[str, Tensor] = {}
+    return json.dumps(_take_apart(state, "", tensors)), tensors
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -41,10 +50,15 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 def _take_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        if path in tensors:
+            raise ArtifactError(f"Training state has two tensors at {path}; rename one of their keys.")
         # Some entries share memory (a scalar step per parameter); safetensors wants each on its own.
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {"tensor": path}
     if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str | int):
+                raise ArtifactError(f"Training state at {path or '/'} has the key {key!r}; keys are text or numbers.")
         items = [[key, _take_apart(item, f"{path}/{key}", tensors)] for key, item in value.items()]
         return {"items": items}
     if isinstance(value, list | tuple):

@@ -21,7 +21,9 @@ from zoo.training.launch import launch
 from zoo_lesion_diffusion.baselines import biharmonic_fill
 from zoo_lesion_diffusion.config import FillingOptions, SamplingConfig
 from zoo_lesion_diffusion.examples import FillingExamples
-from zoo_lesion_diffusion.tasks import fill, noise_schedule, sample_windows
+from zoo_lesion_diffusion.schedule import noise_schedule
+from zoo_lesion_diffusion.solve import Problem, random_draws, solve
+from zoo_lesion_diffusion.tasks import fill
 from zoo_lesion_diffusion.training import FillingTrainer
 
 
@@ -268,8 +270,8 @@ def test_average_forgets_half_in_its_half_life() -> None:
 
 def _sample(config: MethodConfig, denoiser, known: torch.Tensor, mask: torch.Tensor, solver: str) -> torch.Tensor:
     noise = Randomness([1, 2, 3]).normal((1, 32, 32))
-    sampling = SamplingConfig(solver=solver, steps=6)  # type: ignore[arg-type]
-    return sample_windows(denoiser, config, known, mask, noise, sampling, Randomness([1, 2, 3]))  # type: ignore[arg-type]
+    problem = Problem(config, SamplingConfig(solver=solver, steps=6), known, mask)  # type: ignore[arg-type]
+    return solve(denoiser, problem, noise, random_draws(Randomness([1, 2, 3])))
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
@@ -356,8 +358,8 @@ def test_a_fill_can_begin_at_the_coarse_fill() -> None:
         return noisy * math.sqrt(alpha_bar) / math.sqrt(1 - alpha_bar)  # the velocity of noise on no difference
 
     noise = Randomness([1, 2, 3]).normal((1, 32, 32))
-    sampling = SamplingConfig(steps=3, start=0.4)
-    filled = sample_windows(no_change, config, known, mask, noise, sampling, Randomness([1, 2, 3]))  # type: ignore[arg-type]
+    problem = Problem(config, SamplingConfig(steps=3, start=0.4), known, mask)  # type: ignore[arg-type]
+    filled = solve(no_change, problem, noise, random_draws(Randomness([1, 2, 3])))
     assert given[0] == 399
     assert len(given) == 3
     assert torch.allclose(filled, known[:, 1:2].clamp(-1, 1), atol=1e-3)

@@ -33,6 +33,7 @@ from zoo.exporting.job import ExportOptions
 from zoo.exporting.parity import TOLERANCES
 from zoo.models.artifact import Artifact
 from zoo.models.find import copied
+from zoo.models.runtime import Runtime
 from zoo.tasks.fill.trial import FILL_LIMITS
 
 onnx = pytest.importorskip("onnx")
@@ -254,6 +255,7 @@ def test_the_file_describes_itself(exported: Artifact) -> None:
     assert json.loads(about["zoo.config"]) == exported.config.model_dump(mode="json")
     assert [spec["name"] for spec in json.loads(about["zoo.inputs"])] == ["noisy", "context", "lesion_mask", "timestep"]
     assert json.loads(about["zoo.inputs"])[3]["range"] == [0, 999]
+    assert about["zoo.precision"] == "fp32"
     assert about["zoo.untrained"] == "false"
     assert about["zoo.spacing_mm"] == "4.0"
     assert about["zoo.licence"] == "Apache-2.0"
@@ -384,4 +386,4 @@ def test_missing_packages_name_the_line_that_helps(exported: Artifact, monkeypat
     monkeypatch.setattr(zoo_openvino.runtime.util, "find_spec", lambda name: None)
     for backend in ("onnxruntime", "openvino"):
         with pytest.raises(MissingExtraError, match=r"is not installed: pip install 'mri-zoo\[cpu\]'"):
-            exported.parts(backend)
+            exported.parts(Runtime(backend))

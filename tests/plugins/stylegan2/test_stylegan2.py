@@ -114,14 +114,14 @@ def test_each_echo_is_a_contrast(tmp_path: Path) -> None:
     (scan,) = read_cohort(tmp_path).scans
     assert sorted(scan.images) == ["echo-1_MEGRE", "echo-2_MEGRE", "echo-3_MEGRE"]
     presets = registry().methods[METHOD].presets
-    assert presets["paper-t1w-te1-3"]["data"]["contrasts"] == tuple(sorted(scan.images))
+    assert presets["paper-t1w-te1-3"]["data"]["contrasts"] == sorted(scan.images)
 
 
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
         ("network.group=5", "batch_size 8 must be a multiple of network.group 5"),
-        ("slices.between=0.8,0.2", "must rise within 0 and 1"),
+        ("slices.between=0.8,0.2", "two rising positions within 0 and 1"),
         ("size=4,40", "at least 8"),
         ("augmentation.kinds=mirror,blur", "augmentation.kinds"),
     ],

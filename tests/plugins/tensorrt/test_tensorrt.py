@@ -32,6 +32,7 @@ from zoo.errors import (
 from zoo.exporting.job import ExportJob, ExportOptions
 from zoo.models.artifact import Artifact
 from zoo.models.find import find_artifact
+from zoo.models.runtime import Runtime
 from zoo_tensorrt import library as library_module
 from zoo_tensorrt import runtime
 from zoo_tensorrt.build import build, compile_plan, engine_files
@@ -325,9 +326,9 @@ def test_a_missing_package_names_the_exact_command(model: Artifact, monkeypatch:
     assert "pip install 'mri-zoo[tensorrt]'" in available()
     assert "pip install 'mri-zoo[tensorrt-rtx]'" in available_rtx()
     with pytest.raises(MissingExtraError, match=r"mri-zoo\[tensorrt\]"):
-        model.parts("tensorrt", "cuda")
+        model.parts(Runtime("tensorrt", device="cuda"))
     with pytest.raises(MissingExtraError, match=r"mri-zoo\[tensorrt-rtx\]"):
-        model.parts("tensorrt-rtx", "cuda")
+        model.parts(Runtime("tensorrt-rtx", device="cuda"))
 
 
 @pytest.mark.parametrize(
@@ -352,9 +353,9 @@ def test_a_library_that_cannot_be_used_says_how_to_mend_it(
 @no_gpu_here
 def test_no_gpu_is_an_error_that_says_what_works(model: Artifact) -> None:
     with pytest.raises(NoGpuError, match="Engines can be built here and run elsewhere"):
-        model.parts("tensorrt-rtx", "cuda")
+        model.parts(Runtime("tensorrt-rtx", device="cuda"))
     with pytest.raises(ConfigError, match="runs on cuda, not on 'cpu'"):
-        model.parts("tensorrt-rtx", "cpu")
+        model.parts(Runtime("tensorrt-rtx", device="cpu"))
 
 
 def test_a_gpu_that_rtx_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,12 +381,12 @@ class _Native:
 
     def __init__(self, says: str = "", *, no_builder: bool = False, foreign_cache: bool = False) -> None:
         self.given: bytes | None = None
-        log = SimpleNamespace(heard=[])
+        log = SimpleNamespace(messages=[])
         anything = SimpleNamespace(STRONGLY_TYPED=0, WORKSPACE=0, DETAILED=0, TF32=0)
 
         def builder(_: Any) -> Any:
             if no_builder:
-                log.heard.append(("ERROR", says))
+                log.messages.append(("ERROR", says))
                 raise TypeError("factory function returned nullptr")
             return SimpleNamespace(
                 create_network=lambda flags: SimpleNamespace(num_layers=1, num_inputs=1, num_outputs=1),
@@ -395,7 +396,7 @@ class _Native:
             )
 
         def plan(*_: Any) -> bytes | None:
-            log.heard += [("ERROR", says)] if says else []
+            log.messages += [("ERROR", says)] if says else []
             return None if says else b"plan"
 
         def timings(data: bytes) -> bytes:
@@ -515,7 +516,7 @@ def _engine_part(monkeypatch: pytest.MonkeyPatch, **trt: Any) -> tuple[EnginePar
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
     )
-    library = Library("tensorrt", SimpleNamespace(**{**vars(fake), **trt}), SimpleNamespace(heard=[]))
+    library = Library("tensorrt", SimpleNamespace(**{**vars(fake), **trt}), SimpleNamespace(messages=[]))
     part = _part("batch", 1, 2, 3)
     return EnginePart(library, b"plan", part, torch.device("cpu"), "denoiser.fp32.b1-2-4.engine"), engine
 

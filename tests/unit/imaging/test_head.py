@@ -15,7 +15,7 @@ from zoo.errors import DataError
 from zoo.imaging.head import find_head, outside_head
 from zoo.imaging.phantom import PhantomSubject, make_subject
 from zoo.models.artifact import Artifact
-from zoo.tasks.fill.patient import fill_files
+from zoo.tasks.fill.patient import FillSettings, PatientFiles, fill_files
 
 SPACING = (4.0, 4.0, 4.0)
 
@@ -40,7 +40,7 @@ def _fill(artifact: Artifact, folder: Path, image: np.ndarray, mask: np.ndarray,
     folder.mkdir()
     t1w = _save(folder / "t1w.nii.gz", image, affine)
     lesions = _save(folder / "mask.nii.gz", mask.astype(np.uint8), affine)
-    fill_files(artifact, [t1w], lesions, [folder / "filled.nii.gz"], options={}, dilate=0)
+    fill_files(artifact, PatientFiles([t1w], lesions), [folder / "filled.nii.gz"], FillSettings(dilate=0))
     return np.asarray(nibabel.load(folder / "filled.nii.gz").dataobj)
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from zoo.errors import DataError
-from zoo.metrics.image import FILLED_WINDOW, MAX_PSNR, fully_inside, inpainting_metrics, masked_mean, ssim_map
+from zoo.metrics.image import FILLED_WINDOW, MAX_PSNR, fully_inside, inpainting_metrics, masked_mean, psnr, ssim_map
 from zoo.metrics.lpips import load_lpips
 from zoo.metrics.statistics import FEWEST_SUBJECTS, bootstrap_interval, mean_interval, paired_difference
 
@@ -130,7 +130,7 @@ def test_bounded_figures_have_bounded_intervals() -> None:
     assert near.low == pytest.approx(mean_interval([0.01, 0.02, 0.03, 0.0, -0.01]).low, abs=1e-3)
     same = mean_interval([1.0] * 5, lower=-1, upper=1)
     assert (same.low, same.high) == (1, 1)
-    with pytest.raises(DataError, match=r"within 0 … 1 is 1\.5"):
+    with pytest.raises(DataError, match=r"is 1\.5, but must lie within 0 … 1"):
         mean_interval([0.5, 1.5], lower=0, upper=1)
 
 
@@ -182,8 +182,16 @@ def test_lpips_takes_local_weights_and_downloads_nothing(tmp_path: Path, monkeyp
     with pytest.raises(DataError, match=r"there is no absent\.safetensors"):
         load_lpips(tmp_path / "absent.safetensors")
     torch.save(network.state_dict(), tmp_path / "alexnet.pth")
-    with pytest.raises(DataError, match=r"may hold code.*, or alexnet-owt-7be5be79\.pth as it was published"):
+    with pytest.raises(DataError, match=r"may hold code.*, or the published alexnet-owt-7be5be79\.pth"):
         load_lpips(tmp_path / "alexnet.pth")
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match="not AlexNet's weights"):
+    with pytest.raises(DataError, match="does not hold AlexNet's weights"):
         load_lpips(tmp_path / "other.safetensors")
+
+
+def test_psnr_is_that_of_scikit_image_and_bounded() -> None:
+    random = np.random.default_rng(0)
+    truth, found = random.uniform(-1, 1, (2, 8, 8))
+    mse = torch.tensor(np.square(found - truth).mean())
+    assert float(psnr(mse)) == pytest.approx(peak_signal_noise_ratio(truth, found, data_range=2))
+    assert float(psnr(torch.tensor(0.0))) == MAX_PSNR

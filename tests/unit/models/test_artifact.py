@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from tests.conftest import ROOT
 from zoo.errors import ArtifactError, ConfigError, UnknownNameError, ZooError
+from zoo.models.runtime import Runtime
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -105,7 +106,7 @@ def test_places_without_a_model(tmp_path: Path, trained: Path) -> None:
         zoo.load(tmp_path / "absent")
     with pytest.raises(ArtifactError, match=r"not a run folder.*Models near by: .*run"):
         zoo.load(trained.parent)
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"format": 1, "method": "lesion-filling"}')
     with pytest.raises(ArtifactError, match="has no model yet"):
         zoo.load(tmp_path)
     with pytest.raises(ArtifactError, match=r"'lesion-filling' is a method"):
@@ -114,7 +115,7 @@ def test_places_without_a_model(tmp_path: Path, trained: Path) -> None:
 
 def test_unknown_backend_names_the_known(trained: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"No exporter is called 'tourch'. Did you mean 'torch'"):
-        zoo.load(trained).parts("tourch")
+        zoo.load(trained).parts(Runtime("tourch"))
 
 
 @pytest.mark.parametrize("model", sorted(GOLDEN.glob("*-v[0-9].safetensors")), ids=lambda path: path.stem)

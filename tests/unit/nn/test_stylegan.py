@@ -15,15 +15,15 @@ from zoo.nn.stylegan import (
     Discriminator,
     EqualConv,
     EqualLinear,
-    Mapping,
-    Synthesis,
-    batch_spread,
+    MappingNetwork,
+    SynthesisNetwork,
     binomial_filter,
     downsample,
-    halvings,
     level_channels,
+    minibatch_std,
     modulated_conv,
     noise_shapes,
+    num_halvings,
     style_count,
     upsample,
 )
@@ -33,9 +33,9 @@ CONV = {2: F.conv2d, 3: F.conv3d}
 TRANSPOSE = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _synthesis(size: tuple[int, ...], channels: int = 2) -> Synthesis:
+def _synthesis(size: tuple[int, ...], channels: int = 2) -> SynthesisNetwork:
     torch.manual_seed(0)
-    network = Synthesis(size, level_channels(size, 64, 8), 6, channels)
+    network = SynthesisNetwork(size, level_channels(size, 64, 8), 6, channels)
     for parameter in network.parameters():  # biases and strengths begin at 0, where they could not be seen
         if parameter.dim() < 2:
             torch.nn.init.normal_(parameter)
@@ -52,20 +52,20 @@ def _inputs(size: tuple[int, ...], batch: int, dtype: torch.dtype = torch.float3
 
 
 def test_sizes_of_the_paper() -> None:
-    assert (halvings((256, 256)), style_count((256, 256))) == (6, 14)
+    assert (num_halvings((256, 256)), style_count((256, 256))) == (6, 14)
     assert level_channels((256, 256), 16384, 512) == (512, 512, 512, 512, 256, 128, 64)
     assert [style_count((side, side)) for side in (64, 128, 512)] == [10, 12, 16]
 
 
 def test_sides_need_not_be_equal() -> None:
-    assert halvings((160, 224)) == 5
+    assert num_halvings((160, 224)) == 5
     assert noise_shapes((16, 24)) == [(4, 6), (8, 12), (8, 12), (16, 24), (16, 24)]
-    assert halvings((80, 96, 80)) == 4
+    assert num_halvings((80, 96, 80)) == 4
 
 
 def test_a_size_that_leaves_too_much_at_the_base_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"168, 224.*only 3 times, to \(21, 28\)"):
-        halvings((168, 224))
+        num_halvings((168, 224))
 
 
 # --- Resampling. ---
@@ -137,7 +137,7 @@ def test_half_precision_does_not_overflow_where_styles_are_large() -> None:
 def test_second_moments_stay_one() -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 128)
-    layer = EqualLinear(128, 256, activate=True, rate=0.01)
+    layer = EqualLinear(128, 256, activate=True, lr_multiplier=0.01)
     assert float(layer(x).detach().square().mean()) == pytest.approx(1, rel=0.1)
     image = torch.randn(4, 32, 16, 16)
     assert float(EqualConv(32, 64, 1, 2)(image).detach().square().mean()) == pytest.approx(1, rel=0.1)
@@ -171,7 +171,7 @@ def test_gradients_of_gradients_agree_with_finite_differences(size: tuple[int, .
     from zoo_stylegan2.training import gradient_penalty, path_lengths
 
     torch.manual_seed(2)
-    judge = Discriminator(size, level_channels(size, 32, 4), 2, group=2).double()
+    judge = Discriminator(size, level_channels(size, 32, 4), 2, group_size=2).double()
     real = torch.randn(2, 2, *size, dtype=torch.double)
 
     def r1() -> Tensor:
@@ -232,12 +232,12 @@ def test_the_gradient_penalty_of_a_linear_score_is_its_weights() -> None:
 
 def test_truncation_pulls_to_the_mean_style() -> None:
     torch.manual_seed(0)
-    mapping = Mapping(8, 6, 3)
+    mapping = MappingNetwork(8, 6, 3)
     z = torch.randn(4, 8)
     w = mapping(z)
     assert torch.allclose(mapping(3 * z), w, atol=1e-6)  # only the direction of z counts
-    mapping.track(torch.ones(6), decay=0.9)
-    mapping.track(torch.ones(6), decay=0.9)
+    mapping.update_average(torch.ones(6), decay=0.9)
+    mapping.update_average(torch.ones(6), decay=0.9)
     assert torch.allclose(mapping.average, torch.full((6,), 0.19))
     psi = torch.tensor([0.0, 0.5, 1.0, 2.0])
     pulled = mapping(z, psi)
@@ -250,21 +250,21 @@ def test_truncation_pulls_to_the_mean_style() -> None:
 def test_spread_is_taken_over_each_group() -> None:
     x = torch.zeros(4, 1, 2, 2)
     x[2] = 2.0  # with two members a group, images 0 and 2 are together, and 1 and 3
-    spread = batch_spread(x, 2)[:, 0, 0, 0]
+    spread = minibatch_std(x, 2)[:, 0, 0, 0]
     assert torch.allclose(spread, torch.tensor([1.0, 0.0, 1.0, 0.0]), atol=1e-3)
     with pytest.raises(ConfigError, match="batch of 6"):
-        batch_spread(torch.zeros(6, 1, 2, 2), 4)
+        minibatch_std(torch.zeros(6, 1, 2, 2), 4)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_discriminator_scores_each_image(size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    judge = Discriminator(size, level_channels(size, 64, 8), 2, group=1)
+    judge = Discriminator(size, level_channels(size, 64, 8), 2, group_size=1)
     images = torch.randn(4, 2, *size)
     scores = judge(images)
     assert scores.shape == (4,)
     assert torch.allclose(judge(images[2:3]), scores[2:3], atol=1e-5)
-    judge = Discriminator(size, level_channels(size, 64, 8), 2, group=4)
+    judge = Discriminator(size, level_channels(size, 64, 8), 2, group_size=4)
     alike = images[:1].expand(4, *images.shape[1:])
     among_others = judge(torch.cat([images[:1], images[1:]]))[0]
     assert not torch.allclose(judge(alike)[0], among_others, atol=1e-3)  # it sees whether a batch is all alike
@@ -278,8 +278,8 @@ def test_exported_parts_agree_for_any_batch(size: tuple[int, ...], tmp_path: Pat
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    mapping = Mapping(6, 6, 2).eval()
-    mapping.track(torch.randn(6), decay=0.0)
+    mapping = MappingNetwork(6, 6, 2).eval()
+    mapping.update_average(torch.randn(6), decay=0.0)
     z = (torch.randn(2, 6), torch.rand(2))
     w, noise = _inputs(size, 2)
     batch = torch.export.Dim.DYNAMIC

@@ -1,4 +1,4 @@
-"""Reports are one file that asks nobody for anything; pictures are pictures."""
+"""Reports are one self-contained file; pictures are pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zoo.report.figures import before_after, loss_curves, sheet
+from zoo.report.figures import before_after, loss_curves, sheet, upright
 from zoo.report.html import Section, write_report
 
 
@@ -76,3 +76,10 @@ def test_curves_take_any_log(tmp_path: Path) -> None:
     for metrics in (lines, lines[:1], []):
         loss_curves(metrics).savefig(tmp_path / "curves.png")
         assert Image.open(tmp_path / "curves.png").size[0] > 300
+
+
+def test_a_picture_is_upright() -> None:
+    plane = np.arange(6).reshape(2, 3)  # i rises to the right, j to the front
+    assert upright(plane).tolist() == [[2, 5], [1, 4], [0, 3]]
+    volume = np.stack([plane - 1, plane, plane + 1], axis=-1)
+    assert np.array_equal(upright(volume[None], 3), upright(plane)[None])

@@ -20,6 +20,7 @@ from zoo.system.cuda_graph import can_record, device_of, replayed
 from zoo_lesion_diffusion import tasks
 from zoo_lesion_diffusion.config import FillingConfig, FillingOptions, SamplingConfig
 from zoo_lesion_diffusion.schedule import _scale_tables
+from zoo_lesion_diffusion.solve import Problem
 
 
 class _Part:
@@ -171,7 +172,7 @@ def test_the_steps_ask_nothing_of_the_host(solver: str, keep_known: bool, fresh_
         known, mask, noise = _windows("cuda")
         for first in (True, False):
             with _OnTheHost() as host:
-                filled = tasks.sample_windows(_denoiser, config, known, mask, noise, sampling, _Noise())  # type: ignore[arg-type]
+                filled = tasks.sample_windows(_denoiser, Problem(config, sampling, known, mask), noise, _Noise())  # type: ignore[arg-type]
             assert filled.device.type == "cuda"
             # Once, the schedule's tables go to the GPU; that is before anything is recorded.
             assert bool(host.seen) == first, host.seen
@@ -184,9 +185,8 @@ def test_a_fill_with_noise_drawn_beforehand_is_the_same(solver: str, monkeypatch
 
     def fill(reports: list[tuple[int, int]]) -> Tensor:
         random = Randomness([1, 2])
-        return tasks.sample_windows(
-            _denoiser, CONFIG, known, mask, noise, sampling, random, lambda *done: reports.append(done)
-        )
+        problem = Problem(CONFIG, sampling, known, mask)
+        return tasks.sample_windows(_denoiser, problem, noise, random, lambda *done: reports.append(done))
 
     each, once = [], []
     step_by_step = fill(each)
@@ -236,7 +236,7 @@ def test_a_replayed_fill_is_the_fill(solver: str) -> None:
         known, mask, noise = (tensor.cuda() for tensor in _windows("cpu"))
         noise = noise + 0.1 * number
         results = [
-            tasks.sample_windows(part, CONFIG, known, mask, noise, sampling, Randomness([number, 7]))
+            tasks.sample_windows(part, Problem(CONFIG, sampling, known, mask), noise, Randomness([number, 7]))
             for part in (eager, graphed)
         ]
         torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)

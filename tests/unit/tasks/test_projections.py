@@ -30,7 +30,7 @@ def _row(number: int) -> dict[str, Any]:
 def projections() -> Projections:
     torch.manual_seed(0)
     return Projections(
-        w=torch.randn(3, 4, 8),
+        codes=torch.randn(3, 4, 8),
         noise=tuple(torch.randn(3, 1, side, side + 1) for side in (4, 8)),
         image=torch.rand(3, 2, 8, 9) * 2 - 1,
         reconstruction=torch.rand(3, 2, 8, 9) * 2 - 1,
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_again(projections: Projections, tmp_path: Path)
         assert (read.rows, read.method, read.model_sha256, read.options) == (
             projections.rows, projections.method, projections.model_sha256, projections.options,
         )  # fmt: skip
-        assert torch.equal(read.w, projections.w)
+        assert torch.equal(read.codes, projections.codes)
         assert torch.equal(read.image, projections.image)
         assert torch.equal(read.reconstruction, projections.reconstruction)
         assert all(torch.equal(one, other) for one, other in zip(read.noise, projections.noise, strict=True))
@@ -67,9 +67,9 @@ def test_more_than_ten_noise_maps_keep_their_order(projections: Projections, tmp
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"w": torch.zeros(2, 4, 8)}, r"w is \[2, 4, 8\] for 3 rows"),
-        ({"w": torch.zeros(3, 8)}, r"w is \[3, 8\], not"),
-        ({"w": torch.full((3, 4, 8), torch.nan)}, "w holds NaN"),
+        ({"codes": torch.zeros(2, 4, 8)}, r"codes is \[2, 4, 8\] for 3 rows"),
+        ({"codes": torch.zeros(3)}, r"codes are \[3\], not"),
+        ({"codes": torch.full((3, 4, 8), torch.nan)}, "codes holds NaN"),
         ({"image": torch.zeros(3, 2, 8, 9, dtype=torch.float16)}, "image is float16, not float32"),
         ({"reconstruction": torch.zeros(3, 1, 8, 9)}, r"reconstruction \[3, 1, 8, 9\]"),
         ({"noise": (torch.zeros(3, 2, 4, 4),)}, r"noise_0 is \[3, 2, 4, 4\]"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.options import given_options, json_option, runtime_options, seed_option, set_option
 from zoo.cli.output import note, progress_bar, show_json, table
-from zoo.config import merge, parse_assignment, validate
-from zoo.descriptors import PRECISIONS
+from zoo.config import validate
 from zoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zoo.models.runtime import Runtime
 
 
 @click.group(name="edit")
@@ -36,7 +39,9 @@ _features_option = click.option(
     help="What regressors see: radiomic, inception, or a network of timm: timm:resnet18.",
 )
 _weights_option = click.option(
-    "--weights", type=click.Path(path_type=Path), help="Of that network; timm's are .safetensors, default: random."
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Weights of that network (timm: .safetensors); default: random.",
 )
 
 
@@ -56,13 +61,13 @@ _weights_option = click.option(
     "--samples",
     type=click.IntRange(min=0),
     default=0,
-    help="Fit on so many generated images, labelled by a regressor of the real ones; for small cohorts.",
+    help="Fit on this many generated images, labelled by a regressor of the real ones; for small cohorts.",
 )
 @_features_option
 @_weights_option
-@click.option("--test", type=click.Path(path_type=Path), help="Projections of other subjects, to be predicted, too.")
+@click.option("--test", type=click.Path(path_type=Path), help="Projections of other subjects, to be predicted as well.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="svm_c or ridge.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def directions_command(
     run: Path,
     projections: Path,
@@ -91,25 +96,24 @@ def directions_command(
     import zoo
     from zoo.metrics.features import load_extractor
     from zoo.tasks.edit.directions import FitOptions
-    from zoo.tasks.edit.fit import direction_files, direction_rows, score_rows
+    from zoo.tasks.edit.fit import DirectionSettings, direction_files, direction_rows, score_rows
     from zoo.tasks.projections import Projections
 
     if not columns and not against:
         raise ConfigError("No attribute is named; write --by COLUMN (of participants.tsv, or position).")
-    given = {name: value for name, value in {"folds": folds, "seed": seed}.items() if value is not None}
-    options = validate(
-        FitOptions, merge(given, *(parse_assignment(text) for text in assignments)), what="zoo edit directions"
+    settings = DirectionSettings(
+        columns=columns,
+        against=_pairs(against, ":", "--against group:age,position"),
+        levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
+        options=validate(FitOptions, given_options(assignments, folds=folds, seed=seed), what="zoo edit directions"),
+        samples=samples,
     )
     with progress_bar("Fitting directions") as progress:
         found = direction_files(
             zoo.load(run),
             Projections.read(projections),
             out,
-            columns=columns,
-            against=_pairs(against, ":", "--against group:age,position"),
-            levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
-            options=options,
-            samples=samples,
+            settings,
             extractor=load_extractor(features, weights),
             unseen=Projections.read(test) if test else None,
             progress=progress,
@@ -131,26 +135,28 @@ def directions_command(
 @click.option("--alpha-range", type=click.Choice(["auto"]), help="Find how far edits stay like real images.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of images, pictures and page.")
 @click.option("--ventricles", type=click.FloatRange(0, 1), help="Slice position for fractions; default: 0.55.")
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of the leakage's regressors.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Of the regressors.",
+)
 @click.option(
     "--tissue", type=click.Choice(["levels", "k-means"]), default="levels", show_default=True,
-    help="How tissue is found: by brightness beside white matter, or the paper's k-means.",
+    help="How tissue is found: by brightness relative to white matter, or the paper's k-means.",
 )  # fmt: skip
 @click.option(
     "--random", type=click.IntRange(min=0), default=0, show_default=True,
-    help="Also walk so many random directions as far, for comparison.",
+    help="Also walk this many random directions as far, for comparison.",
 )  # fmt: skip
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides folds and random directions."
-)
+@seed_option
 @_levels_option
 @_features_option
 @_weights_option
-@click.option("--set", "assignments", multiple=True, metavar="K=V", help="An option of the method.")
-@click.option("--backend", default="torch", show_default=True, help="Runtime; zoo list shows them.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic.")
-@click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@set_option
+@runtime_options
+@json_option
 @click.pass_obj
 def apply_command(
     words: list[str],
@@ -170,12 +176,10 @@ def apply_command(
     features: str,
     weights: Path | None,
     assignments: tuple[str, ...],
-    backend: str,
-    precision: str,
-    device: str | None,
+    runtime: Runtime,
     as_json: bool,
 ) -> None:
-    """Edit projected images: images, differences, sheets, curves, and how much else moves.
+    """Edit projected images: images, differences, sheets, curves, and how much other attributes move.
 
     \b
     zoo edit apply RUN PROJECTIONS DIRECTIONS --alpha -20,-10,0,10,20 --out DIR
@@ -184,9 +188,10 @@ def apply_command(
     """
     import zoo
     from zoo.metrics.features import load_extractor
-    from zoo.models.artifact import default_device
     from zoo.tasks.edit.directions import Directions
-    from zoo.tasks.edit.files import VENTRICLES, EditSettings, curve_rows, edit_files, leakage_rows, range_sentences
+    from zoo.tasks.edit.files import edit_files
+    from zoo.tasks.edit.page import curve_rows, entanglement_rows, range_sentences
+    from zoo.tasks.edit.session import VENTRICLES, EditSettings
     from zoo.tasks.projections import Projections
 
     if (alphas is None) == (alpha_range is None):
@@ -200,7 +205,7 @@ def apply_command(
         seed=seed,
         tissue=tissue,
         random=random,
-        options=merge(*(parse_assignment(text) for text in assignments)),
+        options=given_options(assignments),
     )
     with progress_bar("Editing") as progress:
         report = edit_files(
@@ -210,20 +215,18 @@ def apply_command(
             out,
             settings,
             load_extractor(features, weights),
-            backend=backend,
-            precision=precision,
-            device=device or default_device(backend),
+            runtime=runtime,
             command=["zoo", *words],
             progress=progress,
         )
     if as_json:
-        edits = [{**asdict(edit), "folder": str(edit.folder)} for edit in report.edits]
+        edits = [{**edit.to_json(), "folder": str(report.folders[edit.name])} for edit in report.edits]
         show_json({"page": str(report.page), "edits": edits, "notes": list(report.notes)})
         return
     for sentence in range_sentences(report.edits):
         click.echo(sentence)
     fractions = [row for row in curve_rows(report.edits) if row["quantity"] == "BPF"]
-    for title, rows in (("Leakage", leakage_rows(report.edits)), ("\nParenchymal fraction", fractions)):
+    for title, rows in (("Entanglement", entanglement_rows(report.edits)), ("\nParenchymal fraction", fractions)):
         if rows:
             table(title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
     for sentence in report.notes:
@@ -247,6 +250,6 @@ def _pairs(given: tuple[str, ...], between: str, example: str) -> list[tuple[str
     for text in given:
         name, _, rest = text.partition(between)
         if not name or not all(rest.split(",")):
-            raise ConfigError(f"{text!r} is not understood; write {example}.")
+            raise ConfigError(f"{text!r} is not of the right form; write {example}.")
         found.append((name, rest.split(",")))
     return found

@@ -1,4 +1,4 @@
-"""What else an edit moves: attributes re-measured on edited images by regressors that were trained on real ones."""
+"""Entanglement: how much an edit moves other attributes, by regressors trained on real images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from zoo.tasks.edit.directions import Attribute, ridge_on_features, scores, subj
 
 
 @dataclass(frozen=True)
-class Leak:
+class EntanglementRow:
     """How much one attribute moves along a direction.
 
     Attributes:
         attribute: Its name.
-        unit: What one of it is: the column's own unit, or for groups the way from the first to the second.
-        per_alpha: Change a unit of alpha, the mean over subjects.
+        unit: For groups "first to second"; empty for the column's own unit.
+        per_alpha: Change per unit of alpha, the mean over subjects.
         standardised: The same in standard deviations of the attribute among the real images.
-        skill: Of the regressor on real images of unseen subjects; without skill a change says nothing.
+        skill: How well the regressor predicts real images of unseen subjects; without skill a change says nothing.
     """
 
     attribute: str
@@ -31,7 +31,7 @@ class Leak:
     skill: Sequence[dict[str, Any]]
 
 
-def measure_leakage(
+def measure_entanglement(
     real: np.ndarray,
     edited: np.ndarray,
     alphas: Sequence[float],
@@ -40,22 +40,22 @@ def measure_leakage(
     *,
     folds: int,
     seed: int = 0,
-) -> list[Leak]:
-    """Measure how much each attribute moves as images are edited.
+) -> list[EntanglementRow]:
+    """Measure how much each attribute moves when images are edited.
 
     A ridge regression from features to the attribute is fitted on real images of some subjects and applied to the
-    edited images of the others, in turn (cross-fitting), so that nobody is measured by what was learnt from him.
+    edited images of the others, in turn (cross-fitting), so no subject is measured by a regressor that has seen it.
     The slope over alpha is fitted for each image, averaged over a subject's images, and then over subjects. Its
-    interval holds the spread between subjects, not the uncertainty of the regressor.
+    interval covers the spread between subjects, not the uncertainty of the regressor.
 
     Args:
         real: ``[N, F]`` features of real images.
         edited: ``[N, A, F]`` features of the same images, edited.
         alphas: ``[A]``, at least two different ones.
-        attributes: What is known about the real images.
-        subjects: One an image.
+        attributes: Known attributes of the real images.
+        subjects: One per image.
         folds: Parts of the cross-fitting.
-        seed: Decides them.
+        seed: Decides the folds.
 
     Raises:
         DataError: There are fewer subjects than folds.
@@ -72,9 +72,9 @@ def measure_leakage(
             slopes[held] = (versions[held] @ weights) @ centred / (centred @ centred)
         names = np.array(owners)
         means = np.array([slopes[names == name].mean() for name in np.unique(names)])
-        middle = 0.5 if attribute.kind == "groups" else 0.0  # scores take what is above 0 for the second group
+        middle = 0.5 if attribute.kind == "groups" else 0.0  # scores count a prediction above 0 as the second group
         found.append(
-            Leak(
+            EntanglementRow(
                 attribute=attribute.name,
                 unit=" to ".join(attribute.levels),
                 per_alpha=mean_interval(means.tolist()),

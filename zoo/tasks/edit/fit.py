@@ -1,16 +1,17 @@
-"""Directions of edits from projections to files: fitted, tested on unseen subjects, with a page of their figures."""
+"""Fitting directions: from projections to a file of directions and a page with their figures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.descriptors import resolve
-from zoo.errors import ConfigError, DataError
+from zoo.errors import DataError
 from zoo.metrics.features import RADIOMIC, Extractor, load_extractor
 from zoo.metrics.statistics import with_interval
 from zoo.models.artifact import Artifact
@@ -28,19 +29,42 @@ from zoo.tasks.edit.directions import (
     fit_direction,
     read_attribute,
 )
+from zoo.tasks.edit.protocol import latent_task
 from zoo.tasks.projections import Projections, check_same_model
+
+
+@dataclass(frozen=True)
+class DirectionSettings:
+    """Which directions are fitted, and how.
+
+    Attributes:
+        columns: Attributes; each gets a direction of the same name.
+        against: For some of them others to be orthogonal to; the direction is called ``"group-without-age"``.
+        levels: Two values to compare, for columns with more.
+        options: Folds and regularisation.
+        samples: Generated images that a regressor labels and that directions are fitted on; 0 for the projections'
+            own codes.
+    """
+
+    columns: Sequence[str]
+    against: Sequence[tuple[str, Sequence[str]]]
+    levels: Mapping[str, Sequence[str]]
+    options: FitOptions
+    samples: int = 0
+
+    @property
+    def attributes(self) -> list[str]:
+        """Names of all attributes that a direction is needed of."""
+        others = [name for name, against in self.against for name in (name, *against)]
+        return list(dict.fromkeys([*self.columns, *others]))
 
 
 def direction_files(
     artifact: Artifact,
     projections: Projections,
     folder: Path,
+    settings: DirectionSettings,
     *,
-    columns: Sequence[str],
-    against: Sequence[tuple[str, Sequence[str]]],
-    levels: Mapping[str, Sequence[str]],
-    options: FitOptions,
-    samples: int = 0,
     extractor: Extractor | None = None,
     unseen: Projections | None = None,
     progress: Progress | None = None,
@@ -51,14 +75,9 @@ def direction_files(
         artifact: The model that the images were projected with.
         projections: Codes and what is known about their images.
         folder: Gets ``directions.safetensors``, ``directions.json`` and ``directions.html``.
-        columns: Attributes; each gets a direction of its name.
-        against: For some of them others to be orthogonal to; the direction is called ``"group-without-age"``.
-        levels: Two values to tell apart, for columns with more.
-        options: Folds and regularisation.
-        samples: Generated images that a regressor labels and that directions are fitted on; 0 for the projections'
-            own codes.
-        extractor: Features of that regressor; the fixed set where none is given.
-        unseen: Projections of further subjects, whose attributes are predicted by what was fitted.
+        settings: Which directions are fitted, and how.
+        extractor: Features of the regressor that labels samples; the fixed set where none is given.
+        unseen: Projections of further subjects, whose attributes the fit predicts.
         progress: Called with (directions done, directions in all).
 
     Raises:
@@ -67,22 +86,21 @@ def direction_files(
         ArtifactError: The disk is full or the folder cannot be written.
     """
     check_same_model(artifact, projections.method, projections.model_sha256, "projections")
-    wanted = list(dict.fromkeys([*columns, *(name for pair in against for name in (pair[0], *pair[1]))]))
-    subjects = projections.subjects
-    attributes = [read_attribute(projections.rows, name, levels.get(name, ())) for name in wanted]
+    subjects, samples, options = projections.subjects, settings.samples, settings.options
+    attributes = [read_attribute(projections.rows, name, settings.levels.get(name, ())) for name in settings.attributes]
     further = {}
     if unseen is not None:
         check_same_model(artifact, unseen.method, unseen.model_sha256, "projections of --test")
         again = sorted(set(subjects) & set(unseen.subjects))
         if again:
             raise DataError(
-                f"Subject {again[0]!r} is in both projections; --test wants other subjects than were fitted on."
+                f"Subject {again[0]!r} is in both projections; --test needs subjects that were not fitted on."
             )
         for attribute in attributes:
             known = read_attribute(unseen.rows, attribute.name, attribute.levels)
             if known.kind != attribute.kind:
                 raise DataError(f"The subjects of --test have too few values of {attribute.name!r} to predict.")
-            further[attribute.name] = (unseen.w, known, unseen.subjects)
+            further[attribute.name] = (unseen.codes, known, unseen.subjects)
     steps = samples + len(attributes)
     generated = None
     if samples:
@@ -93,13 +111,13 @@ def direction_files(
     fitted: dict[str, Direction] = {}
     for number, attribute in enumerate(attributes, start=1):
         fitted[attribute.name] = fit_direction(
-            projections.w, attribute, subjects, options, generated, further.get(attribute.name)
+            projections.codes, attribute, subjects, options, generated, further.get(attribute.name)
         )
         if progress:
             progress(samples + number, steps)
     items = dict(fitted)
-    for name, others in against:
-        items[f"{name}-without-{'-'.join(others)}"] = conditional(name, others, fitted, projections.w)
+    for name, others in settings.against:
+        items[f"{name}-without-{'-'.join(others)}"] = conditional(name, others, fitted, projections.codes)
     directions = Directions(items, projections.method, projections.model_sha256)
     directions.write(folder / DIRECTIONS_FILE)
     about = {"model_sha256": artifact.sha256, "directions": {name: dict(item.about) for name, item in items.items()}}
@@ -135,15 +153,10 @@ def _generate(
     seed: int,
     report: Callable[[int], None],
 ) -> Generated:
-    """Return generated images' codes and features, and the features of the projected images.
-
-    Raises:
-        ConfigError: The method draws no codes.
-    """
-    if not artifact.method.codes:
-        raise ConfigError(f"{artifact.method.name!r} draws no codes of its own; leave out --samples.")
-    task, codes_of = artifact.method.task("edit"), resolve(artifact.method.codes)
-    run, parts, options = resolve(task.run), artifact.parts(), resolve(task.options)()
+    """Return generated images' codes and features, and the features of the projected images."""
+    task = latent_task(artifact.method)
+    run, codes_of = resolve(task.run), resolve(task.codes)
+    parts, options = artifact.parts(), resolve(task.options)()
     codes, features = [], []
     for first in range(0, samples, options.batch_size):
         seeds = [seed_for(seed, number) for number in range(first, min(first + options.batch_size, samples))]
@@ -156,7 +169,7 @@ def _generate(
 
 
 def score_rows(directions: Directions) -> list[dict[str, Any]]:
-    """Return a row a measure, over images and over subjects."""
+    """Return one row per direction and measure, over images and over subjects."""
     return [
         {
             "direction": name,
@@ -171,7 +184,7 @@ def score_rows(directions: Directions) -> list[dict[str, Any]]:
 
 
 def direction_rows(directions: Directions) -> list[dict[str, Any]]:
-    """Return a row a direction: what it was fitted on, how stable it is, and what was taken out of it."""
+    """Return one row per direction: what it was fitted on, how stable it is, and what was removed from it."""
     rows = []
     for name, item in directions.items.items():
         about = item.about

@@ -1,4 +1,4 @@
-"""The verb ``edit``: its signature and options."""
+"""The verb ``edit``: its signature, its options, and what it asks of a method besides."""
 
 from __future__ import annotations
 
@@ -8,24 +8,43 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import Field
 
 from zoo.config import Config
+from zoo.descriptors import Method, Parts
+from zoo.errors import ConfigError
+from zoo.tasks.edit.task import LatentTask
 
 if TYPE_CHECKING:
     from torch import Tensor
-from zoo.descriptors import Parts
-from zoo.tasks.sample.protocol import Samples
+
+    from zoo.tasks.images import Samples
 
 
 class EditOptions(Config):
     """Options of every editor; a method extends them."""
 
-    batch_size: int = Field(16, ge=1, description="Images a network call; changes only rounding")
+    batch_size: int = Field(16, ge=1, description="Images per network call; changes only rounding")
+
+
+def latent_task(method: Method) -> LatentTask:
+    """Return the task ``edit`` of a method.
+
+    Raises:
+        UnknownNameError: The method cannot edit.
+        ConfigError: Its task does not say where codes come from.
+    """
+    task = method.task("edit")
+    if not isinstance(task, LatentTask):
+        raise ConfigError(
+            f"Method {method.name!r} describes the task 'edit' by a {type(task).__name__}, without codes; use "
+            "zoo.tasks.LatentTask(run=…, options=…, codes=…)."
+        )
+    return task
 
 
 class EditTask(Protocol):
-    """The verb ``edit``: make images of codes; walking and measuring are the host's (``zoo.tasks.edit.files``)."""
+    """The verb ``edit``: make images of codes. Walking and measuring are the host's (``zoo.tasks.edit.session``)."""
 
     def __call__(self, parts: Parts, config: Any, codes: Tensor, noise: Sequence[Tensor], options: Any) -> Samples:
-        """Return one image a code, the same for the same code and noise.
+        """Return one image per code; the same code and noise always give the same image.
 
         Args:
             parts: The method's parts as callables.

@@ -13,7 +13,7 @@ def check_fill(artifact: Artifact, cohort: Path, folder: Path) -> None:
     """Filling keeps the grid, keeps every voxel outside the mask, changes the inside, and repeats itself."""
     import nibabel
 
-    from zoo.tasks.fill.patient import fill_files
+    from zoo.tasks.fill.patient import FillSettings, PatientFiles, fill_files
 
     image = cohort / "sub-001/anat/sub-001_T1w.nii.gz"
     mask = next(cohort.glob("derivatives/lesions/sub-*/anat/*_mask.nii.gz"))
@@ -21,7 +21,8 @@ def check_fill(artifact: Artifact, cohort: Path, folder: Path) -> None:
     image = cohort / subject / "anat" / f"{subject}_T1w.nii.gz"
     written = [folder / "first.nii.gz", folder / "second.nii.gz"]
     for out in written:
-        report = fill_files(artifact, [image], mask, [out], options={"seed": 9}, dilate=0)
+        settings = FillSettings(options={"seed": 9}, dilate=0)
+        report = fill_files(artifact, PatientFiles([image], mask), [out], settings)
     before, after = nibabel.load(image), nibabel.load(written[0])
     hole = np.asarray(nibabel.load(mask).dataobj) > 0
     old, new = np.asarray(before.dataobj), np.asarray(after.dataobj)

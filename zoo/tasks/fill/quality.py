@@ -17,7 +17,7 @@ from zoo.imaging.geometry import model_grid, to_grid
 from zoo.imaging.masks import Lesion, number_lesions
 from zoo.imaging.volume import Volume, read_mask, read_volume
 from zoo.metrics.filling import seam_score, stripe_score
-from zoo.report.figures import picture_grid
+from zoo.report.figures import picture_grid, upright
 from zoo.report.html import data_uri
 from zoo.system.files import write_text
 from zoo.tasks.fill.results import PAGE_MARKER, FillCounts
@@ -66,12 +66,12 @@ class Quality:
 
     Attributes:
         name: Of the image.
-        lesions: How many there are.
-        filled_mm3: Volume of what was filled.
-        seam, stripes: `seam_score` and `stripe_score` of all that was filled; nan where undefined.
+        lesions: Number of lesions.
+        filled_mm3: Filled volume.
+        seam, stripes: `seam_score` and `stripe_score` of all filled voxels; NaN where undefined.
         worst_seam: The highest seam of a single lesion.
         counts: Voxels drawn, added and outside, as filling counted them.
-        note: Why it could not be judged.
+        note: Why the image could not be judged.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Quality:
 def write_quality_page(
     path: Path, title: str, images: Sequence[FilledImage], progress: Callable[[int, int], None] | None = None
 ) -> list[Quality]:
-    """Write one HTML file that shows where filling can be seen; it needs no other file and asks nobody for anything.
+    """Write one HTML file that shows where filling can be seen; it needs no other file and needs no network.
 
     Args:
         path: HTML file.
@@ -188,7 +188,7 @@ def _views(
     lesions: Sequence[Lesion],
     seams: dict[int, float],
 ) -> list[_View]:
-    """Draw axial slices of isotropic voxels: the one with most of the mask, and a window round each lesion."""
+    """Draw axial slices of isotropic voxels: the one with most of the mask, and a window around each lesion."""
     grid = picture_grid(before)
     old, new = (to_grid(volume.data[0], before.affine, grid) for volume in (before, after))
     hole, core = (to_grid(part.astype(np.float32), before.affine, grid, order=0) > 0.5 for part in (mask, drawn))
@@ -199,7 +199,7 @@ def _views(
     reach = round(_WINDOW_MM / 2 / grid.spacing_mm[0])
 
     def view(caption: str, index: int, rows: slice, columns: slice) -> _View:
-        planes = [np.rot90(volume[rows, columns, index]) for volume in (old, new, hole, core)]
+        planes = [upright(volume[rows, columns, index]) for volume in (old, new, hole, core)]
         grey = [_grey(plane, *scale) for plane in planes[:2]]
         outlined = grey[0].copy()
         if (planes[2] & ~planes[3]).any():

@@ -1,30 +1,52 @@
-"""The files of a fill: where they go, which of them may be replaced, and what is said of them."""
+"""What a fill writes: images, sidecars and pictures, all of them together, and how many voxels changed."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zoo.errors import DataError
-from zoo.imaging.volume import made_by_zoo
-from zoo.report import MARK
-from zoo.system.files import LONGEST_NAME, sha256
+from zoo.imaging.geometry import to_grid
+from zoo.imaging.volume import Volume, changed_voxels, read_volume, write_filled, write_map
+from zoo.system.files import replacing, sha256
+from zoo.tasks.results import ResultFiles, bids_fields, check_place
 
 PAGE_MARKER = "The voxels inside the masks are synthetic."
 """Stands at the end of every quality page."""
 
 
 @dataclass(frozen=True)
-class FillCounts:
-    """Voxels of the image's own grid, three ways apart; a voxel has changed where any contrast or volume of it has.
+class FillMask:
+    """The voxels to fill, on the image's own grid.
 
     Attributes:
-        drawn, drawn_changed: Of the lesions that were to be filled, as the user drew them.
-        added, added_changed: Of the rim that dilation added to them.
+        drawn: The lesions to fill as the user drew them, bool ``[i, j, k]``.
+        whole: These without voxels outside the head, and the rim that dilation added, bool ``[i, j, k]``.
+    """
+
+    drawn: np.ndarray
+    whole: np.ndarray
+
+    @property
+    def added(self) -> np.ndarray:
+        """The rim that dilation added."""
+        return self.whole & ~self.drawn
+
+
+@dataclass(frozen=True)
+class FillCounts:
+    """Voxels of the image's own grid in three classes; a voxel has changed if any contrast or volume of it has.
+
+    Attributes:
+        drawn, drawn_changed: In the lesions to fill, as the user drew them.
+        added, added_changed: In the rim that dilation added to them.
         outside, outside_changed: All others; none of them changes.
     """
 
@@ -61,154 +83,138 @@ class FillCounts:
         names = cls(0, 0, 0, 0, 0, 0).to_sidecar()
         return cls(*(int(sidecar[name]) for name in names))
 
+    @classmethod
+    def of(cls, changed: np.ndarray, mask: FillMask) -> FillCounts:
+        """Count the voxels of each class, and those that are true in ``changed``, bool ``[i, j, k]``."""
+        added, outside = mask.added, ~mask.whole & ~mask.drawn
+        return cls(
+            drawn=int(mask.drawn.sum()),
+            drawn_changed=int((changed & mask.drawn).sum()),
+            added=int(added.sum()),
+            added_changed=int((changed & added).sum()),
+            outside=int(outside.sum()),
+            outside_changed=int((changed & outside).sum()),
+        )
+
 
 @dataclass(frozen=True)
-class ResultFiles:
-    """The filled image and what stands beside it.
+class FillReport:
+    """What filling did.
 
     Attributes:
-        image: ``.nii.gz`` or ``.nii``.
+        outputs: Written images.
+        counts: Voxels drawn, added by dilation, and outside both, and how many of each have changed.
+        warnings: What the user should know.
+        sidecar: Content of the JSON beside the first image.
+        replaced: Earlier results among ``outputs`` that were replaced.
     """
 
-    image: Path
+    outputs: tuple[Path, ...]
+    counts: FillCounts
+    warnings: tuple[str, ...]
+    sidecar: dict[str, Any] = field(default_factory=dict)
+    replaced: tuple[Path, ...] = ()
 
     @property
-    def sidecar(self) -> Path:
-        """What was done, JSON."""
-        return self._beside(".json")
+    def changed_inside(self) -> int:
+        """Changed voxels among those drawn or added."""
+        return self.counts.drawn_changed + self.counts.added_changed
 
     @property
-    def picture(self) -> Path:
-        """Before, after and difference, PNG."""
-        return self._beside(".png")
-
-    @property
-    def deviation(self) -> Path:
-        """Standard deviation of several samples."""
-        return self._beside("-sd.nii.gz")
-
-    def _beside(self, ending: str) -> Path:
-        return self.image.with_name(self.image.name.removesuffix(".gz").removesuffix(".nii") + ending)
-
-    def every(self) -> list[Path]:
-        """Return every file that a fill may write."""
-        return [self.image, self.sidecar, self.picture, self.deviation]
-
-    def made_by_zoo(self, file: Path) -> bool:
-        """Tell whether one of the files is this program's: by its own mark, or as the sidecar says."""
-        sidecar = read_sidecar(self.sidecar)
-        if file == self.sidecar:
-            return sidecar is not None
-        # Sidecars of format 1 list no files.
-        return _marked(file) or (sidecar is not None and file.name in sidecar.get("OutputSHA256", [file.name]))
-
-    def are_whole(self) -> bool:
-        """Tell whether every file that the sidecar lists is there as it was written."""
-        hashes = (read_sidecar(self.sidecar) or {}).get("OutputSHA256")
-        if not isinstance(hashes, dict) or self.image.name not in hashes:
-            return False
-        files = [(self.image.with_name(name), digest) for name, digest in hashes.items()]
-        return all(file.is_file() and sha256(file) == digest for file, digest in files)
+    def changed_outside(self) -> int:
+        """Changed voxels among all others: 0."""
+        return self.counts.outside_changed
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; an empty one where there is none."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
+@dataclass(frozen=True)
+class Fill:
+    """Filled images on their own grid.
+
+    Attributes:
+        volumes: New values in the inputs' units, one ``[C, i, j, k]`` per contrast; C counts the volumes of a 4D image.
+        deviations: Standard deviation over several samples, in the same form; empty for one sample.
+    """
+
+    volumes: list[np.ndarray]
+    deviations: list[np.ndarray] = field(default_factory=list)
 
 
-def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Return what filling wrote about an image; ``None`` where there is no such file or it is another's."""
-    stored = read_object(path)
-    ours = stored.get("Synthetic") is True and isinstance(stored.get("Method"), str)
-    return stored if ours else None
-
-
-def _marked(file: Path) -> bool:
-    if file.suffix == ".png":
-        try:
-            with file.open("rb") as picture:
-                return MARK.encode() in picture.read(1024)
-        except OSError:
-            return False
-    return made_by_zoo(file)
-
-
-def check_results(results: Sequence[ResultFiles], inputs: Sequence[Path], *, overwrite: bool) -> None:
-    """Refuse places that results must not be written to, before anything is computed.
+def write_results(
+    results: Sequence[ResultFiles],
+    inputs: Sequence[Volume],
+    filled: Fill,
+    mask: FillMask,
+    sidecar: Mapping[str, Any],
+) -> FillReport:
+    """Write all files of a fill together, the sidecars last.
 
     Args:
         results: One per contrast.
-        inputs: Images and masks.
-        overwrite: Files that this program did not make may be replaced; an input never is.
+        inputs: The images that were filled, one per contrast.
+        filled: The new images.
+        mask: What was filled.
+        sidecar: What is recorded beside the counts and the hashes of the files.
 
     Raises:
-        DataError: A result would replace an input, another result or a file of somebody else, lies inside the dataset
-            of an input but not in its derivatives, or has a name or folder that cannot be written.
+        ArtifactError: The disk is full or the folder cannot be written; then no file is left behind or lost.
     """
-    sources = {os.path.realpath(path) for path in inputs}
-    taken: set[str] = set()
-    for files in results:
-        if not files.image.name.endswith((".nii", ".nii.gz")):
-            raise DataError(f"--out {files.image} must end in .nii.gz or .nii.")
-        for file in files.every():
-            place = os.path.realpath(file)
-            if place in sources:
-                raise DataError(f"--out {files.image} is the input, or {file.name} beside it is; name another file.")
-            if place in taken:
-                raise DataError(f"Two results would be written to {file}; give each image another --out.")
-            taken.add(place)
-            _check_place(file)
-        _check_dataset(files.image, sources)
-    if overwrite:
-        return
-    foreign = [file for files in results for file in files.every() if os.path.lexists(file)
-               and not files.made_by_zoo(file)]  # fmt: skip
-    if foreign:
-        raise DataError(
-            f"{', '.join(map(str, foreign))} {'is' if len(foreign) == 1 else 'are'} there already and not made by this "
-            "program. Choose another --out, or replace with --overwrite."
-        )
+    earlier = [file for files in results for file in files.every() if os.path.lexists(file) and files.made_by_zoo(file)]
+    replaced = tuple(files.image for files in results if os.path.lexists(files.image))
+    changed = np.zeros(mask.whole.shape, bool)
+    written: list[dict[Path, Path]] = []
+    with ExitStack() as stack:
+        # What is entered first is renamed last: a sidecar without its image would claim a result that is not there.
+        sidecars = [stack.enter_context(replacing(files.sidecar)) for files in results]
+        for number, (files, volume, values) in enumerate(zip(results, inputs, filled.volumes, strict=True)):
+            temporary = {files.image: stack.enter_context(replacing(files.image))}
+            write_filled(temporary[files.image], volume, values, mask.whole)
+            changed |= changed_voxels(volume, read_volume(temporary[files.image]))
+            if filled.deviations:
+                temporary[files.deviation] = stack.enter_context(replacing(files.deviation))
+                write_map(temporary[files.deviation], volume, filled.deviations[number])
+            if mask.drawn.any():
+                temporary[files.picture] = stack.enter_context(replacing(files.picture))
+                _draw(temporary[files.picture], volume, values, mask)
+            written.append(temporary)
+        counts = FillCounts.of(changed, mask)
+        contents = [
+            {
+                **sidecar,
+                **counts.to_sidecar(),
+                **bids_fields(volume.path),
+                "OutputSHA256": {file.name: sha256(place) for file, place in temporary.items()},
+            }
+            for volume, temporary in zip(inputs, written, strict=True)
+        ]
+        for place, content in zip(sidecars, contents, strict=True):
+            place.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    new = {file for files, temporary in zip(results, written, strict=True) for file in (files.sidecar, *temporary)}
+    for file in set(earlier) - new:
+        file.unlink()  # the map or picture of an earlier fill, which would be taken for this one's
+    return FillReport(
+        tuple(files.image for files in results), counts, tuple(sidecar["Warnings"]), contents[0], replaced
+    )
+
+
+def _draw(path: Path, volume: Volume, filled: np.ndarray, mask: FillMask) -> None:
+    from zoo.report.figures import before_after, picture_grid
+
+    grid = picture_grid(volume)
+    before, after = (to_grid(values[0], volume.affine, grid) for values in (volume.data, filled))
+    regions = [
+        to_grid(part.astype(np.float32), volume.affine, grid, order=0) > 0.5 for part in (mask.drawn, mask.added)
+    ]
+    before_after(path, before, after, regions[0], grid.spacing_mm, "Lesions filled (synthetic tissue)", regions[1])
 
 
 def check_page(page: Path, others: Iterable[Path], *, overwrite: bool) -> None:
     """Refuse a place for the quality page, as `check_results` does for images.
 
     Raises:
-        DataError: It is one of ``others``, a folder, or a file of somebody else.
+        DataError: It is one of ``others``, a folder, or a file that this program did not make.
     """
     if os.path.realpath(page) in {os.path.realpath(path) for path in others}:
         raise DataError(f"The quality page {page} is an input or result; name another file.")
-    _check_place(page)
+    check_place(page)
     if page.exists() and not overwrite and PAGE_MARKER.encode() not in page.read_bytes():
         raise DataError(f"{page} is there already and no quality page. Choose another place, or use --overwrite.")
-
-
-def _check_place(file: Path) -> None:
-    """Refuse a name or folder that cannot be written, and a pipe, which nobody could look into."""
-    if len(os.fsencode(file.name)) > LONGEST_NAME or "\0" in str(file):
-        raise DataError(f"{str(file)!r} cannot be the name of a file; choose a shorter, plain one.")
-    if os.path.exists(file) and not os.path.isfile(file):
-        kind = "folder" if os.path.isdir(file) else "pipe, socket or device"
-        raise DataError(f"{file} is a {kind}; name another file.")
-    above = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
-    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
-        raise DataError(f"{file} cannot be written: {above} is no folder or may not be written to.")
-
-
-def dataset_of(path: Path) -> Path | None:
-    """Return the BIDS dataset that a file lies in, ``None`` where it lies in none."""
-    return next((folder for folder in path.parents if (folder / "dataset_description.json").is_file()), None)
-
-
-def _check_dataset(output: Path, sources: Iterable[str]) -> None:
-    target = Path(os.path.realpath(output))
-    for source in map(Path, sources):
-        root = dataset_of(source)
-        if root and target.is_relative_to(root) and not target.is_relative_to(root / "derivatives"):
-            raise DataError(
-                f"--out {output} lies inside the dataset of the input; write to {root}/derivatives or outside."
-            )

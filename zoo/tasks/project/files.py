@@ -1,11 +1,9 @@
-"""Projecting a cohort: which images, in batches that survive an interruption, to one safe file and a report."""
+"""Projecting a cohort: choose images, project them in resumable batches, write one safe file and a report."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,37 +21,37 @@ from zoo.evaluation.unseen import has_seen, unseen
 from zoo.imaging.cache import PackedCohort, pack_cohort
 from zoo.imaging.cohort import Cohort, as_number
 from zoo.metrics.bpf import find_head
-from zoo.metrics.image import MAX_PSNR, ssim_map
+from zoo.metrics.image import psnr, ssim_map
 from zoo.metrics.perceptual import NamedDistance, load_distance
 from zoo.metrics.statistics import Interval, mean_interval
 from zoo.models.artifact import Artifact
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.system.files import replacing, write_text
-from zoo.tasks.project.protocol import Placed
+from zoo.tasks.project.protocol import Placed, Projected
 from zoo.tasks.projections import PROJECTIONS_FILE, Projections
+from zoo.tasks.provenance import without_folders
 
 SLICES = 6
-"""Slices a scan where none are chosen, as in Güllmar et al."""
+"""Slices per scan where none are chosen, as in Güllmar et al."""
 _PARTS = ".parts"
 _SHOWN = 8
 _METRICS = ("ssim", "psnr", "mse", "ssim_head", "psnr_head")
 _RING = 2
-"""Pixels round a lesion that are its surroundings."""
+"""Pixels around a lesion that are its surroundings."""
 _LEAST_PIXELS = 4
 _LEAST_CONTRAST = 0.05
-"""Of a range of 2; a ratio to less says nothing."""
+"""Of a range of 2; a ratio to a smaller contrast says nothing."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is projected.
+    """The images to project.
 
     Attributes:
         images: float32 ``[N, C, *size]`` in [-1, 1].
         lesions: bool ``[N, *size]``.
-        rows: What each is, as in `Projections`, without ``losses``; ``trained_on`` marks subjects that training has
-            seen.
+        rows: What each image is, as in `Projections`, without ``losses``; ``trained_on`` marks training subjects.
     """
 
     images: np.ndarray
@@ -63,14 +61,14 @@ class Targets:
 
 @dataclass(frozen=True)
 class ProjectReport:
-    """What projecting wrote and how near it came.
+    """What projecting wrote, and how close the reconstructions are.
 
     Attributes:
         projections: The file.
         sheet: PNG of targets, reconstructions and differences.
-        rows: One an image.
+        rows: One per image.
         summary: By metric, over subjects.
-        distance: What was made small.
+        distance: The loss that was minimised.
     """
 
     projections: Path
@@ -93,12 +91,12 @@ class ProjectReport:
 
 
 def choose_scans(
-    artifact: Artifact, cohort: Cohort, *, subjects: Sequence[str] = (), everybody: bool = False
+    artifact: Artifact, cohort: Cohort, *, subjects: Sequence[str] = (), all_subjects: bool = False
 ) -> Cohort:
-    """Return the scans to project: of subjects that training has not seen, of those named, or all.
+    """Return the scans to project: of unseen subjects, of the named subjects, or of all subjects.
 
     Raises:
-        DataError: Nobody is left, or a named subject does not exist.
+        DataError: No subject is left, or a named subject does not exist.
     """
     usable = cohort.with_all(artifact.config.data.inputs)
     if subjects:
@@ -110,7 +108,7 @@ def choose_scans(
                     f"{did_you_mean(name, usable.subjects)}"
                 )
         return usable.subset(names)
-    return usable if everybody else unseen(artifact, usable)
+    return usable if all_subjects else unseen(artifact, usable)
 
 
 def find_targets(
@@ -121,29 +119,29 @@ def find_targets(
     every: int | None = None,
     progress: Progress | None = None,
 ) -> Targets:
-    """Return images of a cohort as training would show them.
+    """Return images of a cohort, prepared as for training.
 
     Args:
         artifact: The trained model.
         cohort: Scans with its contrasts.
-        positions: Of each scan the slices nearest to these, 0 at the lowest slice of the head and 1 at the highest.
-        every: Instead of each scan every n-th slice. With neither `SLICES` spread evenly over the learnt ones.
+        positions: The slices of each scan nearest to these; 0 is the lowest slice of the head, 1 the highest.
+        every: Every n-th slice of each scan instead. With neither, `SLICES` spread evenly over the learnt ones.
         progress: Called with (scans read, scans in all).
 
     Raises:
         ConfigError: Both are given.
-        DataError: No slice was learnt at such a position.
+        DataError: The model has not learnt a slice at such a position.
     """
     if positions and every:
         raise ConfigError("--positions and --every both choose slices; give one of them.")
     config = artifact.config
     packed = pack_cohort(cohort, config.data, targets=False, progress=progress)
-    examples: Placed = resolve(artifact.method.examples)(config, packed)
+    examples: Placed = resolve(artifact.method.real)(config, packed)
     chosen: list[int] = []
     for number, scan in enumerate(packed.scans):
         places = [(index, place[2]) for index, place in enumerate(examples.places) if place[0] == number]
         chosen += _choose(places, scan.id, positions, every)
-    rng = np.random.default_rng(0)  # nothing about a projected image is random
+    rng = np.random.default_rng(0)  # unused: projected images are not augmented
     images = np.stack([examples.example(index, rng)["image"] for index in chosen]).astype(np.float32)
     lesions = np.stack([examples.lesions(index) for index in chosen])
     return Targets(images, lesions, _rows(artifact, packed, [examples.places[index] for index in chosen]))
@@ -202,20 +200,20 @@ def project_files(
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ProjectReport:
-    """Project images and write what was found.
+    """Project images and write codes, report and sheet.
 
-    A batch that is done is kept in the folder until all are: the same call goes on with the others, and ends with the
-    same numbers as one that was not interrupted. Gradients go through torch, so there is no other backend.
+    Finished batches are kept in the folder until all are done: the same call resumes with the others, and gives the
+    same numbers as an uninterrupted one. Gradients need torch, so there is no other backend.
 
     Args:
         artifact: The trained model.
         targets: Of `find_targets`.
         folder: Gets ``projections.safetensors``, ``projections.json`` and ``projections.png``.
         options: Of the method's projection options.
-        weights: Of the network of the loss.
-        device: Where it runs.
-        command: Its words, recorded without folders.
-        progress: Called with (iterations done, iterations in all), counted for each image.
+        weights: Of the loss's network.
+        device: Where torch runs.
+        command: Words of the command, recorded without folders.
+        progress: Called with (iterations done, iterations in all), summed over images.
 
     Raises:
         UnknownNameError: The method cannot project.
@@ -225,18 +223,14 @@ def project_files(
     task = artifact.method.task("project")
     checked = validate(resolve(task.options), options, what=f"zoo project with {artifact.method.name}")
     distance = load_distance(checked.loss, weights, device)
+    batches = _Batches(artifact, targets, folder / _PARTS, checked, distance, device)
     about = {
         **checked.model_dump(mode="json"),
         "distance": distance.name,
         "weights_sha256": distance.weights_sha256,
-        "command": shlex.join(Path(word).name if "/" in word else word for word in command),
+        "command": without_folders(command),
+        "fingerprint": batches.fingerprint(),
     }
-    batches = [
-        range(len(targets.rows))[start : start + checked.batch_size]
-        for start in range(0, len(targets.rows), checked.batch_size)
-    ]
-    keys = [_key(artifact, targets, batch, checked, distance) for batch in batches]
-    about["fingerprint"] = hashlib.sha256("".join(keys).encode()).hexdigest()
     file = folder / PROJECTIONS_FILE
     if file.exists():
         whole = Projections.read(file)
@@ -245,74 +239,105 @@ def project_files(
                 f"{folder} holds projections of other images or with other settings; choose another --out."
             )
     else:
-        whole = _join(_parts(artifact, targets, folder, batches, keys, checked, distance, device, progress), about)
+        whole = _join(batches.project(progress), about)
         whole.write(file)
     report = ProjectReport(file, folder / "projections.png", whole.rows, summary(whole.rows), distance.name)
     _draw(report.sheet, whole)
     described = {**report.to_json(), "method": artifact.method.name, "model_sha256": artifact.sha256, "options": about}
     write_text(folder / "projections.json", json.dumps(described, indent=2) + "\n")
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    shutil.rmtree(batches.folder, ignore_errors=True)
     return report
 
 
-def _key(artifact: Artifact, targets: Targets, batch: Sequence[int], options: Any, distance: NamedDistance) -> str:
-    """Return a hash of all that decides a batch's result."""
-    settings = [artifact.sha256, options.model_dump(mode="json"), distance.name, distance.weights_sha256]
-    rows = [targets.rows[number] for number in batch]
-    digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
-    for number in batch:
-        digest.update(targets.images[number].tobytes())
-        digest.update(targets.lesions[number].tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Batches:
+    """Images that are projected together, and kept in a folder once they are done.
+
+    Attributes:
+        artifact: The model.
+        targets: All images.
+        folder: Gets one file per finished batch, named by all that decides it.
+        options: Of the method.
+        distance: The loss.
+        device: Where torch runs.
+    """
+
+    artifact: Artifact
+    targets: Targets
+    folder: Path
+    options: Any
+    distance: NamedDistance
+    device: str
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides the results."""
+        return hashlib.sha256("".join(self._key(batch) for batch in self._batches()).encode()).hexdigest()
+
+    def project(self, progress: Progress | None) -> list[Projections]:
+        """Return the projections of each batch; finished ones are read from the folder."""
+        run, model = resolve(self.artifact.method.task("project").run), self.artifact.build(self.device)
+        steps = self.options.iterations
+        total = len(self.targets.rows) * steps
+        done: list[Projections] = []
+        for batch in self._batches():
+            file = self.folder / f"{self._key(batch)}.safetensors"
+            if not file.is_file():
+                images = torch.from_numpy(self.targets.images[list(batch)])
+                projected: Projected = run(
+                    model,
+                    self.artifact.config,
+                    images.to(self.device),
+                    [_seed(self.options.seed, image) for image in images.numpy()],
+                    self.distance.measure,
+                    self.options,
+                    _reporter(progress, batch, steps, total),
+                )
+                self._whole(batch, images, projected).write(file)
+            done.append(Projections.read(file))
+            if progress:
+                progress(batch.stop * steps, total)
+        return done
+
+    def _batches(self) -> list[range]:
+        numbers, size = range(len(self.targets.rows)), self.options.batch_size
+        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+    def _key(self, batch: range) -> str:
+        """Return a hash of everything that decides a batch's result."""
+        distance = self.distance
+        settings = [
+            self.artifact.sha256, self.options.model_dump(mode="json"), distance.name, distance.weights_sha256
+        ]  # fmt: skip
+        chosen = [self.targets.rows[number] for number in batch]
+        rows = [{**row, "covariates": _as_floats(row["covariates"])} for row in chosen]
+        digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
+        for number in batch:
+            digest.update(self.targets.images[number].tobytes())
+            digest.update(self.targets.lesions[number].tobytes())
+        return digest.hexdigest()
+
+    def _whole(self, batch: range, images: torch.Tensor, projected: Projected) -> Projections:
+        """Return what was found for a batch, with how close its reconstructions are."""
+        artifact, targets = self.artifact, self.targets
+        lesions = targets.lesions[list(batch)]
+        measured = measure(images, projected.reconstruction, lesions, artifact.config.data.contrasts)
+        rows = tuple(
+            {**targets.rows[number], **about, "losses": {**losses, **about["losses"]}}
+            for number, losses, about in zip(batch, projected.losses, measured, strict=True)
+        )
+        return Projections(
+            projected.codes, projected.noise, images, projected.reconstruction, rows, artifact.method.name,
+            str(artifact.sha256),
+        )  # fmt: skip
 
 
-def _parts(
-    artifact: Artifact,
-    targets: Targets,
-    folder: Path,
-    batches: Sequence[range],
-    keys: Sequence[str],
-    options: Any,
-    distance: NamedDistance,
-    device: str,
-    progress: Progress | None,
-) -> list[Projections]:
-    """Return the projections of each batch, from the folder where they are done."""
-    run, model = resolve(artifact.method.task("project").run), artifact.build(device)
-    total = len(targets.rows) * options.iterations
-    found: list[Projections] = []
-    for batch, key in zip(batches, keys, strict=True):
-        part = folder / _PARTS / f"{key}.safetensors"
-        if not part.is_file():
-            images = torch.from_numpy(targets.images[list(batch)])
-            found_now = run(
-                model,
-                artifact.config,
-                images.to(device),
-                [_seed(options.seed, image) for image in images.numpy()],
-                distance.measure,
-                options,
-                _reporter(progress, batch, options.iterations, total),
-            )
-            measured = measure(
-                images, found_now.reconstruction, targets.lesions[list(batch)], artifact.config.data.contrasts
-            )
-            rows = tuple(
-                {**targets.rows[number], **about, "losses": {**losses, **about["losses"]}}
-                for number, losses, about in zip(batch, found_now.losses, measured, strict=True)
-            )
-            Projections(
-                found_now.w, found_now.noise, images, found_now.reconstruction, rows,
-                artifact.method.name, str(artifact.sha256),
-            ).write(part)  # fmt: skip
-        found.append(Projections.read(part))
-        if progress:
-            progress(batch.stop * options.iterations, total)
-    return found
+def _as_floats(covariates: Mapping[str, int | float | str]) -> dict[str, float | str]:
+    """Return numbers by their value alone: version 0.1.0 kept 4224 as 4224.0, and its projections are resumable."""
+    return {name: float(value) if isinstance(value, int) else value for name, value in covariates.items()}
 
 
 def _seed(seed: int, image: np.ndarray) -> int:
-    """Return the seed of one image: it depends on what is in it, not on its neighbours."""
+    """Return the seed of one image, from its voxels; neighbours in the batch do not matter."""
     return seed_for(seed, int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8]))
 
 
@@ -324,7 +349,7 @@ def _reporter(progress: Progress | None, batch: range, iterations: int, total: i
 
 def _join(parts: Sequence[Projections], options: Mapping[str, Any]) -> Projections:
     return Projections(
-        w=torch.cat([part.w for part in parts]),
+        codes=torch.cat([part.codes for part in parts]),
         noise=tuple(torch.cat(planes) for planes in zip(*(part.noise for part in parts), strict=True)),
         image=torch.cat([part.image for part in parts]),
         reconstruction=torch.cat([part.reconstruction for part in parts]),
@@ -335,7 +360,7 @@ def _join(parts: Sequence[Projections], options: Mapping[str, Any]) -> Projectio
     )
 
 
-# --- How near it came. ---
+# --- How close the reconstructions are. ---
 
 
 def measure(
@@ -343,17 +368,17 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return for each image ``losses`` (SSIM, PSNR in dB, mean square, range 2) and ``lesions``.
 
-    ``ssim``, ``psnr`` and ``mse`` count all pixels; ``ssim_head`` and ``psnr_head`` those in the filled outline of the
-    target's first channel, where it has one. Background is easy: nearly half of a slice is.
+    ``ssim``, ``psnr`` and ``mse`` cover all pixels; ``ssim_head`` and ``psnr_head`` those in the filled outline of the
+    target's first channel, where there is one: nearly half of a slice is background, which is easy.
 
-    Lesion contrast is the mean inside the lesions minus that of the foreground within 2 pixels round them. ``lesions``
-    has it by contrast for the target and the reconstruction, and ``survives``, the one over the other, ``None`` where
-    the target's is below 0.05 of a range of 2; without a lesion of 4 pixels it is empty.
+    Lesion contrast is the mean inside the lesions minus that of the foreground within 2 pixels around them. ``lesions``
+    has it per contrast for the target and the reconstruction, and ``survives``, the ratio of the second to the first,
+    ``None`` where the target's is below 0.05 of a range of 2; it is empty where lesions have fewer than 4 pixels.
 
     Args:
         images, reconstruction: ``[N, C, *size]``; a reconstruction is clamped to [-1, 1].
         lesions: bool ``[N, *size]``.
-        contrasts: Names; channels are these, each as often as it is copied.
+        contrasts: Names; the channels are these, each repeated equally often.
     """
     made = reconstruction.clamp(-1, 1)
     similarity = ssim_map(made, images)
@@ -361,21 +386,16 @@ def measure(
     heads = torch.from_numpy(np.stack([find_head((image[0].numpy() + 1) / 2) for image in images]))[:, None]
     found = []
     for n in range(len(images)):
-        mse, inside = float(error[n].mean()), heads[n].expand_as(error[n])
-        losses = {"ssim": float(similarity[n].mean()), "psnr": _psnr(mse), "mse": mse}
+        mse, inside = error[n].mean(), heads[n].expand_as(error[n])
+        losses = {"ssim": float(similarity[n].mean()), "psnr": float(psnr(mse)), "mse": float(mse)}
         if inside.any():
             losses |= {
                 "ssim_head": float(similarity[n][inside].mean()),
-                "psnr_head": _psnr(float(error[n][inside].mean())),
+                "psnr_head": float(psnr(error[n][inside].mean())),
             }
         lesion_contrast = _lesion_contrast(images[n].numpy(), made[n].numpy(), lesions[n], contrasts)
         found.append({"losses": losses, "lesions": lesion_contrast})
     return found
-
-
-def _psnr(mse: float) -> float:
-    """Return dB of a mean square on a range of 2."""
-    return min(10 * math.log10(4 / max(mse, 1e-30)), MAX_PSNR)
 
 
 def _lesion_contrast(
@@ -412,22 +432,20 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
 
 
 def _draw(path: Path, whole: Projections) -> None:
-    """Draw some targets, reconstructions and differences, front on top; of volumes the middle slice."""
-    from zoo.report.figures import compare
+    """Draw some targets, reconstructions and differences."""
+    from zoo.report.figures import compare, upright
 
     some = np.unique(np.linspace(0, len(whole) - 1, min(_SHOWN, len(whole))).round().astype(int))
-    planes = []
-    for tensor in (whole.image, whole.reconstruction):
-        images = tensor[some, 0].numpy()
-        slices = images if images.ndim == 3 else images[..., images.shape[-1] // 2]
-        planes.append(slices.transpose(0, 2, 1)[:, ::-1])
+    first, second = (
+        upright(tensor[some, 0].numpy(), tensor.dim() - 2) for tensor in (whole.image, whole.reconstruction)
+    )
     titles = [
         f"{row['scan']}\nposition {row['position']:.2f}\n{_similarity(row['losses'])}"
         + ("\nused in training" if row["trained_on"] else "")
         for row in (whole.rows[number] for number in some)
     ]
     with replacing(path) as temporary:
-        compare(temporary, planes[0], planes[1], titles)
+        compare(temporary, first, second, titles)
 
 
 def _similarity(losses: Mapping[str, float]) -> str:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 Distance = Callable[["Tensor"], Callable[["Tensor"], "Tensor"]]
-"""Takes targets ``[B, C, *size]`` and returns what tells how far images of that shape are from them, ``[B]``."""
+"""Takes targets ``[B, C, *size]`` and returns the function that measures how far such images are from them, ``[B]``."""
 
 
 class ProjectOptions(Config):
     """Options of every projector; a method extends them."""
 
-    seed: int = Field(0, ge=0, description="Decides the start and, with the image, the noise on its way")
+    seed: int = Field(0, ge=0, description="Decides the start and, with the image, the noise added during optimisation")
     batch_size: int = Field(8, ge=1, description="Images at once; changes only rounding")
     iterations: int = Field(3000, ge=1, description="Steps of the optimiser")
     loss: str = Field(
@@ -36,13 +36,13 @@ class Projected:
     """Codes found for images.
 
     Attributes:
-        w: float32 ``[B, styles, style_width]``.
-        noise: One float32 ``[B, 1, *spatial]`` a convolution.
-        reconstruction: float32 ``[B, C, *size]``, made of them.
-        losses: For each image its terms by name.
+        codes: float32 ``[B, *code]``, as the method's task ``edit`` takes them.
+        noise: Noise maps as that task takes them, each float32 ``[B, 1, *spatial]``; none for a method without.
+        reconstruction: float32 ``[B, C, *size]``, made of codes and noise.
+        losses: For each image the terms of its loss by name.
     """
 
-    w: Tensor
+    codes: Tensor
     noise: tuple[Tensor, ...]
     reconstruction: Tensor
     losses: tuple[dict[str, float], ...]
@@ -51,8 +51,8 @@ class Projected:
 class ProjectTask(Protocol):
     """The verb ``project``: find codes from which the generator makes given images.
 
-    The examples of a method that projects also say what they are: ``places``, for each the number of its scan, its
-    slice and its position, and ``lesions(index)``, bool ``[*size]`` (`Placed`).
+    The examples of a method that projects also say where they are from: ``places``, for each the number of its scan,
+    its slice and its position, and ``lesions(index)``, bool ``[*size]`` (`Placed`).
     """
 
     def __call__(
@@ -71,15 +71,15 @@ class ProjectTask(Protocol):
             model: The trained model, as built; its weights are not changed.
             config: The settings the model was trained with.
             images: float32 ``[B, C, *size]`` in [-1, 1], as the method's examples show them, on the model's device.
-            seeds: One an image, for what is random on its way.
-            distance: What is made small.
+            seeds: One per image, for the noise added during optimisation.
+            distance: The loss to minimise.
             options: The method's options.
             progress: Called with the iterations done.
         """
 
 
 class Placed(Protocol):
-    """Examples that tell where they are from."""
+    """Examples that say where they are from."""
 
     places: Sequence[tuple[int, int, float]]
     """For each example its scan's number in the cohort, its slice, and its position in [0, 1]."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,15 @@ from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
 from zoo.models.artifact import Artifact
+from zoo.models.runtime import TORCH, Runtime
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.system.files import replacing, write_text
+from zoo.tasks.provenance import provenance
 
 _SHOWN = 64
 """Samples on the sheet."""
+_DESCRIPTION = "Generated image of no real person. Research use only, not for diagnosis."
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class SampleReport:
     """What sampling wrote.
 
     Attributes:
-        images: One NIfTI a sample and contrast, sample by sample.
+        images: One NIfTI per sample and contrast, sample by sample.
         sheet: PNG of the first samples.
     """
 
@@ -47,16 +49,14 @@ def sample_files(
     count: int,
     first: int = 0,
     options: Mapping[str, object],
-    backend: str = "torch",
-    precision: str = "fp32",
-    device: str = "cpu",
+    runtime: Runtime = TORCH,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> SampleReport:
     """Generate samples ``first`` to ``first + count - 1`` of a seed.
 
-    Sample k is decided by the seed and by k: alone, in a batch, on another backend or device it is the same up to the
-    rounding of the arithmetic there.
+    Sample k depends on the seed and on k alone: in a batch, on another backend or on another device it is the same, up
+    to rounding.
 
     Args:
         artifact: The trained model.
@@ -65,8 +65,8 @@ def sample_files(
         count: Samples.
         first: Number of the first one.
         options: Of the method's sampling options.
-        backend, precision, device: What runs the networks, in which arithmetic, and where.
-        command: Its words, recorded in the sidecars without folders.
+        runtime: What runs the networks.
+        command: Words of the command, recorded in the sidecars without folders.
         progress: Called with (samples done, samples in all).
 
     Raises:
@@ -76,17 +76,10 @@ def sample_files(
     """
     task = artifact.method.task("sample")
     checked = validate(resolve(task.options), options, what=f"zoo sample with {artifact.method.name}")
-    run, parts = resolve(task.run), artifact.parts(backend, device, precision)
+    run, parts = resolve(task.run), artifact.parts(runtime)
     sidecar = {
-        "Synthetic": True,
-        "Description": "Generated image of nobody. Research use only, not for diagnosis.",
-        "Method": artifact.method.name,
-        "ModelSHA256": artifact.sha256,
-        "Options": checked.model_dump(mode="json"),
-        "Backend": backend,
-        "Precision": precision,
+        **provenance(artifact, runtime, checked, description=_DESCRIPTION, command=command),
         "Units": "arbitrary, 0 to 1",
-        "Command": shlex.join(Path(word).name if "/" in word else word for word in command),
     }
     numbers = range(first, first + count)
     written: list[Path] = []
@@ -131,11 +124,10 @@ def _write(
 
 
 def _draw(path: Path, images: np.ndarray, contrasts: Sequence[str]) -> None:
-    """Draw ``[N, C, i, j(, k)]``, front on top, the middle slice of volumes: a row a sample if there are contrasts."""
-    from zoo.report.figures import sheet
+    """Draw images ``[N, C, i, j(, k)]`` on a sheet: one row per sample where there are several contrasts."""
+    from zoo.report.figures import sheet, upright
 
-    slices = images if images.ndim == 4 else images[..., images.shape[-1] // 2]
-    planes = slices.transpose(0, 1, 3, 2)[:, :, ::-1]
+    planes = upright(images, 2 if images.ndim == 4 else 3)
     several = len(contrasts) > 1
     columns = len(contrasts) if several else math.ceil(math.sqrt(len(planes)))
     with replacing(path) as temporary:

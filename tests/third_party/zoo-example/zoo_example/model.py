@@ -84,7 +84,7 @@ class RegressionTrainer:
 
     def __init__(self, config, model, fabric):
         self.fabric = fabric
-        self.average = model  # the model that is saved; an EMA would be another one
+        self.ema = model  # the model that is saved; an EMA would be another one
         optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self.network, self.optimiser = fabric.setup(model, optimiser)
 
@@ -101,18 +101,18 @@ class RegressionTrainer:
         return error.flatten(1).sum(1) / mask.flatten(1).sum(1)
 
     def validate(self, batch, random):
-        return {"loss": self._loss(self.average, batch)}  # the first score decides which checkpoint is best
+        return {"loss": self._loss(self.ema, batch)}  # the first score decides which checkpoint is best
 
     def preview(self, batch, random):
         image, mask = batch["image"], batch["lesion_mask"]
-        filled = self.average(image * (1 - mask), mask) * mask + image * (1 - mask)
+        filled = self.ema(image * (1 - mask), mask) * mask + image * (1 - mask)
         return torch.cat([image, image * (1 - mask), filled], dim=1)  # [rows, columns, H, W]
 
     def state_dict(self):
-        return {"model": self.average.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {"model": self.ema.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state):
-        self.average.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
 
 

@@ -1,4 +1,4 @@
-"""Directions in a space of codes: found, conditioned, kept, and what they leak."""
+"""Directions in a space of codes: found, conditioned, kept, and what else they move."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zoo.tasks.edit.directions import (
     usable_attributes,
     walk,
 )
-from zoo.tasks.edit.entanglement import measure_leakage
+from zoo.tasks.edit.entanglement import measure_entanglement
 
 SHAPE = (4, 10)
 SLICES = 3
@@ -159,7 +159,7 @@ def test_labelled_samples_show_a_direction_that_codes_hide() -> None:
     assert abs(float((fit_direction(codes, attribute, _subjects(rows), options).vector * _unit(35)).sum())) < 0.5
 
 
-def test_a_confounded_attribute_leaks_before_and_not_after() -> None:
+def test_a_confounded_attribute_moves_before_orthogonalising_and_not_after() -> None:
     random = np.random.default_rng(5)
     ages = random.uniform(20, 80, 200)
     ill = (ages + random.normal(0, 12, 200) > 50).astype(int)  # the ill are older
@@ -178,17 +178,17 @@ def test_a_confounded_attribute_leaks_before_and_not_after() -> None:
         return np.stack([(some * axis).sum((1, 2)).numpy() for axis in (along_age, along_group)], axis=1)
 
     alphas = [-2.0, 0.0, 2.0]
-    leaks = {}
+    moved = {}
     for name in ("group", "clean"):
         edited = np.stack([features(walk(codes, fitted[name].vector, alpha)) for alpha in alphas], axis=1)
-        found = measure_leakage(features(codes), edited, alphas, [age, group], subjects, folds=5)
-        leaks[name] = {leak.attribute: leak for leak in found}
-    assert leaks["group"]["age"].skill[0]["value"] > 0.9
-    assert leaks["group"]["age"].per_alpha.mean > 1  # years a unit of alpha
-    assert abs(leaks["clean"]["age"].per_alpha.mean) < 0.2 * leaks["group"]["age"].per_alpha.mean
-    assert leaks["clean"]["group"].per_alpha.mean > 0.1
-    assert leaks["clean"]["group"].unit == "HC to MS"
-    assert leaks["clean"]["group"].per_alpha.n == 200
+        found = measure_entanglement(features(codes), edited, alphas, [age, group], subjects, folds=5)
+        moved[name] = {row.attribute: row for row in found}
+    assert moved["group"]["age"].skill[0]["value"] > 0.9
+    assert moved["group"]["age"].per_alpha.mean > 1  # years a unit of alpha
+    assert abs(moved["clean"]["age"].per_alpha.mean) < 0.2 * moved["group"]["age"].per_alpha.mean
+    assert moved["clean"]["group"].per_alpha.mean > 0.1
+    assert moved["clean"]["group"].unit == "HC to MS"
+    assert moved["clean"]["group"].per_alpha.n == 200
 
 
 def test_nobody_is_measured_by_what_was_learnt_from_him() -> None:
@@ -196,9 +196,9 @@ def test_nobody_is_measured_by_what_was_learnt_from_him() -> None:
     age, alphas = read_attribute(rows, "age"), [0.0, 1.0]
     real = np.random.default_rng(0).normal(size=(40, 3))
     edited = np.stack([real, real + 1], axis=1)
-    before = measure_leakage(real, edited, alphas, [age], _subjects(rows), folds=40)[0]
+    before = measure_entanglement(real, edited, alphas, [age], _subjects(rows), folds=40)[0]
     real[0] += 1000  # spoils every regressor but that of the subject itself
-    after = measure_leakage(real, edited, alphas, [age], _subjects(rows), folds=40)[0]
+    after = measure_entanglement(real, edited, alphas, [age], _subjects(rows), folds=40)[0]
     assert after.per_alpha.mean != pytest.approx(before.per_alpha.mean, rel=1e-3)
 
 

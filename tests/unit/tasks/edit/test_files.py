@@ -21,11 +21,13 @@ from zoo.metrics.features import load_extractor
 from zoo.models.golden import example_inputs
 from zoo.tasks.edit.alpha_range import BPF, BPF_SLOPE, AlphaRange, Criterion, alphas_within, find_alpha_range
 from zoo.tasks.edit.directions import Directions
-from zoo.tasks.edit.files import _beside_chance, _critic, _measure, _random_directions, _Real
+from zoo.tasks.edit.real_images import RealImages, discriminator_of
+from zoo.tasks.edit.session import among_random, random_directions
+from zoo.tasks.edit.slices import measure_slices
 from zoo.tasks.projections import Projections
 from zoo_stylegan2.config import StyleGANConfig
 from zoo_stylegan2.networks import build_discriminator
-from zoo_stylegan2.tasks import critic
+from zoo_stylegan2.tasks import discriminator_score
 
 SUBJECTS = 4
 SLICES = 2
@@ -135,7 +137,7 @@ def test_applying_writes_images_differences_pictures_and_tables(
         "--out", out, "--set", "batch_size=2",
     )  # fmt: skip
     assert code == 0, err
-    assert "Leakage" in printed
+    assert "Entanglement" in printed
     assert "one value only" in err  # the site, which cannot be measured
     stored = Projections.read(projections)
     artifact = zoo.load(run)
@@ -143,7 +145,9 @@ def test_applying_writes_images_differences_pictures_and_tables(
     image = nibabel.load(out / "group" / "edit-0003_sub-1_slice-022_T1w.nii.gz")
     assert image.shape == (40, 48, 1, 3)
     for column, alpha in enumerate((-2.0, 0.0, 3.0)):
-        made = artifact.parts()["synthesis"](stored.w[3:4] + alpha * direction, *(some[3:4] for some in stored.noise))
+        made = artifact.parts()["synthesis"](
+            stored.codes[3:4] + alpha * direction, *(some[3:4] for some in stored.noise)
+        )
         expected = (artifact.contrasts_of(made).clamp(-1, 1)[0, 0] + 1) / 2
         assert np.allclose(image.get_fdata()[:, :, 0, column], expected.numpy(), atol=1e-5)
     difference = nibabel.load(out / "group" / "edit-0003_sub-1_slice-022_T1w_difference.nii.gz").get_fdata()
@@ -156,8 +160,8 @@ def test_applying_writes_images_differences_pictures_and_tables(
     assert (out / "group" / "sheet.png").stat().st_size > 0
     content = json.loads((out / "edit.json").read_text())
     (edit,) = content["edits"]
-    assert [leak["attribute"] for leak in edit["leakage"]] == ["position", "age", "group"]
-    assert all(leak["per_alpha"]["n"] == SUBJECTS for leak in edit["leakage"])
+    assert [row["attribute"] for row in edit["entanglement"]] == ["position", "age", "group"]
+    assert all(row["per_alpha"]["n"] == SUBJECTS for row in edit["entanglement"])
     fractions = [row for row in edit["curves"] if row["quantity"] == "BPF" and row["group"] == "group MS"]
     assert [row["alpha"] for row in fractions] == [-2, 0, 3]
     assert fractions[1]["p"] is None
@@ -189,27 +193,27 @@ def test_the_walk_stands_beside_random_ones(
 def test_random_directions_are_unit_vectors_of_the_codes_own_space() -> None:
     codes = torch.zeros(6, 4, 8)
     codes[:, :, 0] = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    found = _random_directions(codes, 5, seed=1)
+    found = random_directions(codes, 5, seed=1)
     assert len(found) == 5
     for direction in found:
         assert float(direction.vector.norm()) == pytest.approx(1, abs=1e-5)
         assert not direction.vector[:, 1:].any()
-    assert torch.equal(_random_directions(codes, 5, seed=1)[4].vector, found[4].vector)
+    assert torch.equal(random_directions(codes, 5, seed=1)[4].vector, found[4].vector)
 
 
 def test_a_change_is_ranked_among_random_ones() -> None:
     random = np.linspace(-1, 1, 39)
-    assert _beside_chance(2.0, random)["p"] == pytest.approx(1 / 40)
-    assert _beside_chance(-2.0, random)["p"] == pytest.approx(1 / 40)
-    assert _beside_chance(0.0, random)["p"] == 1
-    assert _beside_chance(2.0, np.array([0.1, np.nan]))["p"] == pytest.approx(2 / 3)
+    assert among_random(2.0, random).p == pytest.approx(1 / 40)
+    assert among_random(-2.0, random).p == pytest.approx(1 / 40)
+    assert among_random(0.0, random).p == 1
+    assert among_random(2.0, np.array([0.1, np.nan])).p == pytest.approx(2 / 3)
 
 
 def test_an_edit_that_only_brightens_is_no_atrophy() -> None:
     subject = make_subject(1, 0, 4.0)
     plane = subject.images["T1w"][:, :, 20] / 900 * 2 - 1
     versions = np.stack([plane, (plane + 1) * 0.9 - 1, (plane + 1) * 1.1 - 1])
-    for values in _measure(versions, by_levels).values():
+    for values in measure_slices(versions, by_levels).values():
         assert values[1:] == pytest.approx(values[0], rel=0.005)
 
 
@@ -301,7 +305,7 @@ def test_the_discriminator_scores_an_image_as_in_training(run: Path, projections
     config = artifact.config
     assert isinstance(config, StyleGANConfig)
     checkpoint = sorted((run / "checkpoints").iterdir())[-1]
-    score = critic(config, checkpoint, "cpu")
+    score = discriminator_score(config, checkpoint, "cpu")
     images = Projections.read(projections).image
     together, alone = score(images[:3], images), score(images[2:3], images)
     assert torch.allclose(together[2:], alone, atol=1e-5)
@@ -315,9 +319,9 @@ def test_the_discriminator_scores_an_image_as_in_training(run: Path, projections
 
 def test_the_criteria_come_from_real_images(run: Path, projections: Path) -> None:
     artifact, stored = zoo.load(run), Projections.read(projections)
-    real = _Real.of(artifact, stored, load_extractor("radiomic"), 0.6)
+    real = RealImages.of(artifact, stored, load_extractor("radiomic"), 0.6)
     assert real.of_subjects == (1, 3, 5, 7)
-    criteria = real.criteria(by_levels, _critic(artifact, real, "cpu"))
+    criteria = real.criteria(by_levels, discriminator_of(artifact, real, "cpu"))
     assert [item.name.split()[0] for item in criteria] == ["feature", "parenchymal", "discriminator"]
     chosen = real.images[list(real.of_subjects)]
     for item in criteria:

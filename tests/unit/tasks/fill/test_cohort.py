@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 
 from zoo.imaging.cohort import read_cohort
-from zoo.tasks.fill.cohort import filled_name
 from zoo.tasks.fill.quality import FilledImage, write_quality_page
 
 
 @pytest.fixture(scope="module")
 def patients(phantom: Path) -> list[str]:
     return [scan.id for scan in read_cohort(phantom).scans if "lesion-mask" in scan.maps]
-
-
-def test_names_are_those_of_bids_derivatives() -> None:
-    assert filled_name("sub-1_T1w.nii.gz") == "sub-1_desc-filled_T1w.nii.gz"
-    assert filled_name("sub-1_ses-2_space-MNI_FLAIR.nii") == "sub-1_ses-2_space-MNI_desc-filled_FLAIR.nii"
-    assert filled_name("T1w.nii.gz") == "desc-filled_T1w.nii.gz"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -21,7 +21,6 @@ from zoo.registry import registry
 from zoo.tasks.fill.patient import sample_seeds
 from zoo_lesion_diffusion.config import FillingOptions
 from zoo_lesion_diffusion.tasks import fill
-from zoo_lesion_diffusion.windows import cover, crop
 
 
 @pytest.fixture(scope="module")
@@ -335,32 +334,6 @@ def test_a_voxel_that_a_lesion_only_touches_is_computed_but_not_written(
     differs = fine != np.asarray(nibabel.load(out).dataobj)
     assert not differs[mask == 0].any()
     assert differs[mask == 1].mean() > 0.8
-
-
-@pytest.mark.parametrize(("size", "slab"), [((16, 16), 1), ((16, 24), 4), ((64, 64), 1), ((64, 64), 4)])
-def test_windows_cover_every_voxel_of_the_mask(size: tuple[int, int], slab: int) -> None:
-    rng = np.random.default_rng(0)
-    mask = rng.random((11, 40, 50)) < 0.02
-    mask[3:6, 5:30, 10:40] = True  # larger than a window's core
-    mask[0, 0, 0] = mask[10, 39, 49] = True  # corners
-    seen = np.zeros(mask.shape, bool)
-    for window in cover(mask, size, slab):
-        top, bottom, left, right = window.core
-        first, row, column = window.origin
-        assert 0 <= first <= mask.shape[0] - slab
-        assert row <= top < bottom <= row + size[0]
-        assert column <= left < right <= column + size[1]
-        seen[first : first + slab, top:bottom, left:right] = True
-    assert (seen >= mask).all()
-
-
-def test_crop_pads_beyond_the_volume() -> None:
-    volume = np.arange(2 * 4 * 5).reshape(2, 4, 5)
-    window = cover(np.ones((2, 4, 5), bool), (8, 8), 1)[1]
-    cut = crop(volume, window, (8, 8), 1, -7)
-    assert cut.shape == (1, 8, 8)
-    assert (cut == -7).sum() == 64 - 20
-    assert sorted(cut[cut != -7]) == sorted(volume[1].ravel())
 
 
 def test_volume_thinner_than_the_slab_is_refused() -> None:

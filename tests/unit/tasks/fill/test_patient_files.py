@@ -21,6 +21,7 @@ from zoo.imaging.spaces import contradictions, unsettled
 from zoo.imaging.volume import MAX_VOXELS, read_volume
 from zoo.report.figures import picture_grid
 from zoo.tasks.fill.cohort import fill_cohort
+from zoo.tasks.fill.patient import FillSettings
 
 Command = Callable[..., tuple[int, str, str]]
 Fill = Callable[..., tuple[int, str, str]]
@@ -273,14 +274,6 @@ def test_places_that_cannot_be_written_are_told_before_filling(fill: Fill, tmp_p
     assert (code, "piped.json is a pipe" in err) == (1, True)
 
 
-def test_two_results_in_one_place_are_refused(zoo_command: Command, tmp_path: Path) -> None:
-    from zoo.tasks.fill.results import ResultFiles, check_results
-
-    for names in (("a.nii.gz", "a.nii.gz"), ("a.nii", "a.nii.gz"), ("a.nii", "b/../a.nii")):
-        with pytest.raises(DataError, match="Two results"):
-            check_results([ResultFiles(tmp_path / name) for name in names], [], overwrite=True)
-
-
 def test_memory_that_torch_lacks_is_told_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -354,10 +347,10 @@ def test_no_exception_of_one_scan_stops_the_others(
 
     honest = derivatives.fill_files
 
-    def fill(artifact: Any, images: Any, *arguments: Any, **settings: Any) -> Any:
-        if "img0" in str(images[0]):
+    def fill(artifact: Any, patient: Any, *arguments: Any, **more: Any) -> Any:
+        if "img0" in str(patient.images[0]):
             raise error
-        return honest(artifact, images, *arguments, **settings)
+        return honest(artifact, patient, *arguments, **more)
 
     monkeypatch.setattr(derivatives, "fill_files", fill)
     assert _statuses(zoo_command, cohort) == ["failed", "filled", "filled"]
@@ -370,7 +363,7 @@ def test_a_pipe_or_a_content_not_fetched_fails_its_scan_alone(cohort: Path) -> N
     maps = {"lesion-mask": cohort.parent / "msk0/001.nii.gz"}
     images = ("pipe.nii", "annexed.nii", "img0/001.nii.gz")
     scans = [Scan(f"sub-{n}", f"sub-{n}", {"T1w": cohort.parent / name}, maps) for n, name in enumerate(images)]
-    done = fill_cohort(zoo.load(METHOD), Cohort(cohort, tuple(scans)), cohort.parent / "out", options={}, dilate=0)
+    done = fill_cohort(zoo.load(METHOD), Cohort(cohort, tuple(scans)), cohort.parent / "out", FillSettings(dilate=0))
     assert [scan.status for scan in done] == ["failed", "failed", "filled"]
     assert "is a pipe" in done[0].note
     assert "git annex get" in done[1].note
@@ -391,13 +384,13 @@ def test_nothing_is_written_outside_the_folder(cohort: Path, identity: str) -> N
     images, maps = {"T1w": cohort.parent / "img0/001.nii.gz"}, {"lesion-mask": cohort.parent / "msk0/001.nii.gz"}
     before = sorted(cohort.parent.rglob("*"))
     scans = (Scan(name, "sub-x", images, maps),)
-    (done,) = fill_cohort(zoo.load(METHOD), Cohort(cohort, scans), cohort.parent / "results" / "out", options={})
+    (done,) = fill_cohort(zoo.load(METHOD), Cohort(cohort, scans), cohort.parent / "results" / "out", FillSettings())
     assert done.status == "failed"
     assert "outside" in done.note
     after = [path for path in sorted(cohort.parent.rglob("*")) if "results" not in path.parts]
     assert after == before
     with pytest.raises(DataError, match="more than once"):
-        fill_cohort(zoo.load(METHOD), Cohort(cohort, scans * 2), cohort.parent / "out", options={})
+        fill_cohort(zoo.load(METHOD), Cohort(cohort, scans * 2), cohort.parent / "out", FillSettings())
 
 
 def test_a_link_out_of_the_folder_is_not_followed(zoo_command: Command, cohort: Path) -> None:

@@ -1,0 +1,1 @@
+"""The evaluator ``realism``: distances between generated and real images, for every method that samples."""

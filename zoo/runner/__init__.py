@@ -1,0 +1,1 @@
+"""Any task over a whole cohort: worker processes, one folder of derivatives, and results that are made once."""
