@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config import DataConfig
 from zoo.errors import DataError, did_you_mean
 from zoo.imaging.bids import BidsName, bids_name, check_spaces, disagreement
 
@@ -140,6 +141,20 @@ class Cohort:
                 f"{' ' if reasons else ''}See: zoo data check {self.root}"
             )
         return Cohort(self.root, kept, (*notes, *lacking))
+
+    def fit_for(self, data: DataConfig, needs: Iterable[str] = ()) -> Cohort:
+        """Keep the scans that training can use, see `with_all`.
+
+        Args:
+            data: Its channels, regions and labels are needed.
+            needs: Of a method; its roles are needed, too. Its contrasts are replaced by those of ``data``.
+
+        Raises:
+            DataError: No scan has all of them.
+        """
+        roles = [need for need in needs if is_role(need)]
+        wanted = dict.fromkeys((*data.images, *roles, *data.regions))
+        return self.with_all(tuple(wanted), data.labels, data.lesion_labels)
 
     def subset(self, subjects: Iterable[str]) -> Cohort:
         """Keep the scans of ``subjects``."""

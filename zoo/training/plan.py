@@ -59,7 +59,7 @@ def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: 
     found = read_cohort(data)
     settings = config.data
     found = found.named(settings.subjects)
-    cohort = _with_known_lesions(found.with_all(settings.contrasts))
+    cohort = _with_known_lesions(found.fit_for(settings, method.needs))
     split = split_subjects(
         cohort.subjects,
         validation=settings.validation,
