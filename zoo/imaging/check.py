@@ -6,6 +6,7 @@ import numpy as np
 
 from zoo.errors import DataError
 from zoo.imaging.cohort import ROLES, Scan
+from zoo.imaging.spaces import different_codes
 from zoo.imaging.volume import Header, read_header, read_volume
 
 _SAME_MM = 1e-2
@@ -34,10 +35,7 @@ def check_scan(scan: Scan, *, deep: bool) -> tuple[str, dict[str, str]]:
         mask = headers[role]
         if mask.shape != image.shape or np.abs(mask.affine - image.affine).max() > _SAME_MM:
             problems[role] = f"{scan.maps[role].name} lies on another grid ({mask}) than the image ({image})"
-        elif (mask.space_code in (3, 4)) != (image.space_code in (3, 4)) and mask.space_code and image.space_code:
-            problems[role] = (
-                f"{scan.maps[role].name} and its image tell different spaces (codes {mask.space_code}, "
-                f"{image.space_code})"
-            )
+        elif apart := different_codes(image, mask):
+            problems[role] = apart
     grid = image or next(iter(headers.values()), None)
     return str(grid) if grid else "", problems

@@ -16,7 +16,7 @@ import numpy as np
 
 from zoo.config import DataConfig
 from zoo.errors import DataError, did_you_mean
-from zoo.imaging.bids import BidsName, bids_name, check_spaces, disagreement
+from zoo.imaging.bids import BidsName, bids_name, different_spaces, disagreement
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -419,7 +419,7 @@ def _read_manifest(path: Path) -> Cohort:
             elif value and value != "n/a":
                 (maps if is_role(column) else images)[column] = _named_file(path, value, column, subject)
         reference = images.get(_reference(images))
-        apart = {role: check_spaces(reference, file) for role, file in maps.items() if reference}
+        apart = {role: different_spaces(reference, file) for role, file in maps.items() if reference}
         unpaired = {role: f"{maps[role].name} is not used: {why}" for role, why in apart.items() if why}
         maps = {role: file for role, file in maps.items() if role not in unpaired}
         notes += [f"{scan_id}: {why}" for why in unpaired.values()]

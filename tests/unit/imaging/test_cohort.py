@@ -198,7 +198,7 @@ def test_manifest_that_pairs_two_spaces_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "scans.tsv"
     rows = "participant_id\tT1w\tlesion-mask\n1\tsub-1_T1w.nii.gz\t{}\n"
     table.write_text(rows.format("sub-1_space-MNI_label-lesion_mask.nii.gz"))
-    with pytest.raises(DataError, match=r"different spaces: sub-1_T1w.nii.gz lies in its own space"):
+    with pytest.raises(DataError, match=r"name different spaces \(space-MNI and none, which means the subject's own\)"):
         read_cohort(table).with_all(["T1w", "lesion-mask"])
     table.write_text(rows.format("mask.nii.gz"))  # a name that tells nothing
     assert read_cohort(table).with_all(["T1w", "lesion-mask"]).scans
