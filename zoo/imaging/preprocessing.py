@@ -97,6 +97,21 @@ def scale_intensity(
     return values, replace(constants, clamped=clamped)
 
 
+def output_intensity(channel: str, config: DataConfig) -> tuple[Intensity, str]:
+    """Return how generated values of a channel are written, and their unit.
+
+    A channel with a fixed range comes back in its unit. A channel scaled per image has no unit of its own: its values
+    become 0 to 1, or -1 to 1 where its scale is signed.
+    """
+    scale = config.scale_of(channel)
+    source = config.scale_of(scale.like) if scale.like else scale
+    low, high = source.range or (0.0, 1.0)
+    if scale.signed:
+        low = -high
+    named = (scale.unit or source.unit) if source.range else ""
+    return Intensity(low, high, low), named or f"arbitrary, {low:g} to {high:g}"
+
+
 def compose(channel: str, images: Mapping[str, np.ndarray], config: DataConfig) -> np.ndarray:
     """Return a channel in the images' units, ``[i, j, k]``: an image, or a sum or difference of images."""
     if channel not in config.derived:
