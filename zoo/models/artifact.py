@@ -188,7 +188,7 @@ def _why_no_model(run: Run) -> str:
     """Return why a run folder has no model, and how to get one."""
     if "folds" in run.record:
         return f"{run.folder} holds {run.record['folds']} folds, each a run of its own; name one: {run.folder}/folds/0"
-    resume = f"Run the same command to resume: zoo train {run.record.get('method')} --out {run.folder} …"
+    resume = f"Run the same command to resume: zoo train {run.record['method']} --out {run.folder} …"
     missing = [stage for stage in run.stages() if stage.status != "finished"]
     if not missing:
         return f"The run {run.folder} has no model yet. {resume}"

@@ -271,7 +271,7 @@ def test_unfinished_model_is_refused_with_what_is_missing(trained_toy: Run, tmp_
 
 
 def test_changed_setting_is_refused_with_the_difference(trained_toy: Run) -> None:
-    with pytest.raises(ConfigError, match=r"started with different settings \(autoencoder.width: 6 → 7\)"):
+    with pytest.raises(ConfigError, match=r"with different settings or data \(autoencoder.width: 6 → 7\)"):
         _train(trained_toy.folder, "autoencoder.width=7")
 
 

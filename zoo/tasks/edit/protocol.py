@@ -15,7 +15,7 @@ from zoo.tasks.edit.task import LatentTask
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.tasks.sample.protocol import Samples
+    from zoo.tasks.images import Samples
 
 
 class EditOptions(Config):
