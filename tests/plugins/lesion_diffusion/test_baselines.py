@@ -148,5 +148,5 @@ def test_neighbours_without_a_segmentation_take_the_bright_ring() -> None:
 
 def test_no_white_matter_to_fill_from() -> None:
     image, mask = _image()
-    with pytest.raises(DataError, match="no white matter besides the lesions"):
+    with pytest.raises(DataError, match="no white matter outside the lesions"):
         _neighbour(image, mask, mask, 0)

@@ -234,9 +234,9 @@ def test_refuses_an_architecture_that_does_not_fit(changes, message):
         (True, (2, 3, 8, 8), (2,), r"takes \[B, C, D, H, W\]"),
         (False, (2, 1, 8, 8), (2,), r"C = 3 .* got \[2, 1, 8, 8\]"),
         (False, (2, 3, 8, 10), (2,), "multiples of 4 for a network of 3 levels, got 8 × 10"),
-        (False, (2, 3, 8, 8), (1,), r"one step an image, \[2\], got \[1\]"),
+        (False, (2, 3, 8, 8), (1,), r"one step per image, \[2\], got \[1\]"),
         (False, (2, 3, 8, 8), (2, 8), r"got \[2, 8\]"),
-        (True, (2, 3, 4, 8, 8), (2, 3), r"or one a slice, \[2, 4\], got \[2, 3\]"),
+        (True, (2, 3, 4, 8, 8), (2, 3), r"or one per slice, \[2, 4\], got \[2, 3\]"),
     ],
 )
 def test_refuses_input_that_does_not_fit(pseudo_3d, shape, timestep_shape, message):

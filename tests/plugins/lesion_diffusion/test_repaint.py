@@ -108,7 +108,7 @@ def test_numbers_that_make_no_walk_are_refused(numbers: tuple[int, int, int]) ->
 def test_settings_that_make_no_walk_are_refused() -> None:
     with pytest.raises(ConfigError, match="jump_length 8 does not fit into steps 5"):
         _config("sampling.steps=5", "sampling.jump_length=8")
-    with pytest.raises(ConfigError, match=r"sampling.steps 10 are more than .* diffusion.steps 9"):
+    with pytest.raises(ConfigError, match=r"sampling.steps 10 exceeds .* diffusion.steps 9"):
         _config("diffusion.steps=9")
     image, mask = torch.zeros(1, 8, 8, 3), torch.ones(8, 8, 3, dtype=torch.bool)
     with pytest.raises(ConfigError, match="jump_length 2 does not fit into steps 2"):

@@ -374,15 +374,15 @@ def test_signal_to_noise_ratio_and_its_weight():
 
 
 @pytest.mark.parametrize("t_shape", [(1,), (2, 4), (2, 1), ()])
-def test_refuses_timesteps_that_are_neither_one_an_image_nor_one_a_slice(t_shape):
+def test_refuses_timesteps_that_are_neither_one_per_image_nor_one_per_slice(t_shape):
     x = torch.zeros(2, 1, 3, 4, 4)
-    with pytest.raises(DataError, match="one an image or"):
+    with pytest.raises(DataError, match="one per image or"):
         SCHEDULE.add_noise(x, x, torch.zeros(t_shape, dtype=torch.int64))
 
 
-def test_refuses_one_timestep_a_row_of_a_single_slice():
+def test_refuses_one_timestep_per_row_of_a_single_slice():
     x = torch.zeros(2, 1, 4, 4)
-    with pytest.raises(DataError, match="one an image or"):
+    with pytest.raises(DataError, match="one per image or"):
         SCHEDULE.add_noise(x, x, torch.zeros(2, 4, dtype=torch.int64))
 
 
