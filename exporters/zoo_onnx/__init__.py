@@ -1,1 +1,1 @@
-"""ONNX: the file that other runtimes start from, what is verified of it, and ONNX Runtime as a backend."""
+"""ONNX: writes and verifies the file from which other runtimes start, and runs it with ONNX Runtime."""

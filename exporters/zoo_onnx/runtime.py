@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU, or on a GPU with bound memory and one CUDA graph a batch size."""
+"""ONNX Runtime on a CPU, or on a GPU with bound memory and one CUDA graph per batch size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def available() -> str:
-    """Return why ONNX Runtime cannot be used; empty where it can."""
+    """Return why ONNX Runtime cannot be used; empty if it can."""
     if util.find_spec("onnxruntime") is None:
         return "ONNX Runtime is not installed: pip install 'mri-zoo[cpu]', or with an NVIDIA GPU 'mri-zoo[gpu]'"
     return ""
@@ -33,14 +33,14 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
     """Return an exported part as a callable of torch tensors.
 
     Args:
-        folder: Holds ``model.safetensors`` and ``exports/``.
+        folder: Folder with ``model.safetensors`` and ``exports/``.
         part: Name of the part.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
-        precision: Which of the exported files.
+        precision: Precision of the exported file.
 
     Raises:
-        ArtifactError: It has not been exported, is of another model, or is damaged.
-        NoGpuError, ProviderError: It would not run on ``device``.
+        ArtifactError: The part has not been exported, or the file is damaged or belongs to another model.
+        NoGpuError, ProviderError: The part would not run on ``device``.
     """
     artifact = Artifact.open(folder)
     path = folder / FOLDER / f"{part}.{precision}.onnx"
@@ -59,17 +59,17 @@ def open_session(path: Path, part: Part, device: str) -> Callable[..., Any]:
 
 
 def _session(path: Path, providers: list[Any]) -> onnxruntime.InferenceSession:
-    """Open a session on the first of ``providers``, or not at all.
+    """Open a session on the first of ``providers``.
 
     Raises:
-        ProviderError: ONNX Runtime fell back to another.
+        ProviderError: ONNX Runtime fell back to another provider.
         UnsupportedOperatorError: The provider lacks an operator in the file's precision.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # it would tell of each fall-back that is refused below
+    options.log_severity_level = 3  # errors only: `check_provider` reports a fall-back
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions share no base
@@ -80,10 +80,10 @@ def _session(path: Path, providers: list[Any]) -> onnxruntime.InferenceSession:
 
 
 def check_provider(session: onnxruntime.InferenceSession, wanted: str) -> None:
-    """Refuse a session that runs elsewhere than it was asked to.
+    """Refuse a session that runs on another provider than the wanted one.
 
     Raises:
-        ProviderError: With the package that would help.
+        ProviderError: It does; the message names the package that helps.
     """
     active = session.get_providers()[0]
     if active != wanted:
@@ -94,7 +94,7 @@ def check_provider(session: onnxruntime.InferenceSession, wanted: str) -> None:
 
 
 def explain(error: Exception, what: str) -> ExportError:
-    """Return an exception of ONNX Runtime as one of the zoo's."""
+    """Return an exception of ONNX Runtime as an `ExportError`."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "NOT_IMPLEMENTED" in text:
         return UnsupportedOperatorError(
@@ -120,11 +120,11 @@ def _on_cpu(session: onnxruntime.InferenceSession, part: Part) -> Callable[..., 
 
 
 def _on_cuda(path: Path, part: Part, device: torch.device) -> Callable[..., Any]:
-    """Run on a stream of torch's, from and into tensors that stay in place, so that each batch size is one graph."""
+    """Run on a torch stream with inputs and outputs at fixed addresses, so each batch size is one CUDA graph."""
     import onnxruntime
 
     if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # torch's CUDA libraries serve both
+        onnxruntime.preload_dlls()  # uses the CUDA libraries that torch loaded
     stream = torch.cuda.Stream(device)
     settings = {
         "device_id": str(device.index or 0),
@@ -161,7 +161,7 @@ def _on_cuda(path: Path, part: Part, device: torch.device) -> Callable[..., Any]
 
 
 class _Bound:
-    """Inputs and outputs of one batch size at fixed places in GPU memory."""
+    """Inputs and outputs of one batch size at fixed addresses in GPU memory."""
 
     def __init__(self, session: Any, part: Part, inputs: tuple[Tensor, ...], device: torch.device, graph: int) -> None:
         import numpy
@@ -186,13 +186,13 @@ class _Bound:
             self.binding.bind_output(spec.name, "cuda", index, numpy.float32, list(tensor.shape), tensor.data_ptr())
 
     def run(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        for place, tensor in zip(self.inputs, inputs, strict=True):
-            place.copy_(tensor, non_blocking=True)
+        for bound, tensor in zip(self.inputs, inputs, strict=True):
+            bound.copy_(tensor, non_blocking=True)
         try:
             self.session.run_with_iobinding(self.binding, self.options)
         except Exception as error:
             raise explain(error, "the part") from None
-        return [output.clone() for output in self.outputs]  # the next run writes to the same place
+        return [output.clone() for output in self.outputs]  # the next run overwrites them
 
 
 def _one_or_all(outputs: list[Tensor]) -> Any:

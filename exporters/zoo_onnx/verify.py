@@ -1,4 +1,4 @@
-"""What must hold of an ONNX file before it is used: each rule has an error of its own that names what broke it."""
+"""Checks of an ONNX file before it is used; each rule raises its own error and names the offending node or tensor."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 _CONTROL = {"If", "Loop", "Scan", "SequenceMap"}
 _TYPES = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
 MODULE_PATH = "pkg.torch.onnx.name_scopes"
-"""Entry of a node's metadata in which torch names the modules that it came from."""
+"""Entry of a node's metadata where torch names the modules that the node comes from."""
 
 
 def check_file(path: Path) -> None:
     """Check that a file is valid ONNX with consistent shapes and types.
 
     Raises:
-        InvalidGraphError: With the checker's words.
+        InvalidGraphError: It is not; the message quotes the checker.
     """
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -30,10 +30,10 @@ def check_file(path: Path) -> None:
 
 
 def check_signature(model: onnx.ModelProto, part: Part) -> None:
-    """Check that inputs and outputs are the declared ones, by name, order, type and size, and dynamic where declared.
+    """Check that inputs and outputs have the declared names, order, types, sizes and dynamic axes.
 
     Raises:
-        SignatureError: With the first that is not.
+        SignatureError: One differs; the message names the first.
     """
     for kind, specs, values in (
         ("input", part.inputs, model.graph.input),
@@ -64,10 +64,10 @@ def _check_tensor(kind: str, spec: TensorSpec, found: onnx.TypeProto.Tensor) -> 
 
 
 def check_operators(model: onnx.ModelProto) -> None:
-    """Check that no operator draws random numbers, none decides what runs, and all are ONNX's own.
+    """Check that no operator draws random numbers or is control flow, and that all are standard ONNX operators.
 
     Raises:
-        UnsupportedOperatorError: With the operator, its node, and the module that it came from.
+        UnsupportedOperatorError: One is not; the message names the operator, its node and its module.
     """
     graphs = [model.graph.node, *(function.node for function in model.functions)]
     for node in (node for graph in graphs for node in _nodes(graph)):
@@ -77,7 +77,7 @@ def check_operators(model: onnx.ModelProto) -> None:
         elif node.op_type in _RANDOM:
             reason = "draws random numbers; give the noise as an input"
         elif node.op_type in _CONTROL:
-            reason = "is control flow, which engines and CUDA graphs do not take; unroll it or compute it beforehand"
+            reason = "is control flow, which engines and CUDA graphs do not support; unroll it or compute it beforehand"
         if reason:
             raise UnsupportedOperatorError(f"The operator {node.op_type} (node {node.name!r}{_module(node)}) {reason}.")
 

@@ -1,4 +1,4 @@
-"""Writes a part as an ONNX file that describes itself, and keeps it only if it computes what the part does."""
+"""Writes a part as a self-describing ONNX file, and keeps the file only if it computes the same as the part."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from zoo.models.find import untrained
 from zoo.models.precision import cast_module
 
 ONE_FILE_BYTES = 1_500_000_000
-"""Larger weights go to a file of their own beside the graph; a protobuf ends at 2 GB."""
+"""Size from which weights go to a separate file beside the graph; a protobuf file is limited to 2 GB."""
 
 _STAGES = 4
 _KEPT_METADATA = ("pkg.torch.onnx.name_scopes", "namespace")
 
 
 class _Graph(nn.Module):
-    """A part with its inputs in a row, whatever their names in ``forward``."""
+    """A part with positional inputs, whatever their names in ``forward``."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ class _Graph(nn.Module):
 def export(job: ExportJob) -> ExportReport:
     """Write ``job.onnx`` with a dynamic batch, verify it, and put it in place with its report.
 
-    A file that fails is left as ``NAME.PRECISION.rejected.onnx`` for a look at it.
+    A file that fails verification is kept as ``NAME.PRECISION.rejected.onnx`` for inspection.
 
     Raises:
         MissingExtraError: A package is not installed.
         UnsupportedOperatorError, ExportError: Torch cannot write the part.
-        InvalidGraphError, SignatureError, ParityError: The file is not what it should be.
+        InvalidGraphError, SignatureError, ParityError: The file fails verification.
     """
     for package in ("onnx", "onnxscript"):
         try:
@@ -91,7 +91,7 @@ def export(job: ExportJob) -> ExportReport:
         seconds=seconds,
         checks=checks,
         status="ok" if runs else "not run",
-        note=note if runs else "ONNX Runtime's CPU has no bf16; the numbers are those of the torch module in bf16",
+        note=note if runs else "ONNX Runtime has no bf16 on a CPU; the parity figures are of the torch module in bf16",
     )
     write_report(report_file, key, report)
     rejected(job.onnx).unlink(missing_ok=True)
@@ -130,28 +130,28 @@ def _verify(job: ExportJob, file: Path, module: nn.Module, seconds: dict[str, fl
 
 
 def write_onnx(module: nn.Module, part: Part, path: Path, *, opset: int, about: dict[str, str]) -> None:
-    """Write a module as ONNX, its weights in the same file below `ONE_FILE_BYTES`.
+    """Write a module as ONNX, with the weights in the same file up to `ONE_FILE_BYTES`.
 
     Args:
-        module: In evaluation mode.
+        module: The module, in evaluation mode.
         part: Names, types and dynamic axes of its tensors.
-        path: The file; large weights go to ``path`` with ``.data`` behind it.
-        opset: ONNX operator set.
-        about: Goes into the file's metadata.
+        path: The file; larger weights go to ``path`` with the suffix ``.data`` appended.
+        opset: Version of the ONNX operator set.
+        about: Metadata of the file.
 
     Raises:
-        SignatureError: A dynamic axis is fixed by the module.
-        UnsupportedOperatorError: Torch knows no ONNX operator for something in it.
-        ExportError: It cannot be traced.
+        SignatureError: The module fixes a dynamic axis.
+        UnsupportedOperatorError: Torch has no ONNX operator for an operation of the module.
+        ExportError: The module cannot be traced.
     """
     axes = tuple(
         {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)} or None for spec in part.inputs
     )
-    # A batch of two: one of one would be taken for a constant.
+    # torch.export specialises a batch of 1.
     inputs = tuple(parity_inputs(part, 2))
-    said = StringIO()
+    output = StringIO()
     try:
-        with warnings.catch_warnings(), redirect_stdout(said), torch.no_grad():
+        with warnings.catch_warnings(), redirect_stdout(output), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _Graph(module),
@@ -167,7 +167,7 @@ def write_onnx(module: nn.Module, part: Part, path: Path, *, opset: int, about: 
         raise _explain(error, part) from error
     assert program is not None
     for node in program.model.graph.all_nodes():
-        # Stack traces name folders of the machine that exported.
+        # Stack traces would publish paths of the exporting machine.
         for entry in [entry for entry in node.metadata_props if entry not in _KEPT_METADATA]:
             del node.metadata_props[entry]
     program.model.metadata_props.update(about)
@@ -176,7 +176,7 @@ def write_onnx(module: nn.Module, part: Part, path: Path, *, opset: int, about: 
 
 
 def _explain(error: Exception, part: Part) -> ExportError:
-    """Return what torch raised as one of the zoo's, with the innermost reason."""
+    """Return torch's exception as an `ExportError` with the innermost reason."""
     reason: BaseException = error
     while reason.__cause__ is not None:
         reason = reason.__cause__
@@ -186,17 +186,17 @@ def _explain(error: Exception, part: Part) -> ExportError:
         size, number, axis = (int(found) for found in fixed.groups())
         return SignatureError(
             f"Axis {axis} of the input {part.inputs[number].name!r} is fixed at {size} by the module; declared is the "
-            f"dynamic axis {part.inputs[number].shape[axis]!r}. Something in it depends on its value, e.g. "
+            f"dynamic axis {part.inputs[number].shape[axis]!r}. Something in the module depends on its value, e.g. "
             f"int(x.shape[{axis}])."
         )
     missing = "No ONNX function found" in str(error) or "DispatchError" in type(reason).__name__
     if missing or "No ONNX function" in first:
-        return UnsupportedOperatorError(f"ONNX has no operator for something in the part: {first}")
+        return UnsupportedOperatorError(f"ONNX has no operator for an operation of the part: {first}")
     return ExportError(f"Torch cannot export the part: {type(reason).__name__}: {first}")
 
 
 def describe(artifact: Artifact, part: str, options: Any) -> dict[str, str]:
-    """Return what an ONNX file says about itself, enough to use it without the zoo."""
+    """Return the metadata of an ONNX file: everything needed to use it without the zoo."""
     from zoo import __version__
 
     manifest = artifact.manifest
@@ -213,7 +213,7 @@ def describe(artifact: Artifact, part: str, options: Any) -> dict[str, str]:
         "zoo.spacing_mm": json.dumps(artifact.config.data.spacing_mm),
         "zoo.weights_sha256": artifact.sha256 or "",
         "zoo.untrained": json.dumps(untrained(artifact)),
-        "zoo.models.precision": options.precision,
+        "zoo.precision": options.precision,
         "zoo.norms": "fp32",
         "zoo.opset": str(options.onnx_opset),
         "zoo.torch": torch.__version__,
@@ -223,21 +223,21 @@ def describe(artifact: Artifact, part: str, options: Any) -> dict[str, str]:
 
 
 def put(file: Path, target: Path) -> list[Path]:
-    """Move a graph, with its weights where they lie beside it, into place; return the files there."""
+    """Move a graph, and its separate weights if there are any, into place; return the new files."""
     import onnx
 
     data = file.with_name(f"{file.name}.data")
-    beside = target.with_name(f"{target.name}.data")
+    target_data = target.with_name(f"{target.name}.data")
     if not data.exists():
         os.replace(file, target)
         return [target]
-    if target.name != file.name:  # the graph names its weights' file
+    if target.name != file.name:  # the graph holds the name of the file of weights
         model = onnx.load(str(file), load_external_data=False)
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == "location":
-                    entry.value = beside.name
+                    entry.value = target_data.name
         file.write_bytes(model.SerializeToString())
-    shutil.move(data, beside)
+    shutil.move(data, target_data)
     os.replace(file, target)
-    return [target, beside]
+    return [target, target_data]

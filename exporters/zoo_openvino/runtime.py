@@ -1,9 +1,9 @@
 """OpenVINO: converts an ONNX file and runs it on the CPU.
 
-The file is float32 in both precisions. In bf16 OpenVINO casts what gains from it when the model is compiled. It is
-compiled for each size of the inputs that comes: with open axes OpenVINO reorders memory between layers, which takes up
-to half of the time (StyleGAN2's generator at 256 pixels), and only where sizes are known can it be told which
-convolutions gain from being done in another way (`zoo_openvino.winograd`).
+The file is float32 in both precisions; in bf16 OpenVINO casts the layers that gain from it when it compiles the model.
+The model is compiled for each size of the inputs, for two reasons: with dynamic axes OpenVINO reorders memory between
+layers, which takes up to half of the time (StyleGAN2's generator at 256 pixels), and `zoo_openvino.winograd` needs
+known sizes to choose convolutions.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 def available() -> str:
-    """Return why OpenVINO cannot be used; empty where it can."""
+    """Return why OpenVINO cannot be used; empty if it can."""
     return "" if util.find_spec("openvino") else "OpenVINO is not installed: pip install 'mri-zoo[cpu]'"
 
 
 def uses() -> str:
-    """Return which kernels a convolution of 64 channels gets in each precision; their names hold the instructions."""
+    """Return the kernel of a convolution of 64 channels in each precision; its name tells the CPU instructions."""
     import openvino
     from openvino import opset13
 
@@ -58,12 +58,12 @@ def uses() -> str:
 
 
 def export(job: ExportJob) -> ExportReport:
-    """Convert the ONNX file to OpenVINO's own, check its numbers, and put it into ``openvino/`` with its report.
+    """Convert the ONNX file to OpenVINO's format, compare it with torch, and put it into ``openvino/`` with its report.
 
     Raises:
-        ExportError: OpenVINO does not take the graph.
+        ExportError: OpenVINO cannot convert the graph.
         ProviderError: The CPU has no bf16.
-        ParityError: The numbers are not torch's; the file is not kept.
+        ParityError: The results differ from torch's; the file is not kept.
     """
     import openvino
 
@@ -102,8 +102,8 @@ def export(job: ExportJob) -> ExportReport:
 
 @cache
 def _core() -> Any:
-    # One for the process: each installs a stack for signal handlers and on its end puts back the one it found, so of
-    # two that overlap the last to go leaves a stack that is no more, and the next Ctrl-C ends the process.
+    # One Core per process: each installs a signal stack and restores the previous one when it is destroyed. The last of
+    # two overlapping Cores would reinstate a freed stack, and the next Ctrl-C would crash the process.
     import openvino
 
     return openvino.Core()
@@ -113,13 +113,13 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
     """Return an exported part as a callable of torch tensors, on the CPU.
 
     Args:
-        folder: Holds ``model.safetensors`` and ``exports/``.
+        folder: Folder with ``model.safetensors`` and ``exports/``.
         part: Name of the part.
         device: ``"cpu"``.
         precision: ``"fp32"`` or ``"bf16"``.
 
     Raises:
-        ArtifactError: It has not been exported, is of another model, or is damaged.
+        ArtifactError: The part has not been exported, or the file is damaged or belongs to another model.
         ProviderError: The CPU has no bf16.
     """
     artifact = Artifact.open(folder)
@@ -130,10 +130,10 @@ def load(folder: Path, part: str, device: str, precision: str) -> Callable[..., 
 
 
 def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
-    """Open a model of OpenVINO's format or of ONNX for as many threads as torch uses; see `load`.
+    """Open a file in OpenVINO's format or ONNX, with as many threads as torch uses; see `load`.
 
-    It is compiled when inputs of a new size come, which takes a second (8 with 114 million parameters), and kept for
-    the last two sizes: those of a task's batches and of what is left at their end.
+    The model is compiled when inputs of a new size arrive, which takes a second (8 with 114 million parameters). The
+    last two sizes are kept: a task's full batches and the smaller last one.
     """
     import openvino
 
@@ -143,7 +143,7 @@ def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # left out, OpenVINO chooses bf16 where there is any
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],  # without it, OpenVINO chooses bf16 where the CPU has it
     }
     try:
         model = core.read_model(file)
@@ -158,14 +158,14 @@ def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
         sizes = {name: list(shape) for name, shape in zip(names, shapes, strict=True)}
         for name, size in sizes.items():
             if not declared[name].compatible(openvino.PartialShape(size)):
-                raise ExportError(f"{name} has the size {size}; {file.name} takes {declared[name]}, ? for any.")
+                raise ExportError(f"{name} has the size {size}; {file.name} takes {declared[name]}, ? for any size.")
         sized = model.clone()
         try:
             sized.reshape(sizes)
             use_winograd(sized)
-            # Fused, such attention is wrong in float32, and differently each time (OpenVINO 2026.4).
-            misread = precision == "fp32" and _has_as_many_heads_as_tokens(sized)
-            unfused = {"SNIPPETS_MODE": "DISABLE"} if misread else {}
+            # OpenVINO 2026.4 computes such attention wrongly and irreproducibly when it is fused in float32.
+            miscomputed = precision == "fp32" and _has_as_many_heads_as_tokens(sized)
+            unfused = {"SNIPPETS_MODE": "DISABLE"} if miscomputed else {}
             return core.compile_model(sized, "CPU", settings | unfused).create_infer_request()
         except RuntimeError as error:
             raise ExportError(f"OpenVINO cannot compile {file.name} for {sizes}: {error}") from None
@@ -181,6 +181,6 @@ def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
 
 
 def _has_as_many_heads_as_tokens(model: Any) -> bool:
-    """Tell whether a model has attention whose weights are ``[…, heads, tokens, tokens]`` with the three alike."""
+    """Return whether the model has attention weights ``[…, heads, tokens, tokens]`` with three equal sides."""
     shapes = [node.output(0).get_shape() for node in model.get_ordered_ops() if node.get_type_name() == "Softmax"]
     return any(len(shape) > 2 and len({*shape[-3:]}) == 1 for shape in shapes)

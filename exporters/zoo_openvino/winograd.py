@@ -1,13 +1,13 @@
-"""Convolutions with fewer products for OpenVINO, which computes them by their definition.
+"""Winograd convolutions for OpenVINO, which otherwise computes convolutions directly.
 
-Four neighbouring results of a window of 3 take 12 products by definition and 6 by Winograd's minimal filtering
-F(4, 3), with a few sums before and behind. Along one side of the image it is put together from OpenVINO's own
-operators: sums by depthwise convolutions with stride 4, six convolutions that keep the window's other sides, and sums
-that give the lines of the result. Volumes are done in the same way.
+Four neighbouring results of a window of 3 take 12 products directly, and 6 by Winograd's minimal filtering F(4, 3) with
+a few sums before and after. It is applied along one side of the image and built from OpenVINO's operators: depthwise
+convolutions with stride 4 for the first sums, six convolutions over the window's other sides, and the sums of the
+results. Volumes are treated in the same way.
 
-Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4, there along both sides of
-the image. The points are 0, ±sqrt(1/2) and ±sqrt(2), not 0, ±1 and ±2: their rounding errors are a quarter smaller
-(`benchmarks/winograd.py`).
+Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4. Departures: along one side
+of the image instead of both; the points are 0, ±sqrt(1/2) and ±sqrt(2), whose rounding errors are a quarter smaller
+than those of 0, ±1 and ±2 (`benchmarks/winograd.py`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 
 TILE = 4
-"""Neighbouring results."""
+"""Neighbouring results that are computed together."""
 WINDOW = 3
 SPAN = TILE + WINDOW - 1
-"""Products for these results, and the lines that go into them."""
+"""Input lines, and products, of these results."""
 POINTS = np.array([0, math.sqrt(0.5), -math.sqrt(0.5), math.sqrt(2), -math.sqrt(2)])
-"""At which the two polynomials are multiplied; infinity is one more."""
+"""Points where the two polynomials are multiplied; infinity is one more."""
 LEAST_CHANNELS = 128
-"""Going in and coming out: with fewer, the sums take longer than the products that they save."""
+"""Fewest input and output channels: with fewer, the sums take longer than the products that they save."""
 LEAST_PRODUCTS = 200e6
-"""Of the definition; below, starting more operators takes longer than the products that they save."""
+"""Fewest products of the direct convolution: with fewer, starting more operators takes longer than they save."""
 
 
 def transforms() -> tuple[Matrix, Matrix, Matrix]:
@@ -50,13 +50,13 @@ def transforms() -> tuple[Matrix, Matrix, Matrix]:
 
 
 def use_winograd(model: Any) -> int:
-    """Replace the convolutions of an OpenVINO model that gain from it, and return how many.
+    """Replace the convolutions of an OpenVINO model that gain from it, and return their number.
 
-    They have stride 1, constant weights, as many lines as before along a side of window `WINDOW` whose length is a
-    multiple of `TILE`, and are large enough (`LEAST_CHANNELS`, `LEAST_PRODUCTS`).
+    Convolutions qualify if they have stride 1 and constant weights, keep the size of a side whose window is `WINDOW`
+    and whose length is a multiple of `TILE`, and are large enough (`LEAST_CHANNELS`, `LEAST_PRODUCTS`).
 
     Args:
-        model: With all sizes known; it is changed.
+        model: A model whose sizes are all known; it is changed in place.
     """
     replaced = 0
     for node in model.get_ordered_ops():
@@ -68,7 +68,7 @@ def use_winograd(model: Any) -> int:
 
 
 def _side(node: Any) -> int | None:
-    """Return the axis along which a convolution is to be computed, if any."""
+    """Return the axis along which a convolution qualifies, if any."""
     about = node.get_attributes()
     outputs, inputs, *window = node.input(1).get_shape()
     batch, _, *spatial = node.output(0).get_shape()
@@ -87,7 +87,7 @@ def _side(node: Any) -> int | None:
 
 
 def _minimal(node: Any, axis: int) -> Any:
-    """Return the operator whose result is that of the convolution ``node``, by F(4, 3) along ``axis``."""
+    """Return an operator that computes the convolution ``node`` by F(4, 3) along ``axis``."""
     from openvino import opset13 as ops
 
     source, weight = node.input_value(0), node.input_value(1).get_node().data

@@ -1,1 +1,1 @@
-"""TensorRT as a runtime, native and TensorRT-RTX by one code path. Engines are caches, built from the ONNX file."""
+"""TensorRT as a runtime: native TensorRT and TensorRT-RTX in one code path; engines are caches of the ONNX file."""

@@ -1,8 +1,8 @@
-"""Builds engines from ONNX files, and knows when one that is there can be used again.
+"""Builds engines from ONNX files, and reuses an engine whose key is unchanged.
 
-An engine is a cache. The JSON file beside it holds the key it was built under: the model and the ONNX file, the
-library and its version, profile, precision, workspace, effort, flags and targets, and for native TensorRT the GPU,
-CUDA and the driver. Where one of them differs it is built again, and the report says which.
+An engine is a cache. The JSON file beside it holds the key: the model and the ONNX file, the library and its version,
+profile, precision, workspace, optimisation level, flags and targets, and for native TensorRT the GPU, CUDA and the
+driver. If one of them differs, the engine is built again, and the report names the difference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zoo_tensorrt.messages import build_error, parse_error, profile_error, profi
 from zoo_tensorrt.runtime import EnginePart
 
 Profile = dict[str, list[tuple[int, ...]]]
-"""Smallest, usual and largest shape of each input."""
+"""Smallest, optimal and largest shape of each input."""
 
 
 def export(job: ExportJob) -> ExportReport:
@@ -42,20 +42,20 @@ def export_rtx(job: ExportJob) -> ExportReport:
 
 
 def build(library: Library, job: ExportJob) -> ExportReport:
-    """Build the engine of a part from its ONNX file, unless one with the same key is there.
+    """Build the engine of a part from its ONNX file, unless an engine with the same key exists.
 
-    Where a GPU can run it, it is compared with torch first, and what the library's inspector says of its layers is
-    written beside it. One that computes something else is kept as ``NAME.rejected.engine``.
+    If a GPU can run the engine, it is compared with torch, and the library's report on its layers is written beside it.
+    An engine that differs from torch is kept as ``NAME.rejected.engine``.
 
     Raises:
-        ConfigError: An option that this flavour does not have.
-        ExportError: One of its children says what does not compile: an operator, types, the profile, memory, no GPU.
-        ParityError: The engine computes something else than the model.
+        ConfigError: This flavour does not have an option.
+        ExportError: The part does not compile; the subclass names the reason: operator, types, profile, memory, no GPU.
+        ParityError: The engine differs from torch.
     """
     options = job.options
     check_options(library, options)
     if not job.onnx.is_file():
-        raise ArtifactError(f"There is no {job.onnx} to build an engine from; zoo export --onnx writes it.")
+        raise ArtifactError(f"There is no {job.onnx} to build an engine from; write it with zoo export --onnx.")
     key = engine_key(library, job)
     engine, sidecar = engine_files(library, job.folder, job.name, options)
 
@@ -75,8 +75,8 @@ def build(library: Library, job: ExportJob) -> ExportReport:
     try:
         device = require_gpu(library, "cuda")
     except NoGpuError as error:
-        why = str(error).partition(". ")[0]
-        notes.append(f"built, but not run, and its layers are not listed: {why}")
+        reason = str(error).partition(". ")[0]
+        notes.append(f"built, but not run, and its layers are not listed: {reason}")
         layers.unlink(missing_ok=True)
     else:
         part = EnginePart(library, plan, job.part, device, engine.name)
@@ -109,7 +109,7 @@ def _report(
 
 
 def engine_files(library: Library, folder: Path, part: str, options: ExportOptions) -> tuple[Path, Path]:
-    """Return where an engine and its JSON file go in ``exports/``."""
+    """Return the paths of an engine and its JSON file in ``exports/``."""
     name = f"{part}.{options.precision}.b{'-'.join(map(str, options.batch))}"
     return folder / library.flavour / f"{name}.engine", folder / library.flavour / f"{name}.json"
 
@@ -117,7 +117,7 @@ def engine_files(library: Library, folder: Path, part: str, options: ExportOptio
 def engine_key(library: Library, job: ExportJob) -> dict[str, Any]:
     """Return everything an engine depends on.
 
-    Engines of TensorRT-RTX are for the compute capabilities they were compiled for, and do not depend on where.
+    Engines of TensorRT-RTX depend on the target compute capabilities, but not on the machine that builds them.
     """
     options = job.options
     here = machine()
@@ -139,13 +139,13 @@ def engine_key(library: Library, job: ExportJob) -> dict[str, Any]:
 
 
 def onnx_hashes(onnx: Path) -> dict[str, str | None]:
-    """Return the hashes of an ONNX file and of the weights beside it, where they are a file of their own."""
+    """Return the hashes of an ONNX file and of its separate file of weights, if there is one."""
     data = onnx.with_name(f"{onnx.name}.data")
     return {"onnx_sha256": sha256(onnx), "onnx_data_sha256": sha256(data) if data.is_file() else None}
 
 
 def profile_of(part: Part, options: ExportOptions) -> Profile:
-    """Return the shapes an engine is built for; only the batch is free.
+    """Return the shapes for which an engine is built; only the batch is dynamic.
 
     Raises:
         ProfileError: The part has another dynamic axis.
@@ -154,8 +154,8 @@ def profile_of(part: Part, options: ExportOptions) -> Profile:
         others = [size for size in spec.shape if isinstance(size, str) and size != "batch"]
         if others:
             raise ProfileError(
-                f"Engines are built with the batch free and every other size fixed; the input {spec.name!r} has the "
-                f"dynamic axis {others[0]!r}. Give it a size in the method's parts."
+                f"Engines take a dynamic batch and no other dynamic axis; the input {spec.name!r} has the dynamic "
+                f"axis {others[0]!r}. Give it a size in the method's parts."
             )
     return {
         spec.name: [tuple(batch if size == "batch" else int(size) for size in spec.shape) for batch in options.batch]
@@ -167,7 +167,7 @@ def check_options(library: Library, options: ExportOptions) -> None:
     """Refuse options that a flavour does not have.
 
     Raises:
-        ConfigError: It would have no effect, or there is no such compute capability.
+        ConfigError: An option would have no effect, or there is no such compute capability.
     """
     if library.rtx and options.timing_cache is not None:
         raise ConfigError(
@@ -193,33 +193,33 @@ def compile_plan(
     """Parse an ONNX file and build its engine, strongly typed: every tensor keeps the type it has in the file.
 
     Args:
-        library: Which TensorRT.
-        onnx: The file; weights in a file of their own lie beside it.
-        part: What goes in and out.
-        options: With ``check_only`` nothing is built.
+        library: The opened library.
+        onnx: The ONNX file; a separate file of weights lies beside it.
+        part: Inputs and outputs of the part.
+        options: Options of the build; with ``check_only`` nothing is built.
         progress: Called with (thousandths done, 1000).
 
     Returns:
-        The serialised engine, a buffer, or ``None`` for ``check_only``; and what the parser says of the network.
+        The serialised engine, a buffer, or ``None`` for ``check_only``; and facts about the network from the parser.
 
     Raises:
-        ExportError: One of its children, as for `build`.
+        ExportError: As for `build`.
     """
     trt = library.trt
-    with library.listening() as heard, _timing_cache(options.timing_cache) as timings:
+    with library.logged() as logged, _timing_cache(options.timing_cache) as timings:
         try:
             builder = trt.Builder(library.log)
-        except TypeError:  # its factory returned nothing
-            raise build_error(onnx, heard, options) from None
+        except TypeError:  # the library's factory returned no builder
+            raise build_error(onnx, logged, options) from None
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, library.log)
         if not parser.parse_from_file(str(onnx)):
-            raise parse_error(onnx, parser, heard, options)
+            raise parse_error(onnx, parser, logged, options)
 
         config = builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
+        config.clear_flag(trt.BuilderFlag.TF32)  # fp32 must not become TF32
         for name in _flags(library):
             config.set_flag(getattr(trt.BuilderFlag, name))
         if options.opt_level is not None:
@@ -233,11 +233,11 @@ def compile_plan(
         for name, shapes in profile_of(part, options).items():
             profile.set_shape(name, *shapes)
         if config.add_optimization_profile(profile) < 0:
-            raise build_error(onnx, heard, options)
+            raise build_error(onnx, logged, options)
         facts = {"nodes": network.num_layers, "inputs": network.num_inputs, "outputs": network.num_outputs}
         if options.check_only:
             if not builder.is_network_supported(network, config):
-                raise build_error(onnx, heard, options)
+                raise build_error(onnx, logged, options)
             return None, facts
 
         if timings is not None:
@@ -248,8 +248,8 @@ def compile_plan(
         if monitor.stopped_by is not None:
             raise monitor.stopped_by
         if plan is None:
-            raise build_error(onnx, heard, options)
-        if warning := profile_warning(heard):
+            raise build_error(onnx, logged, options)
+        if warning := profile_warning(logged):
             raise profile_error(onnx, warning, options)
         if timings is not None:
             timings.keep(config)
@@ -258,7 +258,7 @@ def compile_plan(
 
 
 def _flags(library: Library) -> list[str]:
-    # Without it the runtime allocates as it goes, which cannot be captured in a CUDA graph.
+    # Without this flag the runtime allocates during a call, which a CUDA graph cannot capture.
     return ["REQUIRE_USER_ALLOCATION"] if library.rtx else []
 
 
@@ -274,7 +274,7 @@ class _TimingCache:
         self.path = path
 
     def give(self, config: Any) -> None:
-        """Let the builder use what is there."""
+        """Give the builder the stored timings."""
         cache = config.create_timing_cache(self.path.read_bytes() if self.path.exists() else b"")
         if not config.set_timing_cache(cache, False):
             raise ArtifactError(
@@ -282,14 +282,14 @@ class _TimingCache:
             )
 
     def keep(self, config: Any) -> None:
-        """Write what is known after the build."""
+        """Store the timings after the build."""
         with replacing(self.path) as temporary:
             temporary.write_bytes(config.get_timing_cache().serialize())
 
 
 @contextmanager
 def _timing_cache(path: str | None) -> Iterator[_TimingCache | None]:
-    """Hold a timing cache for the length of a build; others that share it wait, and then find its timings."""
+    """Lock a timing cache during a build; other builds that share it wait and then use its timings."""
     if path is None:
         yield None
         return
@@ -299,7 +299,7 @@ def _timing_cache(path: str | None) -> Iterator[_TimingCache | None]:
 
 
 def _monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
-    """Return what the builder reports to: phases within phases, each of so many steps."""
+    """Return the builder's progress monitor: nested phases, each with its number of steps."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -314,7 +314,7 @@ def _monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
                 self.phases[phase_name] = parent_phase, 0, max(num_steps, 1)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            # An exception, Ctrl-C say, may not pass through the library: it is kept, and the build is stopped.
+            # An exception such as Ctrl-C must not pass through the library: store it and stop the build.
             try:
                 with self.lock:
                     parent, _, steps = self.phases[phase_name]
@@ -332,7 +332,8 @@ def _monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
         def _share(self) -> float:
             def done(name: str) -> float:
                 _, steps_done, steps = self.phases[name]
-                inside = max((done(child) for child, (up, _, _) in self.phases.items() if up == name), default=0.0)
+                children = (child for child, (parent, _, _) in self.phases.items() if parent == name)
+                inside = max(map(done, children), default=0.0)
                 return min((steps_done + inside) / steps, 1.0)
 
             return max((done(name) for name, (parent, _, _) in self.phases.items() if not parent), default=0.0)

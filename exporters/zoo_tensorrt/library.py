@@ -1,7 +1,7 @@
-"""Finds and opens the TensorRT libraries, and hears what they log.
+"""Finds and opens the TensorRT libraries, and collects their log messages.
 
-Native TensorRT and TensorRT-RTX have one Python API (that of TensorRT 11; 10.13 and later are used alike), so
-everything else works with a `Library` and asks its flavour only where they differ.
+Native TensorRT (10.13 or later) and TensorRT-RTX have the same Python API, so all other code works with a `Library` and
+asks for its flavour only where they differ.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from zoo.errors import ExportError, MissingExtraError, NoGpuError
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 OLDEST = (10, 13)
-"""First version of native TensorRT that is used."""
+"""Oldest supported version of native TensorRT."""
 
 OPTION = {"tensorrt": "--trt", "tensorrt-rtx": "--trt-rtx"}
-"""What ``zoo export`` calls each flavour."""
+"""Option of ``zoo export`` for each flavour."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Library:
     """One of the two libraries, opened.
 
     Attributes:
-        flavour: Which.
-        trt: The module.
-        log: Its logger, an ``ILogger`` whose ``heard`` collects (severity, text). The library keeps the first one it
-            is given for the whole process, so there is one.
+        flavour: Native TensorRT or TensorRT-RTX.
+        trt: The Python module.
+        log: The logger, an ``ILogger`` whose ``messages`` collects (severity, text). The library uses the first logger
+            it is given for the whole process, so there is only one.
     """
 
     flavour: Flavour
@@ -46,24 +46,24 @@ class Library:
 
     @property
     def rtx(self) -> bool:
-        """Whether it is TensorRT-RTX."""
+        """Whether this is TensorRT-RTX."""
         return self.flavour == "tensorrt-rtx"
 
     @contextmanager
-    def listening(self) -> Iterator[list[tuple[str, str]]]:
-        """Yield the list of (severity, text) that the library logs, warnings and worse, from now on."""
-        self.log.heard.clear()
-        yield self.log.heard
+    def logged(self) -> Iterator[list[tuple[str, str]]]:
+        """Yield the list of (severity, text) of the warnings and errors that the library logs from now on."""
+        self.log.messages.clear()
+        yield self.log.messages
 
     def compute_capabilities(self) -> dict[int, Any]:
-        """Return what TensorRT-RTX compiles for, by number: 86 for compute capability 8.6."""
+        """Return the targets of TensorRT-RTX by number: 86 for compute capability 8.6."""
         members = vars(self.trt.ComputeCapability)
         numbers = sorted(int(name.removeprefix("SM")) for name in members if name.startswith("SM"))
         return {number: members[f"SM{number}"] for number in numbers}
 
 
 def available() -> str:
-    """Return an empty text where native TensorRT is installed, else how to install it."""
+    """Return how to install native TensorRT; empty if it is installed."""
     if find_spec("tensorrt"):
         return ""
     return (
@@ -73,14 +73,14 @@ def available() -> str:
 
 
 def available_rtx() -> str:
-    """Return an empty text where TensorRT-RTX is installed, else how to install it."""
+    """Return how to install TensorRT-RTX; empty if it is installed."""
     if find_spec("tensorrt_rtx_bindings") and _rtx_libraries():
         return ""
     return "TensorRT-RTX is not installed: pip install 'mri-zoo[tensorrt-rtx]' (Linux on x86-64; 146 MB)."
 
 
 def _rtx_libraries() -> str | None:
-    """Return the package that brings the shared libraries of TensorRT-RTX, if there is one."""
+    """Return the installed package with the shared libraries of TensorRT-RTX, if there is one."""
     return next((name for name in ("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_libs") if find_spec(name)), None)
 
 
@@ -97,14 +97,14 @@ def open_library(flavour: Flavour) -> Library:
         raise MissingExtraError(missing)
     try:
         if flavour == "tensorrt-rtx":
-            # The bindings need the shared libraries of another package in the process before they are imported.
+            # The shared libraries of another package must be loaded before the bindings are imported.
             importlib.import_module(_rtx_libraries() or "")
             trt = importlib.import_module("tensorrt_rtx_bindings")
         else:
             trt = importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:
         raise ExportError(
-            f"{flavour} is installed but cannot be opened ({error}). Install it anew: pip install --force-reinstall "
+            f"{flavour} is installed but cannot be opened ({error}). Reinstall it: pip install --force-reinstall "
             f"'mri-zoo[{flavour}]'"
         ) from error
     if flavour == "tensorrt" and tuple(map(int, trt.__version__.split(".")[:2])) < OLDEST:
@@ -116,24 +116,24 @@ def _logger(trt: Any) -> Any:
     class Log(trt.ILogger):
         def __init__(self) -> None:
             super().__init__()
-            self.heard: list[tuple[str, str]] = []
+            self.messages: list[tuple[str, str]] = []
 
         def log(self, severity: Any, text: str) -> None:
             if int(severity) <= int(trt.ILogger.Severity.WARNING):
-                self.heard.append((severity.name, text))
+                self.messages.append((severity.name, text))
 
     return Log()
 
 
 def require_gpu(library: Library, device: str) -> torch.device:
-    """Return ``device`` with its number, if it is a GPU that the library runs on.
+    """Return ``device`` with its index, if it is a GPU that the library supports.
 
     Raises:
-        NoGpuError: It is not; the message says what still works.
+        NoGpuError: It is not; the message names what works instead.
     """
     name = "TensorRT-RTX" if library.rtx else "TensorRT"
     if not torch.cuda.is_available():
-        stages = "Engines can be built here and run elsewhere" if library.rtx else "Engines are built on a GPU, too"
+        stages = "Engines can be built here and run elsewhere" if library.rtx else "Building engines needs a GPU, too"
         raise NoGpuError(
             f"{name} runs on NVIDIA GPUs, and torch sees none here. {stages}; use --backend torch or onnxruntime here."
         )
@@ -152,7 +152,7 @@ def require_gpu(library: Library, device: str) -> torch.device:
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Return what a native engine is bound to: the GPU (or ``None``), CUDA, its driver, and the system."""
+    """Return what a native engine depends on: the GPU (or ``None``), CUDA, its driver, and the system."""
     facts: dict[str, Any] = {"platform": f"{platform.system()}-{platform.machine()}".lower(), "gpu": None}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(device)

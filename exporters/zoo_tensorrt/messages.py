@@ -1,4 +1,4 @@
-"""From what TensorRT logs to errors that name the node, the module it comes from, and the option that helps."""
+"""Turns TensorRT's messages into errors that name the node, its module, and the option that helps."""
 
 from __future__ import annotations
 
@@ -36,52 +36,52 @@ _KINDS: tuple[tuple[type[ExportError], str], ...] = (
     (InvalidGraphError, r"MODEL_DESERIALIZE_FAILED|Failed to parse the ONNX model"),
     (NoGpuError, r"cudaError (35|100)\b|CUDA initialization failure"),
 )
-"""Which error a text means; the first that fits. Every text but the native library's was seen with TensorRT-RTX 1.7."""
+"""Errors by the pattern of their text; the first match counts. From TensorRT-RTX 1.7 and native TensorRT."""
 
 _INSTEAD = {
     "Attention": "Export with --opset 21, which writes attention as matrix products.",
-    "Bernoulli": "Draw random numbers outside and make them an input.",
+    "Bernoulli": "Draw random numbers outside the part and make them an input.",
     "Col2Im": "Write nn.Fold as a pixel shuffle or a transposed convolution.",
     "DFT": "Compute Fourier transforms outside the part, or write them as products with a constant matrix.",
-    "NonZero": "Use masks (torch.where with three arguments) in place of indices.",
+    "NonZero": "Use masks (torch.where with three arguments) instead of indices.",
 }
 
-# A library without a GPU adds a line on the missing driver to every other error.
+# Without a GPU, the library adds a line on the missing driver to every error.
 _NOISE = re.compile(r"^\[checkMacros\.cpp::catchCudaError")
 
 
-def parse_error(onnx: Path, parser: Any, heard: Sequence[tuple[str, str]], options: ExportOptions) -> ExportError:
+def parse_error(onnx: Path, parser: Any, logged: Sequence[tuple[str, str]], options: ExportOptions) -> ExportError:
     """Return the error for a file that a parser refused."""
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if not errors:  # some refusals are only logged
-        return build_error(onnx, heard, options)
+        return build_error(onnx, logged, options)
     first = errors[0]
     text = f"{first.code().name}: {first.desc()}"
     kind = _kind([text])
     if kind is ExportError:
-        kind = _kind(_errors(heard))
+        kind = _kind(_errors(logged))
     return _make(kind, onnx, text, options, [first.node_name()] if first.node_name() else [])
 
 
-def build_error(onnx: Path, heard: Sequence[tuple[str, str]], options: ExportOptions) -> ExportError:
-    """Return the error for a build that ended without an engine, from what was logged."""
-    texts = _errors(heard)
+def build_error(onnx: Path, logged: Sequence[tuple[str, str]], options: ExportOptions) -> ExportError:
+    """Return the error for a build that ended without an engine, from the logged messages."""
+    texts = _errors(logged)
     text = next((text for text in texts if _kind([text]) is not ExportError), texts[0] if texts else "no reason given")
     return _make(_kind(texts), onnx, text, options, [])
 
 
-def profile_warning(heard: Sequence[tuple[str, str]]) -> str | None:
-    """Return the warning that a profile cannot work throughout its range, which the library builds all the same."""
-    return next((text for _, text in heard if "not self-consistent" in text), None)
+def profile_warning(logged: Sequence[tuple[str, str]]) -> str | None:
+    """Return the warning that a profile does not work for its whole range; the library still builds the engine."""
+    return next((text for _, text in logged if "not self-consistent" in text), None)
 
 
 def profile_error(onnx: Path, text: str, options: ExportOptions) -> ProfileError:
-    """Return the error for a profile that the library refused or warned of."""
+    """Return the error for a profile that the library refused or warned about."""
     return _make(ProfileError, onnx, text, options, [])  # type: ignore[return-value]
 
 
-def _errors(heard: Iterable[tuple[str, str]]) -> list[str]:
-    return [text for severity, text in heard if "ERROR" in severity and not _NOISE.match(text)]
+def _errors(logged: Iterable[tuple[str, str]]) -> list[str]:
+    return [text for severity, text in logged if "ERROR" in severity and not _NOISE.match(text)]
 
 
 def _kind(texts: Sequence[str]) -> type[ExportError]:
@@ -104,7 +104,7 @@ def _make(kind: type[ExportError], onnx: Path, text: str, options: ExportOptions
     if kind is ProfileError:
         return kind(
             f"{onnx.name} does not fit the profile of --batch {batch}: {reason}. Choose another --batch, or with "
-            "another --size write the ONNX file anew: zoo export --force."
+            "another --size write the ONNX file again: zoo export --force."
         )
     if kind is NoGpuError:
         return kind(
@@ -112,7 +112,7 @@ def _make(kind: type[ExportError], onnx: Path, text: str, options: ExportOptions
             "builds without one: zoo export --trt-rtx."
         )
     if kind is InvalidGraphError:
-        return kind(f"{onnx.name} is not a whole ONNX file ({reason}); write it anew: zoo export --force.")
+        return kind(f"{onnx.name} is not a whole ONNX file ({reason}); write it again: zoo export --force.")
     where, operators = _located(onnx, text, named)
     if kind is UnsupportedOperatorError:
         what = f"the operator {operators[0]}" if operators else "an operator"
@@ -120,29 +120,29 @@ def _make(kind: type[ExportError], onnx: Path, text: str, options: ExportOptions
         return kind(f"TensorRT cannot compile {what} of {onnx.name}{where}: {reason}.{instead}")
     if kind is TypeMismatchError:
         return kind(
-            f"{onnx.name} mixes types{where}: {reason}. TensorRT casts nothing by itself; cast in the module, as "
+            f"{onnx.name} mixes types{where}: {reason}. TensorRT does not cast types; cast in the module, as "
             "zoo.models.precision does, not by autocast or a graph converter."
         )
     return kind(f"TensorRT could not compile {onnx.name}{where}: {reason}.")
 
 
 def _short(text: str) -> str:
-    """Return what a message says, without the library's own file names and line numbers."""
+    """Return the reason in a message, without the library's file names and line numbers."""
     text = next((line for line in text.splitlines() if "Error Code" in line), text.splitlines()[0] if text else "")
     text = re.sub(r"^.*?Error Code \d+: [\w ]+\(", "", text)
     text = re.sub(r"\w+: (false|creator && )", "", text)  # assertions of the parser
     text = re.sub(r"\s*In \w+ at /\S+", "", text)
     text = re.sub(r"\[[\w./]+\.(cpp|h):\d+: \w+\] ", "", text)
-    return text.strip(' ".?)') or "the parser does not know it"
+    return text.strip(' ".?)') or "unknown to the parser"
 
 
 def _located(onnx: Path, text: str, named: Sequence[str]) -> tuple[str, list[str]]:
-    """Return where the nodes of a message are, for a sentence, and their operators.
+    """Return the place of a message's nodes, as part of a sentence, and their operators.
 
     Args:
-        onnx: The file; torch's exporter notes at every node which module it comes from.
-        text: The message: nodes it names are found by their names, or by their operator.
-        named: Names of nodes, where they are known.
+        onnx: The file; torch's exporter writes the module of each node into its metadata.
+        text: The message, which is searched for names of nodes and operators.
+        named: Names of the nodes, if they are known.
     """
     import onnx as onnx_package
 
@@ -159,7 +159,7 @@ def _located(onnx: Path, text: str, named: Sequence[str]) -> tuple[str, list[str
 
 
 def _module(node: Any) -> str:
-    """Return the module that a node comes from, for a sentence; torch notes it as ``path: class/path: class…``."""
+    """Return the module of a node, as part of a sentence; torch writes it as ``path: class/path: class…``."""
     notes = {entry.key: entry.value for entry in node.metadata_props}
     scopes = notes.get("namespace", "").split("/")
     if len(scopes) < 2:  # the last entry is the operator

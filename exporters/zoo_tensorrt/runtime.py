@@ -1,7 +1,7 @@
-"""Runs engines on torch tensors: their memory is what the engine reads and writes, on torch's stream.
+"""Runs engines directly on the memory of torch tensors, on torch's stream.
 
-Source: the calls are those of TensorRT's Python API 10 and 11. Inside a CUDA graph
-(`zoo.system.cuda_graph`) nothing is allocated, synchronised or decided on the host, except for a shape's first call.
+Source: TensorRT's Python API 10 and 11. After the first call for a shape, a call does not allocate, synchronise or
+depend on the host, so CUDA graphs (`zoo.system.cuda_graph`) can capture it.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def load_rtx(folder: Path, part: str, device: str, precision: str) -> Callable[.
 
 
 def load_engine(flavour: Flavour, folder: Path, part: str, device: str, precision: str) -> EnginePart:
-    """Return a part as a callable on an engine: the one exported last, if it is this model's and this machine's.
+    """Return a part as a callable: the engine exported last, if it was built for this model and this machine.
 
     Args:
-        flavour: Which TensorRT.
-        folder: Holds ``model.safetensors`` and ``exports/``.
+        flavour: Native TensorRT or TensorRT-RTX.
+        folder: Folder with ``model.safetensors`` and ``exports/``.
         part: Name of the part.
         device: ``"cuda"`` or ``"cuda:1"`` …
-        precision: What the engine computes in.
+        precision: Precision of the engine.
 
     Raises:
-        NoGpuError: There is no GPU that it runs on.
-        ArtifactError: There is no engine, or one of another model, version or machine; the message says what differs.
-        OutOfMemoryError: It does not fit into the GPU.
+        NoGpuError: The library cannot run on the device.
+        ArtifactError: There is no engine, or its model, version or machine differs; the message names the difference.
+        OutOfMemoryError: The engine does not fit into the GPU's memory.
     """
     library = open_library(flavour)
     gpu = require_gpu(library, device)
@@ -65,7 +65,7 @@ def load_engine(flavour: Flavour, folder: Path, part: str, device: str, precisio
 def expected_engine(
     library: Library, artifact: Artifact, part: str, precision: str, gpu: torch.device | None
 ) -> tuple[Path, dict[str, Any]]:
-    """Return the engine that was exported last, and what its key must be here."""
+    """Return the engine that was exported last, and the key that it must have here."""
     exports = artifact.folder / FOLDER
     reports = list((exports / library.flavour).glob(f"{part}.{precision}.b*.json"))
     sidecars = [path for path in reports if not path.name.endswith(".layers.json")]
@@ -90,22 +90,22 @@ class EnginePart:
     """A part of a model on an engine: torch tensors in, torch tensors out.
 
     Args:
-        library: Which TensorRT.
+        library: The opened library.
         plan: The serialised engine.
-        part: What goes in and out.
+        part: Inputs and outputs of the part.
         device: The GPU.
-        name: What messages call the engine.
+        name: Name of the engine in messages.
 
     Attributes:
-        device: Where it runs; inputs are moved there.
-        capturable: It can be captured in a CUDA graph.
-        largest_batch: Of the profile; tasks send no more at once.
+        device: The GPU that runs the engine; inputs are moved there.
+        capturable: Whether a CUDA graph can capture a call.
+        largest_batch: Largest batch of the profile, which tasks respect.
 
     Raises:
-        ArtifactError: The engine is of another version, or for another GPU.
-        OutOfMemoryError: It does not fit into the GPU.
+        ArtifactError: The engine was built for another version or another GPU.
+        OutOfMemoryError: The engine does not fit into the GPU's memory.
 
-    Not for several threads at once: they would share the engine's scratch memory.
+    It is not thread-safe: calls share the engine's scratch memory.
     """
 
     capturable = True
@@ -113,34 +113,34 @@ class EnginePart:
     def __init__(self, library: Library, plan: Any, part: Part, device: torch.device, name: str) -> None:
         trt = library.trt
         self.device, self._part, self._name, self._trt = device, part, name, trt
-        with library.listening() as heard, _on(device):
+        with library.logged() as logged, _on(device):
             self._runtime = trt.Runtime(library.log)
             if library.rtx:
                 _check_validity(trt, self._runtime, plan, name)
             self.engine = self._runtime.deserialize_cuda_engine(plan)
             if self.engine is None:
-                raise _load_error(name, heard)
+                raise _load_error(name, logged)
         _, _, most = self.engine.get_tensor_profile_shape(part.inputs[0].name, 0)
         self.largest_batch = int(most[0])
         self._rtx = library.rtx
         self._contexts: dict[tuple[tuple[int, ...], ...], Any] = {}
-        # One scratch for the largest batch, shared by the contexts: only one of them runs at a time.
+        # All contexts share one scratch for the largest batch, since only one of them runs at a time.
         size = max(self.engine.device_memory_size_v2, 1)
         try:
             self._scratch = torch.empty(size, dtype=torch.uint8, device=device)
         except torch.cuda.OutOfMemoryError:
             raise OutOfMemoryError(
-                f"{name} needs {size / 2**20:.0f} MiB of scratch memory on {device} and there is less. Export it with "
+                f"{name} needs {size / 2**20:.0f} MiB of scratch memory on {device}, and less is free. Export it with "
                 "a smaller largest --batch or --size, or a lower --workspace."
             ) from None
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Return the part's outputs for its inputs; where it has one output, that tensor.
+        """Return the part's outputs for its inputs; a single output is returned as a tensor.
 
         Raises:
-            DataError: The number of inputs or an axis is wrong.
-            ProfileError: The batch is outside what the engine was built for.
-            TypeMismatchError: An input is of another type than the engine's.
+            DataError: The number of inputs is wrong.
+            ProfileError: A shape is outside the engine's profile.
+            TypeMismatchError: The type of an input differs from the engine's.
         """
         with torch.inference_mode(), _on(self.device):
             fed = [tensor.to(self.device).contiguous() for tensor in inputs]
@@ -157,11 +157,11 @@ class EnginePart:
             with _stream(self.device) as stream:
                 ran = context.execute_async_v3(stream)
             if not ran:
-                raise ExportError(f"{self._name} failed on {self.device}; export it anew with --force.")
+                raise ExportError(f"{self._name} failed on {self.device}; export it again with --force.")
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def layer_report(self) -> str:
-        """Return what the library's inspector says of every layer, as JSON."""
+        """Return the library's report on each layer, as JSON."""
         inspector = self.engine.create_engine_inspector()
         layers = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
         return json.dumps(layers, indent=1) + "\n"
@@ -189,7 +189,7 @@ class EnginePart:
             )
 
     def _context(self, inputs: Sequence[Tensor]) -> Any:
-        """Return the execution context of these shapes; a CUDA graph holds on to the one it was captured with."""
+        """Return the execution context of these shapes; a CUDA graph keeps the one that it was captured with."""
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
         if shapes not in self._contexts:
             context = self._new_context()
@@ -209,7 +209,7 @@ class EnginePart:
             return self.engine.create_execution_context(strategy)
         config = self.engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        # Kernels of a shape are compiled when it first comes, not in the background: a graph would keep the slow ones.
+        # Compile the kernels of a shape at its first call, not in the background: a graph would keep the slow ones.
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         return self.engine.create_execution_context(config)
 
@@ -225,15 +225,15 @@ def _check_validity(trt: Any, runtime: Any, plan: Any, name: str) -> None:
     ]
     raise ArtifactError(
         f"{name} does not run here ({', '.join(reasons) or 'no reason given'}). Engines of TensorRT-RTX are for one "
-        "version and for the compute capabilities of --target-cc; export it anew with --force."
+        "version and for the compute capabilities of --target-cc; export it again with --force."
     )
 
 
-def _load_error(name: str, heard: Sequence[tuple[str, str]]) -> Exception:
-    text = " ".join(text for severity, text in heard if "ERROR" in severity)
+def _load_error(name: str, logged: Sequence[tuple[str, str]]) -> Exception:
+    text = " ".join(text for severity, text in logged if "ERROR" in severity)
     if "memory" in text.lower():
         return OutOfMemoryError(f"{name} does not fit into the GPU's memory: {text}. Lower --batch or --size.")
-    return ArtifactError(f"{name} cannot be opened: {text or 'no reason given'}. Export it anew with --force.")
+    return ArtifactError(f"{name} cannot be opened: {text or 'no reason given'}. Export it again with --force.")
 
 
 @contextmanager
@@ -244,10 +244,10 @@ def _on(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _stream(device: torch.device) -> Iterator[int]:
-    """Yield the handle of a stream that is not the default one, in order with torch's current stream.
+    """Yield the handle of a stream other than the default one, ordered with torch's current stream.
 
-    On the default stream TensorRT synchronises the device at every call. What is allocated on the current stream may be
-    freed at once: the current stream waits for this one.
+    On the default stream TensorRT synchronises the device at every call. The current stream waits for this one, so
+    tensors allocated on the current stream may be freed immediately.
     """
     current = torch.cuda.current_stream(device)
     if current != torch.cuda.default_stream(device):

@@ -1,1 +1,1 @@
-"""Torch as a runtime, eager and compiled. The model file is the artifact."""
+"""Torch as a runtime, eager and compiled; both run the model file itself."""

@@ -11,14 +11,14 @@ def zoo_exporters() -> list[Exporter]:
     return [
         Exporter(
             name="torch",
-            summary="The model as it is, eager, on a CPU or a GPU.",
+            summary="The model file itself, eager, on a CPU or a GPU.",
             available="zoo_torch.eager:available",
             load="zoo_torch.eager:load",
             precisions=("fp32", "fp16", "bf16"),
         ),
         Exporter(
             name="torch-compile",
-            summary="The model compiled by torch when it is first used, for each batch size; takes a minute or more.",
+            summary="The model compiled by torch at the first call of each batch size; takes a minute or more.",
             available="zoo_torch.compiled:available",
             load="zoo_torch.compiled:load",
             precisions=("fp32", "fp16", "bf16"),

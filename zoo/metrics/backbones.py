@@ -1,4 +1,4 @@
-"""Networks of others as a source of features, with weights from a local file; nothing is downloaded."""
+"""Published networks that compute features, with weights from a local file; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from zoo.errors import DataError, MissingExtraError, UnknownNameError, did_you_m
 from zoo.metrics.weights import find_weights, read_weights
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-"""The network of the Fréchet Inception distance, as torch-fidelity publishes it."""
+"""File that torch-fidelity publishes: the network of the Fréchet Inception distance."""
 
 
 def inception_network(weights: Path | None) -> tuple[nn.Module, Path]:
-    """Return the Inception network of the Fréchet Inception distance, and the file that it was filled from.
+    """Return the Inception network of the Fréchet Inception distance, and the file of its weights.
 
-    It takes images of whole numbers, ``[B, 3, H, W]`` uint8, resizes them as the first implementation did, and returns
-    a tuple of one tensor ``[B, 2048]``.
+    It takes images ``[B, 3, H, W]`` uint8, resizes them as the first implementation did, and returns a tuple of one
+    tensor ``[B, 2048]``.
 
     Args:
-        weights: `INCEPTION_FILE`, or the same as ``.safetensors``; ``None`` looks in torch's cache.
+        weights: `INCEPTION_FILE`, or the same tensors as ``.safetensors``; ``None``: the file in torch's cache.
 
     Raises:
         MissingExtraError: torch-fidelity is not installed.
-        DataError: The file is missing, is damaged, may hold code, or does not hold these weights.
+        DataError: The file is missing, damaged, may hold code, or holds other weights.
 
     Source: Heusel et al. 2017, section 2 and appendix A1; torch-fidelity's network.
     """
@@ -36,7 +36,7 @@ def inception_network(weights: Path | None) -> tuple[nn.Module, Path]:
     except ImportError:
         raise MissingExtraError("Features of Inception need torch-fidelity: pip install 'mri-zoo[features]'.") from None
     file = find_weights(weights, INCEPTION_FILE, "The Inception network", "--weights FILE")
-    safe = io.BytesIO()  # the package would open the file with pickle
+    safe = io.BytesIO()  # the package would unpickle the file itself
     torch.save(read_weights(file, INCEPTION_FILE), safe)
     safe.seek(0)
     try:
@@ -47,18 +47,18 @@ def inception_network(weights: Path | None) -> tuple[nn.Module, Path]:
 
 
 def timm_network(name: str, weights: Path | None, *, levels: bool) -> nn.Module:
-    """Return a network of timm that is not to be trained, without its classifier.
+    """Return a frozen network of timm without its classifier.
 
     Args:
-        name: As timm names it, e.g. ``"resnet18"``.
-        weights: Its ``.safetensors`` file, as timm names them; without, they are random numbers of seed 0.
-        levels: The network returns the features of each of its levels, else one vector an image.
+        name: timm's name, such as ``"resnet18"``.
+        weights: ``.safetensors`` file with timm's tensor names; ``None``: random weights of seed 0.
+        levels: Return the features of each level of the network instead of one vector per image.
 
     Raises:
         MissingExtraError: timm is not installed.
         UnknownNameError: timm has no such network.
-        DataError: The file is missing, is damaged, may hold code, or does not hold all weights of this network; or
-            the network has no levels.
+        DataError: The file is missing, damaged, may hold code, or lacks weights of this network; or the network has
+            no levels.
     """
     try:
         import timm
@@ -69,28 +69,28 @@ def timm_network(name: str, weights: Path | None, *, levels: bool) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if not levels:
-            network = _whole(name, weights)
+            network = _complete_network(name, weights)
         else:
             own: dict[str, Any] = {}
             if weights:
-                _whole(name, weights)  # timm itself takes a file that lacks weights
+                _complete_network(name, weights)  # timm itself accepts a file that lacks weights
                 own = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
             try:
                 network = timm.create_model(name, features_only=True, **own)
             except (RuntimeError, KeyError, AttributeError, ValueError) as error:
-                raise DataError(f"timm's {name} has no levels whose features could be taken: {error}.") from None
+                raise DataError(f"timm's {name} cannot return the features of its levels: {error}.") from None
     return network.eval().requires_grad_(False)
 
 
-def _whole(name: str, weights: Path | None) -> nn.Module:
-    """Return a network of timm without its classifier, with all weights from the file if there is one."""
+def _complete_network(name: str, weights: Path | None) -> nn.Module:
+    """Return a network of timm without its classifier; a file must hold all its weights."""
     import timm
 
     network: nn.Module = timm.create_model(name, num_classes=0)
     if weights is None:
         return network
     if not weights.is_file():
-        raise DataError(f"There is no {weights} with weights of {name}; without a file they are random, and told so.")
+        raise DataError(f"There is no file {weights} with weights of {name}; without a file, weights are random.")
     found = read_weights(weights)
     own = network.state_dict()
     wrong = [key for key in own if key not in found or found[key].shape != own[key].shape]

@@ -1,8 +1,8 @@
-"""Tissue of one T1-weighted slice, and the brain parenchymal fraction by which Güllmar et al. measure atrophy.
+"""Tissue classes of a T1-weighted slice, and the brain parenchymal fraction (BPF), Güllmar et al.'s measure of atrophy.
 
-Both estimators look at one image alone, so a change of brightness changes neither. `by_levels` is the default;
-`by_kmeans` is the paper's, which on T1-weighted slices takes cortex for fluid (docs/stylegan2-editing.md has the errors
-of both against known anatomy).
+Both estimators classify each image by itself, so neither depends on brightness. `by_levels` is the default; `by_kmeans`
+is the paper's and takes cortex for fluid on T1-weighted slices. docs/stylegan2-editing.md has the errors of both
+against known anatomy.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from scipy import ndimage
 from zoo.errors import DataError
 
 BACKGROUND, FLUID, GREY, WHITE = range(4)
-"""Classes by rising intensity, which is their order on T1-weighted images alone."""
+"""Classes in order of intensity; the order holds for T1-weighted images only."""
 
 FLUID_BELOW = 0.5
-"""Voxels of the head below this share of white matter's level are fluid.
+"""Threshold of fluid, as a share of the intensity of white matter.
 
-On T1-weighted images grey matter lies near 0.7 of white matter and fluid near 0.3. The border is fixed because a slice
-has too few voxels of pure fluid to estimate their level from.
+On T1-weighted images grey matter lies near 0.7 of white matter and fluid near 0.3. The threshold is fixed because a
+slice has too few voxels of pure fluid to estimate their intensity.
 """
 
 _FOREGROUND = 0.1
 _CLOSED = 3
-"""Voxels by which gaps in the head's outline are closed."""
+"""Iterations of the closing that fills gaps in the outline of the head."""
 _DEGREE = 3
 _ROUNDS = 10
 _RESTARTS = 10
 
 
 def find_head(image: np.ndarray) -> np.ndarray:
-    """Return the filled outline of the brain, bool ``[*spatial]``; all ``False`` where there is no signal.
+    """Return the mask of the brain including dark fluid inside, bool ``[*spatial]``; all ``False`` without signal.
 
-    The largest piece above a tenth of the bright voxels, closed and filled: dark fluid inside belongs to it. Images
-    are of the brain alone; with a skull, scalp and bone are inside, too.
+    The mask is the largest connected component above a tenth of the bright voxels' intensity, closed and filled. Images
+    must be skull-stripped; otherwise the mask includes scalp and bone.
 
     Args:
         image: ``[*spatial]``, any units, 0 is no signal.
@@ -52,14 +52,14 @@ def find_head(image: np.ndarray) -> np.ndarray:
 
 
 def by_levels(image: np.ndarray) -> np.ndarray:
-    """Return the class of each voxel by its brightness beside white matter, uint8 ``[*spatial]``.
+    """Return the class of each voxel by its intensity relative to white matter, uint8 ``[*spatial]``.
 
-    Inside the head, the levels of grey and white matter are two means of what is brighter than fluid. The logarithm of
-    a smooth field (a polynomial of degree 3) is fitted to how far tissue lies from its level and divided out, ten
-    times over. Fluid lies below `FLUID_BELOW` of white matter, grey matter below the middle of the two levels.
+    The intensities of grey and white matter are the two means (k-means) of the voxels brighter than fluid. A smooth
+    bias field, whose logarithm is a polynomial of degree 3, is fitted to the residuals and divided out; both steps are
+    repeated ten times. Fluid is below `FLUID_BELOW` of white matter; grey matter is below the midpoint of the means.
 
     Args:
-        image: ``[*spatial]`` of the brain without skull, T1-weighted, any units, 0 is no signal.
+        image: ``[*spatial]``, skull-stripped, T1-weighted, any units, 0 is no signal.
 
     Raises:
         DataError: The image has values that are not finite.
@@ -93,8 +93,8 @@ def by_kmeans(image: np.ndarray) -> np.ndarray:
     Raises:
         DataError: The image has values that are not finite, or fewer than four different ones.
 
-    Source: Güllmar et al., section 2.5. Departure: there, it is not said how clusters are named; here they go by
-    their mean.
+    Source: Güllmar et al., section 2.5. The paper does not say how clusters are assigned to tissues; here they are
+    ordered by their mean.
     """
     from sklearn.cluster import KMeans
 
@@ -102,23 +102,23 @@ def by_kmeans(image: np.ndarray) -> np.ndarray:
     values = np.asarray(image, np.float64).reshape(-1, 1)
     different = len(np.unique(values))
     if different < 4:
-        raise DataError(f"An image of {different} different intensities cannot be divided into four tissues.")
+        raise DataError(f"An image of {different} distinct intensities cannot be divided into four tissue classes.")
     found = KMeans(n_clusters=4, n_init=_RESTARTS, random_state=0).fit(values)
     rank = np.argsort(np.argsort(found.cluster_centers_[:, 0]))
     return rank[found.labels_].reshape(image.shape).astype(np.uint8)
 
 
 TISSUE: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {"levels": by_levels, "k-means": by_kmeans}
-"""Estimators by the name under which they are chosen and recorded."""
+"""Estimators by name."""
 
 
 def parenchymal_fraction(classes: np.ndarray) -> float:
-    """Return (grey + white) / (grey + white + fluid) in [0, 1]; nan where there is none of them.
+    """Return (grey + white) / (grey + white + fluid) in [0, 1]; nan without any of them.
 
     Args:
-        classes: Of one of `TISSUE`.
+        classes: Result of an estimator of `TISSUE`.
 
-    Source: Güllmar et al., section 2.5, equation 5. All fluid of the image counts, within the brain and round it.
+    Source: Güllmar et al., section 2.5, equation 5. All fluid of the image counts, inside the brain and around it.
     """
     fluid, tissue = int((classes == FLUID).sum()), int((classes >= GREY).sum())
     return tissue / (tissue + fluid) if tissue + fluid else float("nan")
@@ -126,29 +126,29 @@ def parenchymal_fraction(classes: np.ndarray) -> float:
 
 def _check_finite(image: np.ndarray) -> None:
     if not np.isfinite(image).all():
-        raise DataError("An image whose tissue is to be found holds NaN or infinite values.")
+        raise DataError("An image holds NaN or infinite values, so its tissue cannot be classified.")
 
 
 def _polynomial(head: np.ndarray) -> np.ndarray:
-    """Return the terms of a polynomial without its constant at each voxel of the head, ``[voxels, terms]``.
+    """Return the terms of a polynomial, without the constant, at each voxel of the head, ``[voxels, terms]``.
 
-    Places go from -1 to 1 over the head's extent, so that a wider background changes nothing.
+    Coordinates range from -1 to 1 over the extent of the head, so the size of the background does not matter.
     """
-    places = np.argwhere(head).astype(np.float64)
-    low, high = places.min(axis=0), places.max(axis=0)
-    places = 2 * (places - low) / np.maximum(high - low, 1) - 1
+    coordinates = np.argwhere(head).astype(np.float64)
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    coordinates = 2 * (coordinates - low) / np.maximum(high - low, 1) - 1
     powers = [power for power in np.ndindex(*(_DEGREE + 1,) * head.ndim) if 0 < sum(power) <= _DEGREE]
-    terms = np.stack([np.prod(places**power, axis=1) for power in powers], axis=1)
+    terms = np.stack([np.prod(coordinates**power, axis=1) for power in powers], axis=1)
     return terms - terms.mean(axis=0)
 
 
 def _two_means(values: np.ndarray) -> tuple[float, float]:
-    """Return the centres of k-means with two clusters, rising."""
+    """Return the centres of k-means with two clusters, lower first."""
     ordered = np.sort(values)
-    below = np.cumsum(ordered)
+    sums = np.cumsum(ordered)
     low, high = (float(value) for value in np.quantile(ordered, [0.25, 0.75]))
     dark = 0
     while (now := int(np.searchsorted(ordered, (low + high) / 2))) not in (0, dark):
         dark = now
-        low, high = below[dark - 1] / dark, (below[-1] - below[dark - 1]) / (len(ordered) - dark)
+        low, high = sums[dark - 1] / dark, (sums[-1] - sums[dark - 1]) / (len(ordered) - dark)
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""Similarity of images, inside a mask, outside it, and over the image."""
+"""Similarity of images: inside a mask, outside it, and over the whole image."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from zoo.errors import DataError
 
 MAX_PSNR = 100.0
-"""dB; a perfect copy would be infinite, and outside the mask a composite is one."""
+"""Upper limit of PSNR, dB. An exact copy, such as a composite outside its mask, would have an infinite PSNR."""
 
 FILLED_WINDOW = 3
-"""Side of the windows of ``ssim_filled``, pixels: the smallest, as few lesions hold larger ones whole."""
+"""Side of the windows of ``ssim_filled``, pixels: the smallest, because few lesions contain larger windows."""
 
 
 def ssim_map(first: Tensor, second: Tensor, data_range: float = 2.0, window: int = 7) -> Tensor:
-    """Return the structural similarity at each voxel, float64, of the shape of the images.
+    """Return the structural similarity (SSIM) at each voxel, float64, of the shape of the images.
 
     Uniform window, K1 0.01 and K2 0.03, sample covariance, borders mirrored.
 
@@ -28,9 +28,9 @@ def ssim_map(first: Tensor, second: Tensor, data_range: float = 2.0, window: int
         window: Side of the window, odd, at most the shortest side.
 
     Raises:
-        DataError: Shapes that differ, or an image smaller than the window.
+        DataError: The shapes differ, or the images are smaller than the window.
 
-    Source: Wang et al. 2004, with the choices of scikit-image, whose values it gives.
+    Source: Wang et al. 2004, with the choices and the values of scikit-image.
     """
     if first.shape != second.shape:
         raise DataError(f"Images of shapes {list(first.shape)} and {list(second.shape)} cannot be compared.")
@@ -50,7 +50,7 @@ def ssim_map(first: Tensor, second: Tensor, data_range: float = 2.0, window: int
 
 
 def _box(x: Tensor, window: int) -> Tensor:
-    """Return the mean over a window round each voxel, the edge voxel itself mirrored, too."""
+    """Return the mean over a window around each voxel; the border is mirrored, including the edge voxel."""
     reach = window // 2
     for axis in range(2, x.dim()):
         size = x.shape[axis]
@@ -75,7 +75,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def fully_inside(mask: Tensor, window: int) -> Tensor:
-    """Return where a window round a pixel lies within the mask and the slice whole, bool, of the shape of ``mask``.
+    """Return where the window around a pixel lies completely within the mask, bool, of the shape of ``mask``.
 
     Args:
         mask: bool ``[B, 1, H, W]``.
@@ -93,29 +93,30 @@ def inpainting_metrics(
 
     Args:
         prediction, truth: ``[B, C, H, W]`` in [-1, 1].
-        mask: bool ``[B, 1, H, W]``, what was filled.
-        parts: Parts of the mask by name, each like the mask, to be measured alone as well.
+        mask: bool ``[B, 1, H, W]``, the filled pixels.
+        parts: Parts of the mask by name, each shaped like the mask, which are also measured separately.
 
     Returns:
-        ``ssim``, ``psnr`` (dB, at most `MAX_PSNR`) and ``mse`` with ``_in``, ``_out``, ``_full`` and the names of the
-        parts, each ``[B]``; nan for slices without the part. Besides ``ssim_filled``, and ``ssim_filled_`` with the
-        names of the parts, ``[B]``; nan for slices where no window lies inside.
+        ``ssim``, ``psnr`` (dB, at most `MAX_PSNR`) and ``mse``, each with the suffixes ``_in``, ``_out``, ``_full`` and
+        ``_NAME`` per part, ``[B]``; nan for slices without the part. Also ``ssim_filled`` and ``ssim_filled_NAME`` per
+        part, ``[B]``; nan for slices where no window lies inside.
 
-    ``ssim_in`` is the thesis': its windows of 7 × 7 also see what was pasted back round the mask, the more the smaller
-    the lesion is, and that lifts it. ``ssim_filled`` sees filled voxels alone: the mean over all windows of 3 × 3 that
-    lie within the mask whole. All windows hold nine values, so noise of one strength scores alike in lesions of any
-    size, and whatever stands round the mask.
+    ``ssim_in`` is the thesis'. Its windows of 7 × 7 also see the known pixels around the mask, which raises the score,
+    most for small lesions. ``ssim_filled`` sees filled pixels only: it is the mean over all windows of 3 × 3 that lie
+    completely within the mask. The same noise therefore scores the same for any size and surroundings of a lesion.
 
     Raises:
-        DataError: A mask that is empty or covers its slice.
+        DataError: A mask is empty or covers its slice.
 
-    Source: Uhr 2024, table 3.3: a slice at a time, data range 2, inside = sum of the map over the mask by its area.
+    Source: Uhr 2024, table 3.3: per slice, data range 2, inside: the sum of the map over the mask divided by its area.
     """
     if mask.shape != (len(truth), 1, *truth.shape[2:]):
-        raise DataError(f"The mask is {list(mask.shape)} for images {list(truth.shape)}; it has one channel.")
+        raise DataError(
+            f"The mask is {list(mask.shape)} for images {list(truth.shape)}; it needs their size and one channel."
+        )
     filled = mask.flatten(1).double().mean(1)
     if bool(((filled == 0) | (filled == 1)).any()):
-        raise DataError("A slice's mask is empty or covers the slice; there is nothing to compare inside or outside.")
+        raise DataError("The mask of a slice is empty or covers the slice; both inside and outside are needed.")
     similarity = ssim_map(prediction, truth)
     error = (prediction.double() - truth.double()).square()
     places = {"in": mask, "out": ~mask, "full": torch.ones_like(mask), **(parts or {})}

@@ -1,4 +1,4 @@
-"""LPIPS with AlexNet or VGG16, from weights that are on this machine."""
+"""LPIPS with AlexNet or VGG16, with weights from local files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from zoo.errors import DataError
 from zoo.metrics.weights import find_weights, read_weights
 
 _TRUNKS = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
-"""What the lpips package calls them, and torchvision's files, whose names carry the start of their SHA-256."""
+"""By lpips' name: the network and torchvision's file, whose name ends in the start of its SHA-256."""
 
 MIN_SIDE = 64
-"""Pixels; AlexNet's strides leave nothing of smaller images."""
+"""Smallest side, pixels; AlexNet's strides reduce smaller images to nothing."""
 
 
 def find_alexnet(weights: Path | None) -> Path:
-    """Return the file with AlexNet's weights: the one named, else torchvision's in the cache of torch.
+    """Return the file with AlexNet's weights: ``weights``, or torchvision's file in torch's cache.
 
     Raises:
-        DataError: It is not there; nothing is downloaded.
+        DataError: The file is missing; nothing is downloaded.
     """
     return _find("alex", weights, "--lpips-weights FILE")
 
@@ -37,15 +37,15 @@ def _find(net: str, weights: Path | None, option: str) -> Path:
 
 
 def load_network(net: str, weights: Path | None, option: str) -> tuple[Any, Path]:
-    """Return the lpips package's network, filled from a file, and that file.
+    """Return the lpips package's network with weights from a file, and that file.
 
     Args:
         net: ``"alex"`` or ``"vgg"``.
-        weights: The trunk's weights, ``.safetensors`` or torchvision's own ``.pth``; ``None`` looks in torch's cache.
-        option: How a user gives the file, for the message.
+        weights: Weights of the trunk, ``.safetensors`` or torchvision's ``.pth``; ``None``: the file in torch's cache.
+        option: Command-line option that names the file, for the message.
 
     Raises:
-        DataError: The weights are missing or are another network's.
+        DataError: The weights are missing or those of another network.
 
     Source: Zhang et al. 2018, linear weights 0.1 of the lpips package.
     """
@@ -55,20 +55,20 @@ def load_network(net: str, weights: Path | None, option: str) -> tuple[Any, Path
         warnings.simplefilter("ignore")
         import lpips
 
-        # The linear weights come with the package; the trunk starts random and is filled from the file.
+        # The linear weights come with the package; the trunk is random until its weights are loaded below.
         network = lpips.LPIPS(net=net, pnet_rand=True, pretrained=False, verbose=False)
         linear = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
     loaded = network.load_state_dict(torch.load(linear, map_location="cpu", weights_only=True), strict=False)
     # `lins` is another name for lin0 to lin4.
-    absent = [name for name in loaded.missing_keys if name.startswith("lin") and not name.startswith("lins")]
-    if loaded.unexpected_keys or absent:
+    missing = [name for name in loaded.missing_keys if name.startswith("lin") and not name.startswith("lins")]
+    if loaded.unexpected_keys or missing:
         raise DataError(f"The linear weights of the installed lpips package do not fit: {loaded}.")
-    # The package cuts the trunk's features into slices and keeps their numbers: slice2.3.weight is features.3.weight.
+    # The package splits the trunk into slices and keeps the layers' numbers: slice2.3.weight is features.3.weight.
     names = list(network.net.state_dict())
     try:
         network.net.load_state_dict({name: state[f"features.{name.partition('.')[2]}"] for name in names})
     except (KeyError, RuntimeError) as error:
-        raise DataError(f"These are not {_TRUNKS[net][0]}'s weights: {error}.") from None
+        raise DataError(f"{file} does not hold {_TRUNKS[net][0]}'s weights: {error}.") from None
     return network.eval().requires_grad_(False), file
 
 
@@ -79,11 +79,11 @@ def load_lpips(weights: Path | None = None) -> Callable[[Tensor, Tensor], Tensor
         weights: As for `load_network`.
 
     Returns:
-        ``(first, second) -> [B]`` for images ``[B, 1 or 3, H, W]`` in [-1, 1] of at least 64 pixels a side; lower is
-        more alike.
+        ``(first, second) -> [B]`` for images ``[B, 1 or 3, H, W]`` in [-1, 1] with sides of at least 64 pixels; lower
+        is more similar.
 
     Raises:
-        DataError: The weights are missing or are not AlexNet's.
+        DataError: The weights are missing or not AlexNet's.
     """
     network, _ = load_network("alex", weights, "--lpips-weights FILE")
 

@@ -1,9 +1,8 @@
-"""Distances between images that an optimiser can follow: LPIPS, the features of a network, or SSIM and squares.
+"""Differentiable distances between images: LPIPS, features of a network, or SSIM plus mean squared error.
 
-They are made for projection: what belongs to the targets is computed once, and each image has its own distance.
-Networks take three channels. Channels are therefore taken in threes, in order, and the last group is filled up with its
-last channel (one channel: thrice the same; four: 1 2 3 and 4 4 4); the distance is the mean over the groups. Of a
-volume it is the mean over its axial slices.
+They serve projection: the features of the targets are computed once, and each image has its own distance. Networks
+take three channels, so channels are grouped in threes, in order; the last group repeats its last channel (one channel:
+1 1 1; four: 1 2 3 and 4 4 4). The distance is the mean over the groups, and for volumes the mean over the axial slices.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from zoo.metrics.lpips import load_network
 from zoo.system.files import sha256
 
 Measure = Callable[[Tensor], Callable[[Tensor], Tensor]]
-"""Takes targets ``[B, C, *size]`` and returns the distance of images of that shape from them, ``[B]``."""
+"""Takes targets ``[B, C, *size]`` and returns a function from images of that shape to their distances, ``[B]``."""
 
 LARGEST = 256
-"""Pixels; networks see larger images reduced to it, as they were trained on about that size."""
+"""Largest side that networks see, pixels; larger images are reduced to about the size of their training images."""
 
 
 @dataclass(frozen=True)
 class NamedDistance:
-    """A distance and what it is.
+    """A distance with its name.
 
     Attributes:
-        measure: Of targets and images.
-        name: As it is recorded, e.g. ``"feature:resnet18, random weights of seed 0"``.
-        weights_sha256: Of the file of weights; ``None`` where there is none.
+        measure: The distance.
+        name: Name for the record, such as ``"feature:resnet18, random weights of seed 0"``.
+        weights_sha256: SHA-256 of the file of weights; ``None`` without a file.
     """
 
     measure: Measure
@@ -46,17 +45,17 @@ class NamedDistance:
 
 
 def load_distance(loss: str, weights: Path | None, device: torch.device | str = "cpu") -> NamedDistance:
-    """Return a distance by its name.
+    """Return a distance by name.
 
     Args:
         loss: ``"lpips"`` (VGG16), ``"feature:NAME"`` with a timm network, or ``"ssim+l2"``.
-        weights: Of the network; lpips takes torchvision's VGG16 (from torch's cache if ``None``), a timm network
-            its own safetensors file (random weights of seed 0 if ``None``).
-        device: Where images will be.
+        weights: File of the network's weights. lpips takes torchvision's VGG16 (``None``: the file in torch's cache), a
+            timm network its ``.safetensors`` file (``None``: random weights of seed 0).
+        device: Device of the images.
 
     Raises:
-        DataError: The weights are missing or are another network's; nothing is downloaded and nothing else used.
-        ConfigError: There is no such loss, or it takes no weights.
+        DataError: The weights are missing or those of another network; nothing is downloaded.
+        ConfigError: There is no such loss, or it has no weights.
         UnknownNameError: timm has no such network.
         MissingExtraError: timm is not installed.
     """
@@ -65,30 +64,32 @@ def load_distance(loss: str, weights: Path | None, device: torch.device | str = 
             raise ConfigError(
                 f"--loss ssim+l2 has no weights, so {weights.name} would not be used; leave --weights out."
             )
-        return NamedDistance(_ssim_and_squares, "1 - SSIM + mean square", None)
+        return NamedDistance(_ssim_and_mse, "1 - SSIM + mean square", None)
     if loss == "lpips":
         network, file = load_network("vgg", weights, "--weights FILE, or choose --loss ssim+l2 or --loss feature:NAME")
         network.to(device)
         layers = [layer.to(device) for layer in network.lins]
 
-        def look(images: Tensor) -> list[Tensor]:
+        def features(images: Tensor) -> list[Tensor]:
             return [_unit(feature) for feature in network.net(network.scaling_layer(images))]
 
-        return NamedDistance(_of_features(look, layers), "LPIPS, VGG16", sha256(file))
+        return NamedDistance(_of_features(features, layers), "LPIPS, VGG16", sha256(file))
     kind, colon, name = loss.partition(":")
     if kind != "feature" or not colon:
         raise ConfigError(f"There is no loss {loss!r}; use lpips, feature:NAME or ssim+l2.")
     backbone: Any = timm_network(name, weights, levels=True).to(device)
     mean, std = (torch.tensor(backbone.default_cfg[key], device=device)[:, None, None] for key in ("mean", "std"))
 
-    def look_by_name(images: Tensor) -> list[Tensor]:
+    def backbone_features(images: Tensor) -> list[Tensor]:
         return [_unit(feature) for feature in backbone(((images + 1) / 2 - mean) / std)]
 
-    told = f"weights of {weights.name}" if weights else "random weights of seed 0"
-    return NamedDistance(_of_features(look_by_name, None), f"{loss}, {told}", sha256(weights) if weights else None)
+    origin = f"weights of {weights.name}" if weights else "random weights of seed 0"
+    return NamedDistance(
+        _of_features(backbone_features, None), f"{loss}, {origin}", sha256(weights) if weights else None
+    )
 
 
-def _ssim_and_squares(target: Tensor) -> Callable[[Tensor], Tensor]:
+def _ssim_and_mse(target: Tensor) -> Callable[[Tensor], Tensor]:
     def measure(images: Tensor) -> Tensor:
         similarity = ssim_map(images, target).flatten(1).mean(1)
         return (1 - similarity).float() + (images - target).square().flatten(1).mean(1)
@@ -96,16 +97,19 @@ def _ssim_and_squares(target: Tensor) -> Callable[[Tensor], Tensor]:
     return measure
 
 
-def _of_features(look: Callable[[Tensor], list[Tensor]], layers: Sequence[Any] | None) -> Measure:
-    """Return the distance between unit features, weighted by ``layers`` or summed over channels."""
+def _of_features(features: Callable[[Tensor], list[Tensor]], layers: Sequence[Any] | None) -> Measure:
+    """Return the distance between unit-length features: weighted by ``layers``, or summed over channels.
+
+    Source: Zhang et al. 2018, equation 1.
+    """
 
     def prepare(target: Tensor) -> Callable[[Tensor], Tensor]:
         with torch.no_grad():
-            wanted = look(in_threes(target))
+            goals = features(in_threes(target))
 
         def measure(images: Tensor) -> Tensor:
             total = torch.zeros([], device=images.device)
-            for number, (feature, goal) in enumerate(zip(look(in_threes(images)), wanted, strict=True)):
+            for number, (feature, goal) in enumerate(zip(features(in_threes(images)), goals, strict=True)):
                 squares = (feature - goal).square()
                 weighted = layers[number](squares) if layers is not None else squares.sum(1, keepdim=True)
                 total = total + weighted.mean((1, 2, 3))
@@ -117,12 +121,12 @@ def _of_features(look: Callable[[Tensor], list[Tensor]], layers: Sequence[Any] |
 
 
 def _unit(feature: Tensor) -> Tensor:
-    # The root of a square has no gradient at 0, where a ReLU leaves whole pixels.
+    # The epsilon keeps the gradient finite at pixels whose features are all 0 after a ReLU.
     return feature * torch.rsqrt(feature.square().sum(1, keepdim=True) + 1e-10)
 
 
 def in_threes(images: Tensor) -> Tensor:
-    """Return what a network of three channels sees of images, ``[B * planes * groups, 3, H, W]``.
+    """Return images as the inputs of a network of three channels, ``[B * planes * groups, 3, H, W]``.
 
     Args:
         images: ``[B, C, i, j]`` or ``[B, C, i, j, k]`` in [-1, 1].

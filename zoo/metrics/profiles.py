@@ -11,23 +11,23 @@ from zoo.errors import DataError
 from zoo.metrics.bpf import BACKGROUND, FLUID
 
 _DEEP = 0.35
-"""Fluid this share of the way from the brain's rim to its deepest voxel is ventricle; sulci and rim lie shallower."""
+"""Least depth of a ventricle, as a share of the brain's greatest depth; sulci and the rim lie shallower."""
 
 _BESIDE = 0.45
-"""Ventricles lie this near to the midline, in halves of the head's width; the fluid of the insula lies farther out."""
+"""Greatest distance of a ventricle from the midline, in halves of the head's width; the insula lies farther out."""
 
 _FROM_BACK = (0.3, 0.75)
-"""… and between these shares of the head's length; the cisterns behind and the front of the falx lie outside."""
+"""Range of the ventricles along the head's length; the cisterns behind and the front of the falx lie outside."""
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """Intensities along two lines of versions of one slice.
+    """Intensities along two lines through versions of one slice.
 
     Attributes:
         row: ``[A, I]``, from left to right.
         column: ``[A, J]``, from back to front.
-        through: The voxel (i, j) in which the lines cross.
+        through: Voxel (i, j) where the lines cross.
     """
 
     row: np.ndarray
@@ -36,13 +36,13 @@ class Profiles:
 
 
 def find_ventricles(classes: np.ndarray) -> np.ndarray:
-    """Return the fluid deep in the middle of an axial slice, bool ``[I, J]``; empty where there is none.
+    """Return the lateral ventricles of an axial slice, bool ``[I, J]``; empty without any.
+
+    Ventricles are the fluid deep in the middle of the head. This holds for slices through the bodies of the lateral
+    ventricles (positions 0.55 to 0.66); in lower slices cisterns count, too.
 
     Args:
-        classes: ``[I, J]`` (left-right, back-front) of one of `zoo.metrics.bpf.TISSUE`.
-
-    An estimate from place alone, for slices through the bodies of the lateral ventricles (positions 0.55 to 0.66);
-    lower down, cisterns count, too.
+        classes: ``[I, J]`` (left-right, back-front), result of an estimator of `zoo.metrics.bpf.TISSUE`.
     """
     head = ndimage.binary_fill_holes(classes != BACKGROUND)
     if not head.any():
@@ -53,32 +53,32 @@ def find_ventricles(classes: np.ndarray) -> np.ndarray:
     aside = np.abs(np.arange(head.shape[0]) - (left + right) / 2) / max((right - left) / 2, 1)
     along = (np.arange(head.shape[1]) - back) / max(front - back, 1)
     middle = (aside < _BESIDE)[:, None] & ((along > _FROM_BACK[0]) & (along < _FROM_BACK[1]))
-    # A ventricle may be as dark as the background; filled holes of the head are then fluid, too.
+    # A ventricle may be as dark as the background, so filled holes of the head count as fluid.
     return head & (classes <= FLUID) & middle & (depth > _DEEP * depth.max())
 
 
 def ventricle_share(classes: np.ndarray) -> float:
-    """Return the area of the ventricles as a share of the head's, in [0, 1]; nan where there is no head."""
+    """Return the area of the ventricles as a share of the head's area, in [0, 1]; nan without a head."""
     head = int(ndimage.binary_fill_holes(classes != BACKGROUND).sum())
     return int(find_ventricles(classes).sum()) / head if head else float("nan")
 
 
 def _extent(along: np.ndarray) -> tuple[int, int]:
-    held = np.flatnonzero(along)
-    return int(held[0]), int(held[-1])
+    inside = np.flatnonzero(along)
+    return int(inside[0]), int(inside[-1])
 
 
 def profiles_through_ventricle(images: np.ndarray, classes: np.ndarray) -> Profiles:
-    """Return the row and the column through the largest piece of ventricle.
+    """Return the row and the column through the largest ventricle.
 
     Args:
         images: ``[A, I, J]``, versions of one slice.
-        classes: ``[I, J]`` of the version that the place is looked for in.
+        classes: Classes ``[I, J]`` of the version that decides the position of the lines.
 
     Raises:
         DataError: No ventricle is found.
 
-    Source: Güllmar et al., section 2.5 and figure 5. Departure: the lines there are chosen by eye.
+    Source: Güllmar et al., section 2.5 and figure 5. Departure: the paper chooses the lines by eye.
     """
     pieces, count = ndimage.label(find_ventricles(classes))
     if not count:

@@ -1,4 +1,4 @@
-"""Means over subjects with their intervals, and tests of changes."""
+"""Means over subjects with confidence intervals, and paired tests."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from zoo.errors import DataError
 _ROUNDING = 1e-9
 
 FEWEST_SUBJECTS = 5
-"""Below this many values no interval is given: Student's t of 2 to 4 values mostly tells that they are few."""
+"""Fewest values for an interval: with 2 to 4 values, Student's t mostly reflects their number."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and how well it is known.
+    """A mean with its confidence interval.
 
     Attributes:
-        mean: Of the values.
-        low, high: Interval of the mean, ``None`` below `FEWEST_SUBJECTS` values.
+        mean: Mean of the values.
+        low, high: Confidence interval of the mean; ``None`` below `FEWEST_SUBJECTS` values.
         n: Number of values.
         sd: Sample standard deviation, ``None`` for a single value.
     """
@@ -36,7 +36,7 @@ class Interval:
 
 
 def with_interval(value: float, low: float | None, high: float | None) -> str:
-    """Return a figure with its interval, as text of three digits: ``0.78 [0.61, 0.92]``."""
+    """Return a value with its interval as text, three significant digits: ``0.78 [0.61, 0.92]``."""
     return f"{value:.3g}" + ("" if low is None or high is None else f" [{low:.3g}, {high:.3g}]")
 
 
@@ -47,26 +47,26 @@ def mean_interval(
     lower: float | None = None,
     upper: float | None = None,
 ) -> Interval:
-    """Return the mean with Student's interval.
+    """Return the mean with Student's confidence interval.
 
-    For bounded figures the interval is built on a scale without bounds and brought back, so that it stays within them:
-    the logarithm of the distance to a lower bound, the logit between two bounds. The mean stays the plain mean; its
-    standard error on the other scale is that of the mean times the slope there (the delta method).
+    For bounded values, the interval is computed on an unbounded scale and transformed back, so it stays within the
+    bounds: the logarithm of the distance from a lower bound, the logit between two bounds. The mean is the plain mean;
+    its standard error on the other scale follows from the delta method.
 
     Args:
         values: One per subject.
-        confidence: In (0, 1).
-        lower, upper: Bounds of the figure. Either none, ``lower`` alone, or both.
+        confidence: Confidence level in (0, 1).
+        lower, upper: Bounds of the values: none, ``lower`` alone, or both.
 
     Raises:
         DataError: There are no values, or one is out of bounds.
     """
     if not len(values):
-        raise DataError("A mean of no values was asked for.")
+        raise DataError("There are no values to average.")
     floor, ceiling = -np.inf if lower is None else lower, np.inf if upper is None else upper
     outside = [value for value in values if not floor - _ROUNDING <= value <= ceiling + _ROUNDING]
     if outside:
-        raise DataError(f"A figure within {floor:g} … {ceiling:g} is {outside[0]:g}; no interval can be given.")
+        raise DataError(f"A value is {outside[0]:g}, but must lie within {floor:g} … {ceiling:g}.")
     mean = float(np.mean(values))
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     if sd is None or len(values) < FEWEST_SUBJECTS:
@@ -87,11 +87,11 @@ def mean_interval(
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How one method differs from another on the same subjects.
+    """Difference between two methods on the same subjects.
 
     Attributes:
-        difference: Mean of (this - other), with its interval.
-        won: Number of subjects on whom this one is better.
+        difference: Mean of (this - other) with its interval.
+        won: Number of subjects for which this method is better.
     """
 
     difference: Interval
@@ -101,11 +101,11 @@ class PairedDifference:
 def paired_difference(
     this: Mapping[str, float], other: Mapping[str, float], better: Literal["higher", "lower", "nearer 1"]
 ) -> PairedDifference:
-    """Compare two methods on the subjects on whom both were measured.
+    """Compare two methods on the subjects that both were measured on.
 
     Args:
         this, other: One value per subject, by the subject's name.
-        better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and less is better.
+        better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and lower is better.
 
     Raises:
         DataError: They have no subject in common.
@@ -126,10 +126,10 @@ class PairedTest:
     """A change within subjects.
 
     Attributes:
-        change: Mean of the differences, with its interval.
-        p: Two-sided p of Student's paired test, uncorrected; ``None`` for fewer than two subjects, or where all change
-            alike.
-        holm: The same after Holm's correction for all tests of the family; ``None`` where there is no p.
+        change: Mean of the differences with its interval.
+        p: Two-sided p of Student's paired test, uncorrected; ``None`` for fewer than two subjects, or if all changes
+            are equal.
+        holm: p after Holm's correction for all tests of the family; ``None`` without p.
     """
 
     change: Interval
@@ -138,17 +138,17 @@ class PairedTest:
 
 
 def paired_tests(values: np.ndarray, baseline: int) -> list[PairedTest | None]:
-    """Test each column of values against one of them; that one itself gets ``None``.
+    """Test each column of values against the baseline column, whose own entry is ``None``.
 
     Args:
         values: ``[subjects, conditions]``, finite.
-        baseline: Column of the baseline.
+        baseline: Index of the baseline column.
 
     Raises:
         DataError: There is no subject, or a value is not finite.
     """
     if not np.isfinite(values).all():
-        raise DataError("Values to be tested hold NaN or infinite ones; leave those subjects out.")
+        raise DataError("The values hold NaN or infinite ones; leave those subjects out.")
     changes = values - values[:, [baseline]]
     columns = [column for column in range(values.shape[1]) if column != baseline]
     intervals = {column: mean_interval(changes[:, column].tolist()) for column in columns}
@@ -165,7 +165,7 @@ def paired_tests(values: np.ndarray, baseline: int) -> list[PairedTest | None]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number by Holm's step-down method (Holm 1979)."""
+    """Return p values corrected for multiple tests by Holm's step-down method (Holm 1979)."""
     order = np.argsort(p_values)
     corrected = [0.0] * len(p_values)
     highest = 0.0
@@ -183,14 +183,14 @@ def bootstrap_interval(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> tuple[float, float] | None:
-    """Return the percentile interval of a statistic over redrawn subjects, ``None`` below `FEWEST_SUBJECTS` of them.
+    """Return the percentile interval of a bootstrap over subjects; ``None`` below `FEWEST_SUBJECTS` of them.
 
     Args:
-        statistic: Of the indices of the rows drawn; nan where it is not defined, such draws are left out.
+        statistic: Function of the indices of the drawn rows. Draws for which it returns nan are left out.
         owners: The subject of each row; all rows of a subject are drawn together.
-        draws: Redrawn sets.
-        seed: Decides them.
-        confidence: In (0, 1).
+        draws: Number of resamples.
+        seed: Seed of the resamples.
+        confidence: Confidence level in (0, 1).
     """
     rows: dict[str, list[int]] = {}
     for index, owner in enumerate(owners):

@@ -1,4 +1,4 @@
-"""Files of published weights: found on this machine and read without running what they hold."""
+"""Files of published weights: found locally, and read without running code from them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from zoo.system.files import sha256
 
 
 def find_weights(given: Path | None, published: str, user: str, option: str) -> Path:
-    """Return the file of weights that was named, else the published one in the cache of torch.
+    """Return the given file of weights, or the published one in torch's cache.
 
     Args:
-        given: By the user.
-        published: Its name, e.g. ``"vgg16-397923af.pth"``.
-        user: Who needs it, for the message.
-        option: How to name a file, for the message.
+        given: File that the user named.
+        published: Name of the published file, such as ``"vgg16-397923af.pth"``.
+        user: What needs the weights, for the message.
+        option: Command-line option that names the file, for the message.
 
     Raises:
-        DataError: It is not there; nothing is downloaded.
+        DataError: The file is missing; nothing is downloaded.
     """
     path = given or Path(torch.hub.get_dir()) / "checkpoints" / published
     if not path.is_file():
@@ -38,8 +38,9 @@ def read_weights(path: Path, published: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a file by name.
 
     Args:
-        path: ``.safetensors``, or the published file.
-        published: Name of a ``.pth`` file that ends in the start of its own SHA-256; no other one is opened.
+        path: A ``.safetensors`` file, or the published file.
+        published: Name of the published ``.pth`` file, which ends in the start of its SHA-256. No other ``.pth`` file
+            is opened.
 
     Raises:
         DataError: The file is damaged or may hold code.
@@ -50,7 +51,7 @@ def read_weights(path: Path, published: str | None = None) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path} is not a whole safetensors file: {error}.") from None
     if published is None or not sha256(path).startswith(published.removesuffix(".pth").rpartition("-")[2]):
-        known = f", or {published} as it was published" if published else ""
+        known = f", or the published {published}" if published else ""
         raise DataError(f"{path} may hold code that runs when it is opened; give a .safetensors file{known}.")
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state

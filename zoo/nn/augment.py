@@ -1,12 +1,12 @@
-"""Adaptive augmentation of what a discriminator sees, in 2D and 3D, with a double backward.
+"""Adaptive discriminator augmentation (ADA) in 2D and 3D, with a double backward.
 
-Images are ``[B, C, *spatial]`` with -1 as the background; the first spatial axis is left to right. Each kind of change
-is made to each image with the same probability p, which a controller keeps just high enough that the discriminator does
-not learn its training images by heart.
+Images are ``[B, C, *spatial]`` with -1 as the background; the first spatial axis is left to right. Each augmentation is
+applied to each image with the same probability p. A controller keeps p just high enough to prevent the discriminator
+from overfitting.
 
 Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data", sections 2 and 3. Departures:
-images are changed by linear interpolation with background beyond the border, without the wavelet filters; scale,
-rotation and shift are moderate, since heads lie alike; a smooth bias field takes the place of colour changes.
+linear interpolation with background beyond the border instead of wavelet filters; moderate scale, rotation and shift,
+because heads are roughly aligned; a smooth bias field instead of colour changes.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ INTENSITY = ("brightness", "contrast", "bias-field", "noise")
 KINDS = (*GEOMETRIC, *INTENSITY)
 
 SHIFT = 0.125
-"""Largest shift, share of each side."""
+"""Largest shift, as a share of each side."""
 SCALE = 0.2
-"""Standard deviation of the octaves of scale."""
+"""Standard deviation of the scale, octaves."""
 ROTATION = math.pi / 6
 """Largest rotation, radians."""
 BRIGHTNESS = 0.2
-"""Standard deviation of what is added to an image in [-1, 1]."""
+"""Standard deviation of the constant added to an image in [-1, 1]."""
 CONTRAST = 0.5
-"""Standard deviation of the octaves by which intensities above the background are scaled."""
+"""Standard deviation of the factor of intensities above the background, octaves."""
 FIELD = 0.3
-"""Standard deviation of each coefficient of the logarithm of a bias field."""
+"""Standard deviation of each coefficient of a bias field's logarithm."""
 NOISE = 0.1
-"""Standard deviation of the noise's own standard deviation."""
+"""Standard deviation of the (half-normal) strength of the noise."""
 
 
 def augment(images: Tensor, kinds: Sequence[str], probability: float, random: Randomness) -> Tensor:
-    """Change images at random.
+    """Augment images at random.
 
     Args:
         images: ``[B, C, *spatial]`` in about [-1, 1].
-        kinds: Which of `KINDS` to make; they are made in that order.
-        probability: p, with which each kind is made to each image. A mirroring, once chosen, is made half of the
-            times, so at p = 1 both sides are as likely, and below it the generator can tell which is right.
-        random: One generator an image.
+        kinds: Augmentations to apply, of `KINDS`; always in the order of `KINDS`.
+        probability: p, the probability of each augmentation per image. Mirroring happens with probability p / 2: at
+            p = 1 both orientations are equally likely; below, the generator can learn which one is real.
+        random: One generator per image.
     """
     if not probability or not kinds:
         return images
     dims = images.dim() - 2
-    turned = _matrices(images.shape[2:], kinds, probability, random).to(images.dtype)
+    affine = _affine(images.shape[2:], kinds, probability, random).to(images.dtype)
     if "mirror" in kinds:
         chosen = _chosen(probability / 2, random, images)
         images = torch.where(chosen, images.flip(2), images)
     if any(kind in kinds for kind in ("shift", "scale", "rotate")):
-        grid = F.affine_grid(turned, list(images.shape), align_corners=False)
-        # Zeros beyond the border are background once the images are shifted up by 1.
+        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+        # grid_sample pads with 0, so the background moves from -1 to 0 and back.
         images = F.grid_sample(images + 1, grid, align_corners=False) - 1
     if "brightness" in kinds:
-        added = random.normal((1, *[1] * (dims + 1)))[:, 0] * BRIGHTNESS
-        images = torch.where(_chosen(probability, random, images), images + added, images)
+        offset = random.normal((1, *[1] * (dims + 1)))[:, 0] * BRIGHTNESS
+        images = torch.where(_chosen(probability, random, images), images + offset, images)
     if "contrast" in kinds:
         factor = torch.exp2(random.normal((1, *[1] * (dims + 1)))[:, 0] * CONTRAST)
         images = torch.where(_chosen(probability, random, images), (images + 1) * factor - 1, images)
@@ -80,14 +80,14 @@ def augment(images: Tensor, kinds: Sequence[str], probability: float, random: Ra
 
 
 def _chosen(probability: float, random: Randomness, images: Tensor) -> Tensor:
-    """Return which images are changed, bool ``[B, 1, …]``."""
+    """Return which images are augmented, bool ``[B, 1, …]``."""
     return (random.uniform() < probability).reshape(-1, *[1] * (images.dim() - 1))
 
 
-def _matrices(size: Sequence[int], kinds: Sequence[str], probability: float, random: Randomness) -> Tensor:
-    """Return the shift, scale and rotation of each image as ``[B, dims, dims + 1]``, as `affine_grid` takes it.
+def _affine(size: Sequence[int], kinds: Sequence[str], probability: float, random: Randomness) -> Tensor:
+    """Return the shift, scale and rotation of each image as the matrix of `affine_grid`, ``[B, dims, dims + 1]``.
 
-    `affine_grid` counts axes from the last and sides as 2, whatever their length; so a rotation is made in pixels.
+    `affine_grid` counts axes from the last and scales every side to length 2, so rotations are converted from pixels.
     """
     dims = len(size)
     count = len(random.generators)
@@ -113,7 +113,7 @@ def _matrices(size: Sequence[int], kinds: Sequence[str], probability: float, ran
 
 
 def _fields(size: Sequence[int], random: Randomness) -> Tensor:
-    """Return a smooth random surface for each image, ``[B, 1, *size]``: a plane and its squares, zero in the middle."""
+    """Return one smooth random field per image, ``[B, 1, *size]``: a line and a parabola per axis, 0 in the middle."""
     dims = len(size)
     surface = torch.zeros(len(random.generators), 1, *size, device=random.device)
     weights = (random.normal((2 * dims,)) * FIELD).reshape(-1, 2 * dims, *[1] * dims)
@@ -127,19 +127,19 @@ def _fields(size: Sequence[int], random: Randomness) -> Tensor:
 
 
 class AdaptiveProbability:
-    """Raises p while the discriminator is too sure of real images, and lowers it else.
+    """Controller of p: raises it while the discriminator overfits (r_t above the target), lowers it otherwise.
 
     Args:
-        target: Wanted mean sign of the scores of real images.
-        images: Images in which p can go from 0 to 1.
-        highest: p never exceeds it. Above 0.8 the generator begins to make changed images by itself.
-        every: Steps between changes.
+        target: Target of r_t, the mean sign of the scores of real images.
+        images: Images in which p can rise from 0 to 1.
+        highest: Upper limit of p. Above 0.8, augmentations leak into the generated images.
+        every: Steps between changes of p.
 
     Attributes:
         value: p.
-        sign: The mean sign of the last change.
+        sign: r_t at the last change.
 
-    Source: ADA paper, section 3.1, the heuristic r_t. Departure: the upper limit.
+    Source: ADA paper, section 3.1, equation 1 (r_t). Departure: the upper limit.
     """
 
     def __init__(self, target: float, images: int, highest: float, every: int = 4) -> None:
@@ -152,11 +152,16 @@ class AdaptiveProbability:
         self._signs: list[Tensor | float] = []
 
     def update(self, sign: Tensor | float, batch_size: int) -> None:
-        """Take in the mean sign of the scores of a step's real images, of ``batch_size`` images in all."""
+        """Update p after a step.
+
+        Args:
+            sign: Mean sign of the scores of the step's real images.
+            batch_size: Images of the step, over all devices.
+        """
         self._signs.append(sign)
         if len(self._signs) < self.every:
             return
-        # Only here are numbers fetched, so a GPU is not waited for in between.
+        # Numbers are fetched only here, so the GPU is not synchronised at every step.
         self.sign = sum(float(each) for each in self._signs) / len(self._signs)
         direction = (self.sign > self.target) - (self.sign < self.target)
         moved = self.value + direction * batch_size * self.every / self.images
@@ -164,9 +169,9 @@ class AdaptiveProbability:
         self._signs.clear()
 
     def state_dict(self) -> dict[str, float | list[Tensor | float]]:
-        """Return all that the next change depends on."""
+        """Return the state on which the next change depends."""
         return {"value": self.value, "sign": self.sign, "signs": list(self._signs)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.value, self.sign, self._signs = state["value"], state["sign"], list(state["signs"])

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights."""
+"""Exponential moving average (EMA) of the weights of a model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """Exponential moving average of weights, its half-life counted in images.
+    """Exponential moving average (EMA) of weights, with a half-life in images.
 
     Args:
-        model: The model that is trained; its parameters are averaged, its buffers copied.
-        half_life_images: Images after which an old weight counts half; 0 keeps no average, ``model`` is its own.
-        ramp_up: The half-life never exceeds this share of the images seen, so that the start is forgotten.
+        model: The model that is trained. Its parameters are averaged, its buffers copied.
+        half_life_images: Images after which a weight counts half; 0 keeps no average: `model` is then the trained one.
+        ramp_up: The half-life is at most this share of the images seen, so the average forgets the initial weights.
+
+    Attributes:
+        model: The averaged model.
 
     Source: Karras et al. 2020 (ADA), appendix: half-life with a ramp-up of 0.05.
     """
@@ -27,10 +30,10 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """Take in the weights after a step.
+        """Update the average after a step.
 
         Args:
-            images_seen: Images of the whole training so far, this step's included.
+            images_seen: Images seen so far, including this step.
             batch_size: Images of this step.
         """
         if self.model is self.source:

@@ -255,6 +255,7 @@ def test_the_file_describes_itself(exported: Artifact) -> None:
     assert json.loads(about["zoo.config"]) == exported.config.model_dump(mode="json")
     assert [spec["name"] for spec in json.loads(about["zoo.inputs"])] == ["noisy", "context", "lesion_mask", "timestep"]
     assert json.loads(about["zoo.inputs"])[3]["range"] == [0, 999]
+    assert about["zoo.precision"] == "fp32"
     assert about["zoo.untrained"] == "false"
     assert about["zoo.spacing_mm"] == "4.0"
     assert about["zoo.licence"] == "Apache-2.0"

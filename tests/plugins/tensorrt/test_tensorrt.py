@@ -381,12 +381,12 @@ class _Native:
 
     def __init__(self, says: str = "", *, no_builder: bool = False, foreign_cache: bool = False) -> None:
         self.given: bytes | None = None
-        log = SimpleNamespace(heard=[])
+        log = SimpleNamespace(messages=[])
         anything = SimpleNamespace(STRONGLY_TYPED=0, WORKSPACE=0, DETAILED=0, TF32=0)
 
         def builder(_: Any) -> Any:
             if no_builder:
-                log.heard.append(("ERROR", says))
+                log.messages.append(("ERROR", says))
                 raise TypeError("factory function returned nullptr")
             return SimpleNamespace(
                 create_network=lambda flags: SimpleNamespace(num_layers=1, num_inputs=1, num_outputs=1),
@@ -396,7 +396,7 @@ class _Native:
             )
 
         def plan(*_: Any) -> bytes | None:
-            log.heard += [("ERROR", says)] if says else []
+            log.messages += [("ERROR", says)] if says else []
             return None if says else b"plan"
 
         def timings(data: bytes) -> bytes:
@@ -516,7 +516,7 @@ def _engine_part(monkeypatch: pytest.MonkeyPatch, **trt: Any) -> tuple[EnginePar
         Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user"),
     )
-    library = Library("tensorrt", SimpleNamespace(**{**vars(fake), **trt}), SimpleNamespace(heard=[]))
+    library = Library("tensorrt", SimpleNamespace(**{**vars(fake), **trt}), SimpleNamespace(messages=[]))
     part = _part("batch", 1, 2, 3)
     return EnginePart(library, b"plan", part, torch.device("cpu"), "denoiser.fp32.b1-2-4.engine"), engine
 

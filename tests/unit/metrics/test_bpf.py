@@ -105,7 +105,7 @@ def test_the_papers_clusters() -> None:
     assert (classes == tissue).mean() > 0.99
     assert np.array_equal(by_kmeans(image), classes)
     assert np.array_equal(by_kmeans(2 * image - 1), classes)  # each image by itself: units do not matter
-    with pytest.raises(DataError, match="3 different intensities"):
+    with pytest.raises(DataError, match="3 distinct intensities"):
         by_kmeans(np.array([[0.0, 1.0], [2.0, 2.0]]))
 
 

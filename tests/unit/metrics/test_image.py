@@ -130,7 +130,7 @@ def test_bounded_figures_have_bounded_intervals() -> None:
     assert near.low == pytest.approx(mean_interval([0.01, 0.02, 0.03, 0.0, -0.01]).low, abs=1e-3)
     same = mean_interval([1.0] * 5, lower=-1, upper=1)
     assert (same.low, same.high) == (1, 1)
-    with pytest.raises(DataError, match=r"within 0 … 1 is 1\.5"):
+    with pytest.raises(DataError, match=r"is 1\.5, but must lie within 0 … 1"):
         mean_interval([0.5, 1.5], lower=0, upper=1)
 
 
@@ -182,10 +182,10 @@ def test_lpips_takes_local_weights_and_downloads_nothing(tmp_path: Path, monkeyp
     with pytest.raises(DataError, match=r"there is no absent\.safetensors"):
         load_lpips(tmp_path / "absent.safetensors")
     torch.save(network.state_dict(), tmp_path / "alexnet.pth")
-    with pytest.raises(DataError, match=r"may hold code.*, or alexnet-owt-7be5be79\.pth as it was published"):
+    with pytest.raises(DataError, match=r"may hold code.*, or the published alexnet-owt-7be5be79\.pth"):
         load_lpips(tmp_path / "alexnet.pth")
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match="not AlexNet's weights"):
+    with pytest.raises(DataError, match="does not hold AlexNet's weights"):
         load_lpips(tmp_path / "other.safetensors")
 
 
