@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from zoo.cli.options import json_option
 from zoo.cli.output import show_json, table
 from zoo.registry import registry
 
 
 @click.command(name="info")
 @click.argument("what")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(what: str, as_json: bool) -> None:
     """Show a method with its settings, or a run or model file with its manifest.
 

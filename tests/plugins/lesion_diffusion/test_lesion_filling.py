@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import zoo
 from zoo.config import DataConfig, MethodConfig, resolve_config
 from zoo.descriptors import resolve
 from zoo.errors import ConfigError, DataError
@@ -419,3 +420,43 @@ def test_a_fill_can_see_other_windows_than_training() -> None:
     assert config.while_training.window == (64, 64)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"sampling\.window \(51, 48\) must be multiples of 2"):
         _config("sampling.window=[51, 48]")
+
+
+# --- The task. ---
+
+
+def test_seed_decides_and_batches_do_not(trained: Path) -> None:
+    artifact = zoo.load(trained)
+    parts = artifact.parts()
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.uniform(-1, 1, (1, 40, 50, 6)).astype(np.float32))
+    mask = torch.from_numpy(rng.random((40, 50, 6)) < 0.01)
+    results = [
+        fill(parts, artifact.config, image, mask, FillingOptions(seed=seed, batch_size=size))
+        for seed, size in ((0, 16), (0, 3), (1, 16))
+    ]
+    assert torch.allclose(results[0], results[1], atol=1e-5)
+    assert not torch.allclose(results[0], results[2], atol=1e-2)
+    assert torch.equal(results[0][:, ~mask], image[:, ~mask])
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_specks_everywhere_and_at_the_edges_are_filled(trained: Path, count: int) -> None:
+    artifact = zoo.load(trained)
+    rng = np.random.default_rng(count)
+    image = torch.from_numpy(rng.uniform(-1, 1, (1, 40, 44, 12)).astype(np.float32))
+    mask = torch.zeros(40, 44, 12, dtype=torch.bool)
+    mask[[0, 39, 0, 39], [0, 43, 43, 0], [0, 11, 0, 11]] = True  # corners
+    mask.view(-1)[torch.from_numpy(rng.permutation(mask.numel())[:count])] = True
+    filled = fill(artifact.parts(), artifact.config, image, mask, FillingOptions())  # type: ignore[arg-type]
+    assert torch.isfinite(filled).all()
+    assert torch.equal(filled[:, ~mask], image[:, ~mask])
+    assert (filled[:, mask] != image[:, mask]).float().mean() > 0.99
+
+
+def test_volume_thinner_than_the_slab_is_refused() -> None:
+    config = resolve_config(
+        registry().methods["lesion-filling"], preset="tiny", assignments=["network=pseudo-3d", "slab=4", "neighbours=0"]
+    )
+    with pytest.raises(DataError, match="has 3 slices; this model sees 4 together"):
+        fill({}, config, torch.zeros(1, 8, 8, 3), torch.ones(8, 8, 3, dtype=torch.bool), FillingOptions())

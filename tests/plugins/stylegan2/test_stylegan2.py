@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
+import zoo
 from tests.conftest import ROOT, train_briefly
 from zoo.config import MethodConfig, resolve_config
 from zoo.descriptors import resolve
@@ -24,8 +25,11 @@ from zoo.imaging.cohort import read_cohort
 from zoo.models.run import Run
 from zoo.randomness import Randomness
 from zoo.registry import registry
+from zoo.training.state import load_state
 from zoo_stylegan2.config import SliceConfig, StyleGANConfig
 from zoo_stylegan2.examples import StyleGANExamples, crop_around, slices_between, to_network
+from zoo_stylegan2.networks import build_discriminator
+from zoo_stylegan2.tasks import discriminator_score
 from zoo_stylegan2.training import StyleGANTrainer, lazy_adam
 
 METHOD = "stylegan2-ada"
@@ -244,7 +248,6 @@ def test_samples_are_files_that_say_what_they_are(
 
 
 def test_truncation_to_nothing_leaves_only_the_noise_to_differ(run: Path) -> None:
-    import zoo
     from zoo_stylegan2.config import StyleGANOptions
     from zoo_stylegan2.tasks import sample
 
@@ -280,3 +283,17 @@ def test_the_papers_figures_are_told_as_the_paper_tells_them() -> None:
     assert [row["images"] for row in method.reported] == ["18,600", "9,200"]
     page = (ROOT / "plugins" / "zoo_stylegan2" / "README.md").read_text(encoding="utf-8")
     assert "`data.validation`, `data.test`" in page  # the presets hold subjects out, the paper does not say so
+
+
+def test_the_discriminator_scores_an_image_as_in_training(run: Path) -> None:
+    config = zoo.load(run).config
+    assert isinstance(config, StyleGANConfig)
+    checkpoint = sorted((run / "checkpoints").iterdir())[-1]
+    score = discriminator_score(config, checkpoint, "cpu")
+    images = torch.rand(4, config.image_channels, *config.size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    together, alone = score(images[:3], images), score(images[2:3], images)
+    assert torch.allclose(together[2:], alone, atol=1e-5)
+    network = build_discriminator(config)
+    network.load_state_dict(load_state(checkpoint)["trainer"]["discriminator"])
+    group = torch.cat([images[2:3], images[:3]])
+    assert torch.allclose(network(group)[:1], alone, atol=1e-5)
