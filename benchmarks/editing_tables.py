@@ -130,20 +130,20 @@ def edit_others(study: Mapping[str, Any]) -> Cells:
     return cells
 
 
-def edit_leakage(study: Mapping[str, Any]) -> Cells:
+def edit_entanglement(study: Mapping[str, Any]) -> Cells:
     """Change of each attribute per unit of alpha, and the accuracy of its regressor on real images."""
     cells = [["direction", "attribute", "n", "per unit of α", "in sd", "regressor on unseen real images"]]
     for edit in study["edits"]["edits"]:
-        for leak in edit["leakage"]:
-            own, scaled = leak["per_alpha"], leak["standardised"]
+        for moved in edit["entanglement"]:
+            own, scaled = moved["per_alpha"], moved["standardised"]
             skill = "; ".join(
                 f"{score['measure']} {interval(score['value'], score['low'], score['high'], '.2f')}"
-                for score in leak["skill"]
-                if score["over"] == leak["skill"][-1]["over"]
+                for score in moved["skill"]
+                if score["over"] == moved["skill"][-1]["over"]
             )
-            name = f"{leak['attribute']} ({leak['unit']})" if leak["unit"] else leak["attribute"]
-            moved = [interval(some["mean"], some["low"], some["high"], ".3f") for some in (own, scaled)]
-            cells.append([edit["direction"], name, str(own["n"]), *moved, skill])
+            name = f"{moved['attribute']} ({moved['unit']})" if moved["unit"] else moved["attribute"]
+            figures = [interval(some["mean"], some["low"], some["high"], ".3f") for some in (own, scaled)]
+            cells.append([edit["direction"], name, str(own["n"]), *figures, skill])
     return cells
 
 
@@ -175,5 +175,5 @@ EDITING: dict[str, Callable[..., list[str]]] = {
     "projected": _table(projected),
     "edit-changes": _table(edit_changes),
     "edit-others": _table(edit_others),
-    "edit-leakage": _table(edit_leakage),
+    "edit-entanglement": _table(edit_entanglement),
 }

@@ -18,6 +18,7 @@ from zoo.descriptors import (
     Stage,
     Task,
     TensorSpec,
+    Verb,
 )
 from zoo.errors import ZooError
 from zoo.hookspecs import hookimpl
@@ -39,6 +40,7 @@ __all__ = [
     "Stage",
     "Task",
     "TensorSpec",
+    "Verb",
     "ZooError",
     "__version__",
     "hookimpl",
@@ -53,8 +55,8 @@ def load(path: str | Path) -> Artifact:
         path: A run folder, a checkpoint folder, or a ``model.safetensors`` file.
 
     Raises:
-        ArtifactError: Nothing there, damaged, newer than this version knows, or not a model of the zoo.
-        UnknownNameError: Its method is not installed.
+        ArtifactError: There is no model, or it is damaged, newer than this version knows, or not written by the zoo.
+        UnknownNameError: Its method is not installed; the message names the plugin to install.
     """
     from zoo.models.artifact import Artifact
 

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from zoo.errors import ConfigError, UnknownNameError
-
-VERBS = ("sample", "fill", "synthesize", "translate", "project", "edit", "detect")
-"""The tasks a method may offer; each verb is one command and one signature (see ``zoo.tasks``)."""
+from zoo.errors import ConfigError, PluginError, UnknownNameError, ZooError
 
 Parts = Mapping[str, Callable[..., Any]]
-"""A model's parts by name, as plain callables of tensors; which runtime runs them is not seen."""
+"""A model's parts by name, as plain callables of tensors, whichever runtime runs them."""
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 """What a network may compute in; norms and a part's inputs and outputs are float32 in all of them."""
+
+DISTRIBUTIONS: dict[str, str] = {}
+"""Import package to the distribution that brought it, for error messages; the registry fills it as it loads plugins."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -30,17 +30,24 @@ def resolve(target: str) -> Any:
     """Import what ``"module:attribute"`` names.
 
     Raises:
-        ConfigError: The target is not of that form, or the module has no such attribute.
-        ImportError: The module cannot be imported.
+        ConfigError: The target is not of that form.
+        PluginError: The module cannot be imported, or has no such attribute; the message names the distribution.
     """
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
         raise ConfigError(f"{target!r} does not name code; write 'module:attribute'.")
-    module = importlib.import_module(module_name)
+    owner = DISTRIBUTIONS.get(module_name.partition(".")[0], "A plugin")
     try:
-        return getattr(module, attribute)
-    except AttributeError:
-        raise ConfigError(f"Module {module_name!r} has no attribute {attribute!r} (named as {target!r}).") from None
+        module = importlib.import_module(module_name)
+    except (ZooError, MemoryError):
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{owner} names {target!r}, which cannot be imported: {type(error).__name__}: {error}."
+        ) from error
+    if not hasattr(module, attribute):
+        raise PluginError(f"{owner} names {target!r}, but the module {module_name!r} has no attribute {attribute!r}.")
+    return getattr(module, attribute)
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -50,7 +57,7 @@ def _check_name(kind: str, name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Citation:
-    """Where a method comes from."""
+    """The publication of a method."""
 
     authors: str
     title: str
@@ -60,7 +67,7 @@ class Citation:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """One tensor at a part's border.
+    """One input or output of a part.
 
     Attributes:
         name: Name of the tensor in every exported graph.
@@ -101,7 +108,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """How a method does one verb.
+    """How a method does one verb. A verb that needs more of a method brings a child of this class.
 
     Attributes:
         run: ``"module:function"`` with the verb's signature (``zoo.tasks``).
@@ -172,6 +179,32 @@ def _check_stages(method: str, stages: tuple[Stage, ...]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verb:
+    """Something that can be asked of a trained model: one command, and one signature that methods implement.
+
+    Attributes:
+        name: Kebab-case; the name of the command, and the key of a method's task.
+        summary: One line, shown by ``zoo --help``.
+        command: ``"module:attribute"`` of a ``click.Command``.
+        task: Class by which a method describes its task.
+        trial: ``(artifact, options) -> zoo.tasks.Trial``: the verb on synthetic input. ``zoo export`` compares its
+            images across runtimes, and ``zoo bench --task`` times it; ``None``: neither is done.
+        check: ``(artifact, cohort: Path, folder: Path) -> None``: asserts what the verb promises, for a trained model,
+            a phantom cohort and an empty folder. The contract kit runs it for each method that offers the verb.
+    """
+
+    name: str
+    summary: str
+    command: str
+    task: type[Task] = Task
+    trial: str | None = None
+    check: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("Verb", self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A generative method.
 
@@ -194,10 +227,10 @@ class Method:
         real: ``(config, cohort: PackedCohort) -> zoo.training.Examples`` without augmentation, for evaluators and
             projectors; by default ``examples``.
         dataset: Name of the dataset that is trained on where no data is named.
-        tasks: By verb.
+        tasks: By the name of the verb. The registry refuses a method with a verb that no plugin brings.
         evaluators: Names of evaluators that ``zoo evaluate`` runs when none is named.
         reported: The paper's own figures, as rows for a table.
-        reported_on: Which data those figures are from.
+        reported_on: The data those figures were measured on.
     """
 
     name: str
@@ -223,9 +256,6 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_name("Method", self.name)
-        unknown = [verb for verb in self.tasks if verb not in VERBS]
-        if unknown:
-            raise ConfigError(f"Method {self.name!r} offers unknown task {unknown[0]!r}; tasks are {', '.join(VERBS)}.")
         if self.stages and (self.trainer or self.examples):
             raise ConfigError(f"Method {self.name!r} names stages beside trainer and examples; give one of the two.")
         needed = ("build", "parts", "stages") if self.stages else ("build", "parts", "trainer", "examples")
@@ -319,11 +349,11 @@ class Exporter:
 
     Attributes:
         name, summary: The name is what ``--backend`` takes.
-        available: ``() -> str``: empty when it can be used here, else why not and the exact pip line that helps.
+        available: ``() -> str``: empty when it can be used here, else the reason and the exact pip line that helps.
         load: ``(folder: Path, part: str, device: str, precision: str) -> callable`` with the part's inputs and outputs
             as torch tensors; ``folder`` is the artifact's, which holds ``model.safetensors`` and ``exports/``.
         export: ``(zoo.exporting.ExportJob) -> zoo.exporting.ExportReport``; ``None`` for a runtime that needs no file.
-        precisions: What it runs, of `PRECISIONS`.
+        precisions: Those it runs, of `PRECISIONS`.
         devices: Kinds of device it runs on, of ``"cpu"`` and ``"cuda"``.
         onnx: The ONNX file that ``export`` starts from: ``"same"`` for the one in the precision asked for, a precision
             for that one whatever is asked, empty for none.
@@ -351,7 +381,7 @@ class Exporter:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A cohort that can be made or found without being asked for a folder.
+    """A cohort that the plugin makes or finds, so that the user names no folder.
 
     Attributes:
         name, summary: Kebab-case name and one line.

@@ -11,15 +11,23 @@ from collections.abc import Iterable
 
 
 class ZooError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and correct."""
 
 
 class UnknownNameError(ZooError):
     """A name that no plugin, preset or setting has."""
 
 
+class UnknownCommandError(UnknownNameError):
+    """A command that neither the host nor a verb has; the command line exits 2, as for other wrong usage."""
+
+
 class DuplicateNameError(ZooError):
     """Two plugins that claim one name."""
+
+
+class PluginError(ZooError):
+    """Code of a plugin that cannot be loaded; the message names the plugin and what its code raised."""
 
 
 class ConfigError(ZooError):
@@ -31,7 +39,7 @@ class DataError(ZooError):
 
 
 class ArtifactError(ZooError):
-    """A run folder, checkpoint or model file that is damaged, newer than known, or not ours."""
+    """A run folder, checkpoint or model file that is damaged, newer than known, or not written by the zoo."""
 
 
 class UnwritableError(ArtifactError):
@@ -75,7 +83,7 @@ class OutOfMemoryError(ExportError):
 
 
 class ProviderError(ExportError):
-    """A runtime that would run elsewhere than it was asked to."""
+    """A runtime that would run on another device than the one asked for."""
 
 
 class ParityError(ZooError):

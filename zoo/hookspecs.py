@@ -1,4 +1,4 @@
-"""The four hooks a plugin may implement. Each returns descriptors; none imports anything heavy."""
+"""The five hooks a plugin may implement. Each returns descriptors; none imports anything heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from zoo.descriptors import Dataset, Evaluator, Exporter, Method
+from zoo.descriptors import Dataset, Evaluator, Exporter, Method, Verb
 
 GROUP = "zoo"
 """Entry point group, and the project name of the hook markers."""
@@ -36,4 +36,10 @@ def zoo_exporters() -> Iterable[Exporter]:
 @hookspec
 def zoo_datasets() -> Iterable[Dataset]:
     """Return the cohorts this plugin can make."""
+    return ()
+
+
+@hookspec
+def zoo_verbs() -> Iterable[Verb]:
+    """Return the verbs this plugin brings; any method may offer them as tasks."""
     return ()

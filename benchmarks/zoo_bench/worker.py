@@ -1,8 +1,8 @@
-"""The child process of one row: reads a job as one line of JSON and answers with a line for each thing it is told.
+"""The child process of one row: reads a job as one line of JSON and writes one line of JSON per answer.
 
     python -m zoo_bench.worker
 
-A fresh process for every row keeps one runtime's threads, caches and memory out of another's figures.
+A new process per row keeps one runtime's threads, caches and memory out of another's figures.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from zoo.config import validate
-from zoo.descriptors import resolve
 from zoo.errors import ConfigError, MissingExtraError, NoGpuError, ParityError, ZooError
 from zoo.models.runtime import Runtime
 from zoo.system import machine
@@ -31,15 +30,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.models.artifact import Artifact
-    from zoo.tasks import Parts
+    from zoo.tasks import Parts, Trial
 
 Run = Callable[[Mapping[str, "Tensor"]], Any]
 
-_TASK_INPUTS = {"fill": ("image", "mask"), "sample": ("seeds",)}
-"""What each task that can be timed takes."""
-
 _CLEAR = 0.5
-"""Seconds; a call that takes longer does not profit from one before it that refills the caches."""
+"""Seconds; a call that takes longer gains nothing from a call before it that refills the caches."""
 
 
 class NotMeasured(ZooError):
@@ -97,40 +93,45 @@ def work_of(artifact: Artifact, job: Job, parts: Parts) -> Run:
         if not can_record(part):
             raise NotMeasured(f"backend {job.backend!r} on {job.device!r} is not recorded as a CUDA graph from outside")
         return lambda inputs: replayed(part, "benchmark", part, *inputs.values())
-    task = artifact.method.task(job.name)
-    options = validate(resolve(task.options), job.options, what=f"zoo {job.name} in a benchmark")
-    run = resolve(task.run)
-    if job.name == "sample":
-        return lambda inputs: run(parts, artifact.config, inputs["seeds"].tolist(), options).images
-    return lambda inputs: run(parts, artifact.config, inputs["image"], inputs["mask"], options)
+    trial = trial_of(artifact, job)
+    return lambda inputs: trial.run(parts, inputs, None)
 
 
-def example(artifact: Artifact, job: Job) -> dict[str, Tensor]:
-    """Return seeded inputs of the job for its largest batch; of ``fill`` a patient of the phantom.
+def trial_of(artifact: Artifact, job: Job) -> Trial:
+    """Return the trial of the task that is timed.
 
     Raises:
-        NotMeasured: No benchmark knows the task.
-        DataError: The phantom lacks a contrast.
+        NotMeasured: The verb has none, or a batch was asked for and its trial is one unit.
     """
-    import torch
+    from zoo.registry import registry
+    from zoo.tasks.trial import make_trial
 
+    if registry().verbs[job.name].trial is None:
+        raise NotMeasured(f"skipped: the verb {job.name!r} has no trial")
+    trial = make_trial(artifact, job.name, job.options, what=f"zoo {job.name} in a benchmark")
+    if max(job.batches) > 1 and not trial.batched:
+        raise NotMeasured(f"the task {job.name!r} takes one of its {trial.unit} per call; leave --batch out")
+    return trial
+
+
+def example(artifact: Artifact, job: Job) -> Mapping[str, Tensor]:
+    """Return synthetic inputs of the job for its largest batch.
+
+    Raises:
+        NotMeasured: The task has no trial.
+        DataError: There is no synthetic input for the model.
+    """
     from zoo.exporting.parity import parity_inputs
-    from zoo.tasks.fill.trial import patient
 
     if job.kind == "part":
         part = artifact.part_specs()[job.name]
         drawn = parity_inputs(part, max(job.batches))
         return {spec.name: tensor for spec, tensor in zip(part.inputs, drawn, strict=True)}
-    if job.name not in _TASK_INPUTS:
-        raise NotMeasured(f"no benchmark times the task {job.name!r} yet; {' and '.join(_TASK_INPUTS)} are timed")
-    if job.name == "sample":
-        return {"seeds": torch.arange(max(job.batches))}
-    image, mask = patient(artifact.config.data)
-    return {"image": image, "mask": mask}
+    return trial_of(artifact, job).inputs(max(job.batches))
 
 
 def make_reference(job: Job) -> dict[str, Any]:
-    """Run torch in fp32 once, without TF32, and keep inputs and outputs for every row to be held against."""
+    """Run torch in fp32 once, without TF32, and keep inputs and outputs, which every row is compared with."""
     import torch
     from safetensors.torch import save_file
 
@@ -145,7 +146,8 @@ def make_reference(job: Job) -> dict[str, Any]:
     kept = {f"in {name}": tensor for name, tensor in inputs.items()}
     kept |= {f"out {index}": tensor.float().cpu() for index, tensor in enumerate(_as_tuple(outputs))}
     save_file({name: tensor.contiguous() for name, tensor in kept.items()}, job.reference_file)
-    return {"status": "ok", "network_calls": calls.total()}
+    unit = trial_of(artifact, job).unit if job.kind == "task" else "samples"
+    return {"status": "ok", "network_calls": calls.total(), "unit": unit}
 
 
 def _counted(name: str, part: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
@@ -161,9 +163,14 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
+@contextmanager
+def _silent(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show no progress: the parent shows its own."""
+    yield lambda done, total: None
+
+
 def make_export(job: Job) -> dict[str, Any]:
-    """Make the files that the backend needs; those that are there and fit are used."""
-    from zoo.cli.output import progress_bar
+    """Make the files that the backend needs; files that exist and fit are used."""
     from zoo.exporting.export import ONNX_WRITER, export
     from zoo.exporting.job import ExportOptions
     from zoo.models.artifact import Artifact
@@ -171,7 +178,7 @@ def make_export(job: Job) -> dict[str, Any]:
     batches = sorted(job.batches)
     profile = (batches[0], batches[len(batches) // 2], batches[-1])
     options = ExportOptions(precision=job.precision, batch=profile)
-    reports = export(Artifact.open(job.model), [job.backend], options, [], progress_bar)
+    reports = export(Artifact.open(job.model), [job.backend], options, [], _silent)
     own = [report for report in reports if report.backend == job.backend]
     seconds = {"onnx": 0.0, "own": 0.0}
     for report in reports:
@@ -199,7 +206,7 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
     used_before = machine.gpu_state().get("used_bytes")
     artifact = Artifact.open(job.model)
     kept = load_file(job.reference_file)
-    inputs = {name: kept[f"in {name}"] for name in _input_names(artifact, job)}
+    inputs = {name.removeprefix("in "): tensor for name, tensor in kept.items() if name.startswith("in ")}
     expected = [kept[f"out {index}"] for index in range(sum(key.startswith("out ") for key in kept))]
 
     began = time.perf_counter()
@@ -212,7 +219,7 @@ def measure(job: Job, orders: Iterable[str]) -> Iterator[dict[str, Any]]:
     _synchronise(job)
     first_call_s = time.perf_counter() - began
     held = [tensor[: len(result)] for tensor, result in zip(expected, results, strict=True)]
-    quality = _quality(job, results, held, inputs)
+    quality = _quality(artifact, job, results, held, inputs)
 
     def call() -> Any:
         return run(timed)
@@ -245,16 +252,11 @@ def _parts(artifact: Artifact, job: Job) -> Parts:
     return {name: as_callable(module, job.device) for name, module in modules.items()}
 
 
-def _input_names(artifact: Artifact, job: Job) -> list[str]:
-    if job.kind == "part":
-        return [spec.name for spec in artifact.part_specs()[job.name].inputs]
-    return list(_TASK_INPUTS[job.name])
-
-
 def _timed_inputs(artifact: Artifact, job: Job, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the first samples, on the device; a task moves its tensors itself."""
     if job.kind == "task":
-        return {name: tensor[: job.batch] if name == "seeds" else tensor for name, tensor in inputs.items()}
+        batched = trial_of(artifact, job).batched
+        return {name: tensor[: job.batch] if batched else tensor for name, tensor in inputs.items()}
     timed = {}
     for spec in artifact.part_specs()[job.name].inputs:
         tensor = inputs[spec.name]
@@ -263,28 +265,21 @@ def _timed_inputs(artifact: Artifact, job: Job, inputs: Mapping[str, Tensor]) ->
 
 
 def _quality(
-    job: Job, found: tuple[Tensor, ...], expected: list[Tensor], inputs: Mapping[str, Tensor]
+    artifact: Artifact, job: Job, found: tuple[Tensor, ...], expected: list[Tensor], inputs: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """Hold results against torch in fp32: a part by the tolerances of an export, a task by the limits of its gate."""
+    """Compare results with torch in fp32: a part by the tolerances of an export, a task by the limits of its trial."""
     import torch
 
     from zoo.exporting.parity import TOLERANCES
-    from zoo.metrics.image import inpainting_metrics
-    from zoo.tasks.fill.trial import FILL_LIMITS
-    from zoo.tasks.sample.trial import SAMPLE_LIMITS, image_fidelity
 
-    if job.kind == "task" and job.name == "fill":
-        volume, truth, mask = found[0].float().cpu(), expected[0], inputs["mask"]
-        filled = mask.expand_as(truth)
-        slices = mask.any(0).any(0).nonzero()[:, 0]
-        cut, right, hole = (x[..., slices].permute(3, 0, 1, 2) for x in (volume, truth, mask[None]))
-        compared = inpainting_metrics(cut, right, hole)
-        psnr, ssim = (float(compared[f"{name}_in"].mean()) for name in ("psnr", "ssim"))
-        return _judged(_errors([volume[filled]], [truth[filled]]), psnr, ssim, FILL_LIMITS[job.precision])
-    errors = _errors(found, expected)
     if job.kind == "task":
-        return _judged(errors, *image_fidelity(found[0].float().cpu(), expected[0]), SAMPLE_LIMITS[job.precision])
-    # TF32, which torch convolves in on a GPU unless told otherwise, has fp16's ten bits.
+        trial = trial_of(artifact, job)
+        images, truth = found[0].float().cpu(), expected[0]
+        psnr, ssim = trial.fidelity(images, truth, inputs)
+        where = inputs[trial.region].expand_as(truth) if trial.region else ...
+        return _judged(_errors([images[where]], [truth[where]]), psnr, ssim, trial.limits[job.precision])
+    errors = _errors(found, expected)
+    # TF32, torch's default for convolutions on a GPU, has fp16's ten bits.
     tf32 = job.precision == "fp32" and job.device.startswith("cuda") and torch.backends.cudnn.allow_tf32
     rel_max, rel_l2 = TOLERANCES["fp16" if tf32 else job.precision]
     return {
@@ -321,7 +316,7 @@ def _errors(found: Iterable[Tensor], expected: Iterable[Tensor]) -> dict[str, fl
 
 
 def _round(call: Callable[[], Any], job: Job, order: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """Time calls until they are as many and took as long as ordered, or reached the limit; ms by clock and by GPU."""
+    """Time calls until their number and seconds are as ordered, or the limit is reached; ms by clock and by GPU."""
     import torch
 
     cuda = job.device.startswith("cuda")

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.config import validate
 from zoo.descriptors import Score, resolve
 from zoo.errors import DataError
-from zoo.evaluation.scores import MODEL, Evaluation
+from zoo.evaluation.scores import MODEL, Evaluation, Measure
 from zoo.imaging.cache import pack_cohort
 from zoo.imaging.cohort import Cohort
 from zoo.metrics.distances import frechet_distance, kernel_distance, nearest_distances
@@ -78,7 +78,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
 
 def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]:
     """Return the real images of all subjects, ``[N, contrasts, *spatial]``, and the subject of each."""
-    config, examples_of = artifact.config, resolve(artifact.method.examples)
+    config, examples_of = artifact.config, resolve(artifact.method.real)
     packed = pack_cohort(cohort, config.data)
     images: list[np.ndarray] = []
     owners: list[str] = []
@@ -137,15 +137,18 @@ def _resampled(
 
 def _scores(
     real: Tensor, generated: Tensor, rows: Mapping[str, Tensor], resampled: Mapping[str, Sequence[float]]
-) -> dict[str, Score]:
+) -> dict[Measure, Score]:
     """Return the distances of the model, and of one half of the real subjects from the other."""
     few = "a distance between sets needs two real images, and there is one"
     if len(real) < 2:
-        return {_key(MODEL, name): Score(value=None, unit="", better="lower", n=1, note=few) for name in DISTANCES}
-    scores: dict[str, Score] = {}
+        return {
+            Measure("samples", MODEL, name): Score(value=None, unit="", better="lower", n=1, note=few)
+            for name in DISTANCES
+        }
+    scores: dict[Measure, Score] = {}
     for name, distance in DISTANCES.items():
         value = distance(real, generated)
-        scores[_key(MODEL, name)] = Score(
+        scores[Measure("samples", MODEL, name)] = Score(
             value=value,
             unit="",
             better="lower",
@@ -155,7 +158,7 @@ def _scores(
         )
     if halves := _halves(rows):
         for name, distance in DISTANCES.items():
-            scores[_key(HALVES, name)] = Score(
+            scores[Measure("samples", HALVES, name)] = Score(
                 value=distance(real[halves[0]], real[halves[1]]),
                 unit="",
                 better="lower",
@@ -163,10 +166,6 @@ def _scores(
                 note="sets of half the size, which alone raises a Fréchet distance",
             )
     return scores
-
-
-def _key(images: str, name: str) -> str:
-    return f"samples/{images}/{name}"
 
 
 def _halves(rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:

@@ -29,7 +29,8 @@ def edit(parts: Parts, config: StyleGANConfig, codes: Tensor, noise: Sequence[Te
 def _as_samples(images: Tensor, config: StyleGANConfig) -> Samples:
     """Return generated images ``[N, image_channels, *size]`` with the copies of each contrast averaged."""
     grouped = images.float().cpu().reshape(len(images), -1, config.copies, *config.size)
-    return Samples(grouped.mean(2).clamp(-1, 1), config.spacing_mm)
+    images = grouped.mean(2).clamp(-1, 1)
+    return Samples(images=images, channels=config.data.contrasts, spacing_mm=config.spacing_mm)
 
 
 def draw(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import zoo
 from zoo.errors import ArtifactError
+from zoo.models.runtime import Runtime
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "0.1.0"
 PATIENT = ("--image", "patient/sub-003_T1w.nii.gz", "--lesions", "patient/sub-003_label-lesion_mask.nii.gz")
@@ -137,7 +138,7 @@ def test_export_gives_what_torch_gives(golden: Path, zoo_command: Command, backe
     stored = load_file("filling-run/golden.safetensors")
     artifact = zoo.load("filling-run")
     inputs = [stored[f"denoiser/input/{spec.name}"] for spec in artifact.part_specs()["denoiser"].inputs]
-    output = artifact.parts(backend)["denoiser"](*inputs)
+    output = artifact.parts(Runtime(backend))["denoiser"](*inputs)
     assert torch.allclose(output, stored["denoiser/output/velocity"], atol=1e-4)
 
     code, _, _ = zoo_command(
@@ -148,7 +149,7 @@ def test_export_gives_what_torch_gives(golden: Path, zoo_command: Command, backe
 
     shutil.copy("stopped-run/model.safetensors", "filling-run/model.safetensors")
     with pytest.raises(ArtifactError, match=f"Run: zoo export filling-run --{flag}"):
-        zoo.load("filling-run").parts(backend)
+        zoo.load("filling-run").parts(Runtime(backend))
 
 
 def test_sample_is_the_same(golden: Path, zoo_command: Command) -> None:

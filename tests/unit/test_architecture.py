@@ -13,7 +13,7 @@ import pytest
 
 from tests.architecture import SOURCE_ROOTS, closed_room, floor, modules, own_imports
 from tests.conftest import ROOT
-from zoo.cli import COMMANDS
+from zoo.registry import COMMANDS, registry
 
 PLUGINS = sorted(folder.name for folder in (ROOT / "plugins").iterdir() if folder.is_dir())
 TORCH_FREE = [
@@ -30,6 +30,7 @@ TORCH_FREE = [
     "zoo_tensorrt.plugin",
     "zoo_torch.plugin",
     "zoo.imaging.plugin",
+    "zoo.tasks.plugin",
     *(f"{plugin}.{module}" for plugin in PLUGINS for module in ("plugin", "config")),
 ]
 
@@ -116,7 +117,7 @@ def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted([*COMMANDS, *registry().verbs.items]))
 def test_every_command_has_help_with_examples(command: str, zoo_command) -> None:
     code, out, _ = zoo_command(command, "--help")
     assert code == 0

@@ -1,4 +1,4 @@
-"""The command ``zoo``: one file per command, imported when it is called."""
+"""The command ``zoo``: the host's own commands, one file each, and one command per installed verb."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from typing import Any
 
 import click
 
-from zoo.descriptors import VERBS
-from zoo.errors import UnknownNameError, ZooError, did_you_mean
+from zoo.descriptors import resolve
+from zoo.errors import PluginError, UnknownCommandError, ZooError, did_you_mean
+from zoo.registry import COMMANDS, HOST, Origin, registry
 from zoo.system.allocator import keep_freed_memory
-
-COMMANDS = {
-    "list": "Methods, evaluators, runtimes and datasets that are installed.",
-    "info": "What a method, a run or a model file is.",
-    "data": "Make the phantom cohort, or check a cohort of your own.",
-    "train": "Train a method on a cohort; the same command goes on where it stopped.",
-    "evaluate": "Measure a trained model on subjects it has not seen, beside baselines.",
-    "export": "Export a model to ONNX, OpenVINO or TensorRT, verified.",
-    "fill": "Fill the lesions of a patient.",
-    "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
-    "sample": "Generate images.",
-    "project": "Find the codes from which a generator makes given images.",
-    "edit": "Find directions in latent space, walk projected images along them, and measure what moves.",
-    "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
-    "doctor": "What this machine has, and what is missing.",
-}
 
 
 class LazyGroup(click.Group):
     """Knows its commands by name and imports a command's file when it is called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *(verb.name for verb in registry().verbs)]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            raise UnknownNameError(
-                f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}."
+        if name in COMMANDS:
+            return importlib.import_module(f"zoo.cli.{name}").command
+        verbs = registry().verbs
+        if name not in verbs:
+            known = self.list_commands(context)
+            raise UnknownCommandError(
+                f"There is no command {name!r}.{did_you_mean(name, known)} Commands: {', '.join(known)}."
             )
-        folder = f"zoo.tasks.{name}.command" if name in VERBS else f"zoo.cli.{name}"
-        return importlib.import_module(folder).command
+        command = resolve(verbs[name].command)
+        if not isinstance(command, click.Command):
+            raise PluginError(
+                f"{verbs.origins[name].distribution} names {verbs[name].command!r} as the command of {name!r}, "
+                f"but that is a {type(command).__name__}, not a click.Command."
+            )
+        return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        # The list is written from the table: reading each command's own help would import them all.
+        # Written from summaries: reading each command's own help would import them all.
+        verbs = registry().verbs
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        with formatter.section("Verbs, what trained models do"):
+            ordered = sorted(verbs, key=lambda verb: (verbs.origins[verb.name].distribution != HOST, verb.name))
+            formatter.write_dl([(verb.name, _summary(verb.summary, verbs.origins[verb.name])) for verb in ordered])
+
+
+def _summary(text: str, origin: Origin) -> str:
+    return text if origin.distribution == HOST else f"{text} ({origin.distribution})"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,11 +89,10 @@ def main(arguments: list[str] | None = None) -> None:
     except ZooError as error:
         if debug:
             raise
-        kind = 2 if isinstance(error, UnknownNameError) and str(error).startswith("There is no command") else 1
         click.echo(f"zoo: {error}", err=True)
-        sys.exit(kind)
+        sys.exit(2 if isinstance(error, UnknownCommandError) else 1)
     except (MemoryError, RuntimeError) as error:
-        if debug or not _for_want_of_memory(error):
+        if debug or not _out_of_memory(error):
             raise
         click.echo(
             f"zoo: Not enough memory: {str(error).splitlines()[0] if str(error) else 'none is left'}. Use smaller "
@@ -103,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _for_want_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out; torch says so by a RuntimeError of its own words."""
+def _out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out; torch raises a RuntimeError for it, known by its message alone."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

@@ -38,14 +38,14 @@ _SHOWN = (
 @click.argument("words", metavar="[NAME|RUN]", nargs=-1)
 @click.option("--preset", help="This preset with seeded random weights, instead of the newest run of NAME.")
 @click.option("--backend", "backends", multiple=True, metavar="NAME",
-              help="Runtime, repeatable; the others are held against the first. Default: torch, then all.")  # fmt: skip
+              help="Runtime, repeatable; others are compared with the first. Default: torch, then all.")  # fmt: skip
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS),
               help="Repeatable; default: fp32.")  # fmt: skip
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), metavar="N [N …]",
-              help="Samples a call; default: 1.")  # fmt: skip
+              help="Samples per call; default: 1.")  # fmt: skip
 @click.option("--size", metavar="N[,N[,N]]", help="Side of the images, pixels; default: the model's.")
 @click.option("--part", help="Time a network call of this part; default: the method's last one.")
-@click.option("--task", metavar="VERB", help="Time a whole task: fill takes one volume of the phantom.")
+@click.option("--task", metavar="VERB", help="Time a whole task on synthetic input; zoo list shows the verbs.")
 @click.option("--device", help="cpu or cuda; default: a GPU where there is one.")
 @click.option("--suite", type=click.Path(path_type=Path), help="TOML file of several cases, instead of NAME.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V",
@@ -75,7 +75,7 @@ def command(
     reported: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure latency, throughput, memory and fidelity, every row in a process of its own and rows by turns.
+    """Measure latency, throughput, memory and fidelity, each row in its own process and rows interleaved in rounds.
 
     \b
     zoo bench lesion-filling --preset paper-2d-mixture --size 128

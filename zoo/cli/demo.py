@@ -52,7 +52,7 @@ def command(out: Path) -> None:
 
     method = registry().methods["lesion-filling"]
     config = resolve_config(method, preset="tiny", assignments=[f"training.images={IMAGES}"])
-    with TrainingBar(config.training.images) as bar:
+    with TrainingBar() as bar:
         run, outcome = train_method(
             method, config, launch(1, "32-true"), data=cohort, out=run_folder, runs=out, seconds=None,
             bar=bar.preparing, report=bar.report, say=lambda line: None,

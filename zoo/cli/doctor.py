@@ -26,7 +26,7 @@ _PACKAGES = ("lightning-fabric", "nibabel", "onnx", "onnxscript", "antspyx")
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True, help="Folder of runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(runs: Path, as_json: bool) -> None:
-    """Show what this machine has and what is missing; names of people, machines and folders are left out.
+    """Show what this machine has and what is missing, without names of people, machines or folders.
 
     \b
     zoo doctor
@@ -50,7 +50,7 @@ def _machine() -> Iterator[Check]:
     yield "cpu instructions", True, _instructions(cpu["flags"])
     yield "memory", True, f"{machine.available_memory() / 2**30:.1f} GiB free"
     yield "torch", True, torch.__version__
-    yield "cuda", True, torch.version.cuda or "this torch was built without; the CPU is used"
+    yield "cuda", True, torch.version.cuda or "this torch was built without CUDA; the CPU is used"
     found = [
         f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['memory_gib']} GiB" for gpu in machine.gpus()
     ]
@@ -58,7 +58,7 @@ def _machine() -> Iterator[Check]:
 
 
 def _instructions(flags: list[str]) -> str:
-    """Return the instruction sets a CPU has, and which of its family's it lacks."""
+    """Return the instruction sets that a CPU has, and those of its family that it lacks."""
     if not flags:
         return "unknown"
     names = machine.INSTRUCTIONS

@@ -48,6 +48,7 @@ def _method(name: str) -> dict[str, Any]:
         "needs": list(method.needs),
         "also": list(method.also),
         "tasks": list(method.tasks),
+        "verbs": {verb: registry().verbs[verb].summary for verb in method.tasks},
         "evaluators": list(method.evaluators),
         "presets": list(method.presets),
         "settings": _settings(resolve(method.config)) if method.trainable else [],
@@ -88,6 +89,7 @@ def _show_method(about: dict[str, Any]) -> None:
     for key in ("licence", "needs", "also", "tasks", "evaluators", "presets"):
         value = about[key]
         click.echo(f"{key:<11} {value if isinstance(value, str) else ', '.join(value)}")
+    table("\nWhat its models do", ["command", ""], [[f"zoo {verb}", text] for verb, text in about["verbs"].items()])
     columns = ["setting", "default", "bounds", "meaning"]
     table("\nSettings (--set name=value)", columns, [[row[name] for name in columns] for row in about["settings"]])
     rows = about["reported"]["rows"]
@@ -97,16 +99,37 @@ def _show_method(about: dict[str, Any]) -> None:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from zoo.models.artifact import Artifact
+    from zoo.models.artifact import MODEL_FILE, Artifact
 
+    if (path / "run.json").is_file() and not (path / MODEL_FILE).is_file():
+        return _unfinished(path)
     artifact = Artifact.open(path)
     about = {"file": str(artifact.path), "sha256": artifact.sha256, **artifact.manifest}
     record = artifact.folder / "run.json"
     if record.is_file():
-        from zoo.models.run import Run
-
-        about["run"] = {key: Run.open(record.parent).record.get(key) for key in ("status", "images_seen", "split")}
+        about["run"] = _run(record.parent)
     return about
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from zoo.models.run import Run
+
+    run = Run.open(folder)
+    about = {key: run.record.get(key) for key in ("status", "images_seen", "split")}
+    return {**about, **({"stages": [asdict(stage) for stage in run.stages()]} if run.stages() else {})}
+
+
+def _unfinished(folder: Path) -> dict[str, Any]:
+    """Return what is known of a run that has no model."""
+    from zoo.models.run import Run
+
+    record = Run.open(folder).record
+    kept: dict[str, Any] = {
+        key: record[key] for key in ("method", "method_version", "config", "folds") if key in record
+    }
+    return {"folder": str(folder), **kept, "run": _run(folder)}
 
 
 def _show_model(about: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ def command(as_json: bool, broken: bool) -> None:
 
     shelves: dict[str, Shelf] = {
         "methods": found.methods,
+        "verbs": found.verbs,
         "evaluators": found.evaluators,
         "exporters": found.exporters,
         "datasets": found.datasets,

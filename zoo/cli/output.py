@@ -1,4 +1,4 @@
-"""How commands speak: results on stdout, progress and notes on stderr."""
+"""Output of commands: results on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def notes() -> Console:
-    """Return the console on stderr; rich is imported when there is something to show on it."""
+    """Return the console on stderr; rich is imported when it is first used."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,12 +31,12 @@ def show_json(data: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line for the user on stderr, as it is."""
+    """Print a line for the user on stderr, without markup."""
     notes().print(text, markup=False)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print rows under their columns; on a terminal the last column is wrapped to the width left."""
+    """Print rows under their columns; on a terminal the last column is wrapped to the remaining width."""
     if title:
         click.echo(title)
     widths = [max(len(line[index]) for line in [columns, *rows]) for index in range(len(columns))]

@@ -1,7 +1,7 @@
-"""Measuring trained models: ``Evaluation`` is what an evaluator returns."""
+"""Measuring trained models: ``Evaluation`` is what an evaluator returns, its scores kept by ``Measure``."""
 
 from __future__ import annotations
 
-from zoo.evaluation.scores import MODEL, Comparison, Evaluation
+from zoo.evaluation.scores import MODEL, Comparison, Evaluation, Measure
 
-__all__ = ["MODEL", "Comparison", "Evaluation"]
+__all__ = ["MODEL", "Comparison", "Evaluation", "Measure"]

@@ -1,32 +1,52 @@
-"""What an evaluator finds: scores, comparisons with baselines, tables."""
+"""What an evaluator returns: scores, comparisons of the model with baselines, and their tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from zoo.descriptors import Score
+from zoo.errors import DataError
 from zoo.metrics.statistics import FEWEST_SUBJECTS, PairedDifference, paired_difference
 
-PAIRED = (
-    "Mean of the differences within subjects, model - baseline, with its 95 % interval, and on how many subjects the "
-    "model is better. Where nearer 1 is better: of the distances from 1, so that below 0 is better."
-)
-
-
 MODEL = "model"
-"""What the evaluated model is called in the keys of scores; everything else there is a baseline."""
+"""The evaluated model's name in `Measure.filler`; every other name there is a baseline."""
+
+PAIRED = (
+    "Mean of the differences within subjects, model - baseline, with its 95 % interval, and the number of subjects on "
+    "which the model is better. For metrics that are best near 1: of the distances from 1, so below 0 is better."
+)
+"""Caption of the table of comparisons."""
+
+
+class Measure(NamedTuple):
+    """What a score measures.
+
+    Attributes:
+        condition: What was measured on, e.g. ``"lesions"``.
+        filler: What produced the images: `MODEL`, or the name of a baseline.
+        metric: Name of the metric, e.g. ``"ssim_in"``.
+    """
+
+    condition: str
+    filler: str
+    metric: str
+
+    def __str__(self) -> str:
+        """Return the key in JSON, ``"condition/filler/metric"``."""
+        return "/".join(self)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of the model against a baseline's, paired by subject.
+    """A metric of the model compared with a baseline's, paired by subject.
 
     Attributes:
-        condition, baseline, metric: As in the keys of scores.
+        condition, metric: As in `Measure`.
+        baseline: The other filler.
         better: Which values of the metric are better.
         paired: Differences, model - baseline (``"nearer 1"``: of the distances from 1), and subjects won.
     """
@@ -39,13 +59,13 @@ class Comparison:
 
     @property
     def sign(self) -> int:
-        """1 where the model is better on average, -1 where the baseline is, else 0."""
+        """1 if the model is better on average, -1 if the baseline is, else 0."""
         mean = self.paired.difference.mean
         return int(np.sign(mean if self.better == "higher" else -mean))
 
     @property
     def certain(self) -> bool:
-        """Whether there is an interval of the difference, and 0 lies outside."""
+        """Whether the difference has an interval and the interval excludes 0."""
         low, high = self.paired.difference.low, self.paired.difference.high
         return low is not None and high is not None and not low <= 0 <= high
 
@@ -71,49 +91,58 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluator found.
+    """What an evaluator returns.
 
     Attributes:
-        scores: By ``"condition/who/metric"``, e.g. ``"lesions/model/ssim_in"``; who is `MODEL` or a baseline.
-        about: Data, seed, masks, extractors: what a reader needs to repeat it.
-        by_subject: One row a subject, condition and filler.
+        scores: By what they measure.
+        about: Data, seed, masks, feature extractors: what a reader needs to repeat the evaluation.
+        by_subject: One row per subject, condition and filler, with the metrics as further keys.
         pictures: PNG bytes and a caption each.
-        columns: What the condition and who are called in tables.
+        columns: Names of the condition and the filler in tables and in ``by_subject``.
+
+    Raises:
+        DataError: A score's key is no `Measure`, or a part of it is empty or holds a slash, which separates the parts
+            in JSON.
     """
 
-    scores: Mapping[str, Score]
+    scores: Mapping[Measure, Score]
     about: Mapping[str, Any]
     by_subject: Sequence[Mapping[str, Any]] = ()
     pictures: Sequence[tuple[bytes, str]] = field(default=(), repr=False)
     columns: tuple[str, str] = ("masks", "filled by")
 
+    def __post_init__(self) -> None:
+        for key in self.scores:
+            if not isinstance(key, Measure) or not all(part and "/" not in part for part in key):
+                raise DataError(
+                    f"Scores are kept by Measure(condition, filler, metric), three texts without a slash, got {key!r}."
+                )
+
     def table(self) -> list[dict[str, Any]]:
-        """Return one row a condition and filler, with a column a metric, empty where it does not apply."""
+        """Return one row per condition and filler with one column per metric, empty where it does not apply."""
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for key, score in self.scores.items():
-            condition, who, metric = key.split("/")
-            row = rows.setdefault((condition, who), {self.columns[0]: condition, self.columns[1]: who, "n": score.n})
-            row[metric] = _cell(score)
-        columns = dict.fromkeys(column for row in rows.values() for column in row)
-        return [{column: row.get(column, "") for column in columns} for row in rows.values()]
+        for (condition, filler, metric), score in self.scores.items():
+            start = {self.columns[0]: condition, self.columns[1]: filler, "n": score.n}
+            rows.setdefault((condition, filler), start)[metric] = _cell(score)
+        return _aligned(rows.values())
 
     def comparisons(self) -> list[Comparison]:
-        """Return every figure of the model against each baseline, paired by subject, where subjects have their own."""
-        values: dict[tuple[str, str, str], dict[str, float]] = {}
-        condition_column, who_column = self.columns
-        rows = [row for row in self.by_subject if {condition_column, who_column} <= row.keys()]
-        for row in rows:
+        """Return each metric of the model compared with each baseline, if subjects have values of their own."""
+        values: dict[Measure, dict[str, float]] = {}
+        condition_column, filler_column = self.columns
+        for row in self.by_subject:
+            if not {condition_column, filler_column} <= row.keys():
+                continue
             for metric, value in row.items():
                 if isinstance(value, int | float):
-                    place = (row[condition_column], row[who_column], metric)
-                    values.setdefault(place, {})[row["subject"]] = value
+                    measure = Measure(row[condition_column], row[filler_column], metric)
+                    values.setdefault(measure, {})[row["subject"]] = value
         found = []
-        for key, score in self.scores.items():
-            condition, who, metric = key.split("/")
-            own, theirs = values.get((condition, MODEL, metric), {}), values.get((condition, who, metric), {})
-            if who != MODEL and own.keys() & theirs.keys():
+        for measure, score in self.scores.items():
+            own, theirs = values.get(measure._replace(filler=MODEL), {}), values.get(measure, {})
+            if measure.filler != MODEL and own.keys() & theirs.keys():
                 paired = paired_difference(own, theirs, score.better)
-                found.append(Comparison(condition, who, metric, score.better, paired))
+                found.append(Comparison(measure.condition, measure.filler, measure.metric, score.better, paired))
         return found
 
     def paired_table(self) -> list[dict[str, Any]]:
@@ -122,18 +151,18 @@ class Evaluation:
         for one in self.comparisons():
             start = {self.columns[0]: one.condition, "model against": one.baseline}
             rows.setdefault((one.condition, one.baseline), start)[one.metric] = str(one)
-        columns = dict.fromkeys(column for row in rows.values() for column in row)
-        return [{column: row.get(column, "") for column in columns} for row in rows.values()]
+        return _aligned(rows.values())
 
     def verdicts(self) -> list[str]:
-        """Return a sentence for each baseline and condition in which it is better than the model inside the masks.
+        """Return one sentence per condition and baseline that is better than the model inside the masks.
 
-        What decides is the mean of the differences within subjects. A baseline beats the model where their interval
-        lies on its side; where the interval holds 0, or there are too few subjects for one, it is better on average.
+        The mean of the differences within subjects decides. A baseline beats the model if the interval of the mean lies
+        on the baseline's side; if the interval holds 0, or there are too few subjects for an interval, the baseline is
+        better on average.
         """
         wins: dict[tuple[str, str, str], list[str]] = {}
         for one in self.comparisons():
-            elsewhere = one.metric.endswith(("_out", "_full"))  # follows from the inside, where voxels are put back
+            elsewhere = one.metric.endswith(("_out", "_full"))  # follows from the inside, as known voxels are put back
             if one.sign >= 0 or elsewhere:
                 continue
             verb = "beats the model" if one.certain else "is better than the model on average, not for certain,"
@@ -142,18 +171,25 @@ class Evaluation:
 
     def missing(self) -> list[str]:
         """Return which metrics are missing, and why, each once."""
-        reasons = {f"{key.split('/')[2]}: {score.note}" for key, score in self.scores.items() if score.value is None}
-        return sorted(reasons)
+        return sorted(
+            {f"{measure.metric}: {score.note}" for measure, score in self.scores.items() if score.value is None}
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the pictures as plain JSON data."""
         return {
             "about": dict(self.about),
-            "scores": {key: asdict(score) for key, score in self.scores.items()},
+            "scores": {str(measure): asdict(score) for measure, score in self.scores.items()},
             "comparisons": [comparison.to_json() for comparison in self.comparisons()],
             "verdicts": self.verdicts(),
             "by_subject": [dict(row) for row in self.by_subject],
         }
+
+
+def _aligned(rows: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows that all have the columns of any, empty where a row has no value."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [{column: row.get(column, "") for column in columns} for row in rows]
 
 
 def _cell(score: Score) -> str:
@@ -164,7 +200,7 @@ def _cell(score: Score) -> str:
 
 
 def explain(evaluation: Evaluation) -> str:
-    """Return what was measured on what, which baselines win, and what is missing, a line each."""
+    """Return what was measured on what, which baselines win, and what is missing, one line each."""
     about = ", ".join(f"{key}: {value}" for key, value in evaluation.about.items())
     intervals = f"Means over subjects with 95 % intervals, none below {FEWEST_SUBJECTS} subjects."
     sentences = [f"{intervals} {about}."]

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from zoo.config import MethodConfig, validate
 from zoo.descriptors import Exporter, Method, Part, resolve
 from zoo.errors import ArtifactError, ConfigError, DataError, MissingExtraError
-from zoo.models.runtime import Runtime
+from zoo.models.run import FORMAT, Run
+from zoo.models.runtime import TORCH, Runtime
 from zoo.registry import registry
 from zoo.system.files import refuse_newer, replacing, sha256
 
@@ -24,11 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-FORMAT = 1
-"""Version of the manifest and the run folder; a higher one is refused."""
-
 MODEL_FILE = "model.safetensors"
-_TORCH = Runtime()
 _UNSAFE = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
 
 
@@ -45,7 +42,7 @@ class Artifact:
     def __init__(self, path: Path | None, manifest: Mapping[str, Any]) -> None:
         self.path = path
         self.manifest = dict(manifest)
-        self.method: Method = registry().methods[manifest["method"]]
+        self.method: Method = registry().method_of(manifest)
         if manifest["method_version"] != self.method.version:
             raise ArtifactError(
                 f"{path} was trained with version {manifest['method_version']} of {self.method.name!r}; version "
@@ -63,7 +60,13 @@ class Artifact:
             method = methods[str(path)]
             return cls(None, make_manifest(method, resolve(method.config)(), trained_on=[]))
         file = _model_file(Path(path))
-        return cls(file, read_manifest(file))
+        manifest = read_manifest(file)
+        if "stage" in manifest:
+            raise ArtifactError(
+                f"{file} holds only stage {manifest['stage']!r} of a {manifest['method']!r} model; name the run folder "
+                "above its stages, once all of them are done."
+            )
+        return cls(file, manifest)
 
     @functools.cached_property
     def sha256(self) -> str | None:
@@ -116,7 +119,7 @@ class Artifact:
         """Return the declared parts by name; a method without training has none."""
         return resolve(self.method.parts)(self.config) if self.method.trainable else {}
 
-    def parts(self, runtime: Runtime = _TORCH) -> dict[str, Callable[..., Tensor]]:
+    def parts(self, runtime: Runtime = TORCH) -> dict[str, Callable[..., Tensor]]:
         """Return each part as a plain callable; inputs and outputs are float32 in every precision.
 
         Args:
@@ -162,8 +165,9 @@ def _model_file(path: Path) -> Path:
         if (path / MODEL_FILE).is_file():
             return path / MODEL_FILE
         if (path / "run.json").is_file():
-            raise ArtifactError(f"The run {path} has no model yet; train on with the same zoo train command.")
-        runs = sorted(str(file.parent) for file in path.glob(f"**/{MODEL_FILE}") if "checkpoints" not in file.parts)
+            raise ArtifactError(_why_no_model(Run.open(path)))
+        models = (file for file in path.glob(f"**/{MODEL_FILE}") if not {"checkpoints", "stages"} & set(file.parts))
+        runs = sorted(str(file.parent) for file in models)
         near = f" Models near by: {', '.join(runs[-3:])}." if runs else " zoo train NAME makes one."
         raise ArtifactError(f"{path} is not a run folder: it has no {MODEL_FILE}.{near}")
     if not path.exists():
@@ -178,6 +182,17 @@ def _model_file(path: Path) -> Path:
     if not path.is_file():
         raise ArtifactError(f"{path} is a pipe, socket or device; name a run folder or a {MODEL_FILE}.")
     return path
+
+
+def _why_no_model(run: Run) -> str:
+    """Return why a run folder has no model, and how to get one."""
+    if "folds" in run.record:
+        return f"{run.folder} holds {run.record['folds']} folds, each a run of its own; name one: {run.folder}/folds/0"
+    resume = f"Run the same command to resume: zoo train {run.record['method']} --out {run.folder} …"
+    missing = [stage for stage in run.stages() if stage.status != "finished"]
+    if not missing:
+        return f"The run {run.folder} has no model yet. {resume}"
+    return f"The run {run.folder} has no model yet: stage {missing[0].name!r} is {missing[0].status}. {resume}"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

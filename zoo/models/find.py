@@ -52,8 +52,9 @@ def find_artifact(target: str | Path, preset: str | None = None, runs: Path = Pa
     if preset is None:
         folders = sorted(file.parent for file in (runs / method.name).glob("*/run.json"))
         finished = [folder for folder in folders if Run.open(folder).record.get("status") == "finished"]
-        if finished:
-            return Artifact.open(finished[-1])
+        models = [folder for folder in finished if (folder / MODEL_FILE).is_file()]
+        if models:
+            return Artifact.open(models[-1])
     return _untrained(method, preset, runs)
 
 

@@ -1,8 +1,10 @@
-"""The run folder: all that a training leaves, and what another one needs to go on.
+"""The run folder: all that a training leaves, and what it needs to resume.
 
 runs/NAME/2026-01-31T10-20-30/
   run.json  metrics.jsonl  checkpoints/000004096/  model.safetensors  golden.safetensors
   README.md  report.html  samples/  evaluations/  exports/  benchmarks/
+  stages/STAGE/  the same for each stage of a method that has several, and made/ for what later stages read
+  folds/0/       the same for each fold of ``zoo train --folds``
 """
 
 from __future__ import annotations
@@ -12,14 +14,36 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from zoo.config import differences
 from zoo.errors import ArtifactError, ConfigError
-from zoo.models.artifact import FORMAT
 from zoo.system.files import explain_write_error, locked, refuse_newer, replacing, write_text
+
+FORMAT = 1
+"""Version of the manifest and the run folder; a higher one is refused."""
+
+MADE_FILE = "made/made.json"
+"""Below a stage's folder, once all that later stages read is made."""
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Where a stage of a run stands.
+
+    Attributes:
+        name: Of the stage.
+        status: ``"waiting"``, ``"training"``, ``"stopped"``, ``"making"`` (what later stages read) or ``"finished"``;
+            a stage is finished when its folds are and all is made.
+        images_seen: Images it was trained on.
+    """
+
+    name: str
+    status: str
+    images_seen: int
 
 
 class Run:
@@ -93,6 +117,27 @@ class Run:
                 "--out."
             )
 
+    def stages(self) -> list[StageStatus]:
+        """Return where each stage stands, in order; empty for a method of one training."""
+        return [
+            self._stage(about["name"], about["folds"], makes=about["makes"]) for about in self.record.get("stages", ())
+        ]
+
+    def _stage(self, name: str, folds: int, *, makes: bool) -> StageStatus:
+        folder = self.folder / "stages" / name
+        if not (folder / "run.json").is_file():
+            return StageStatus(name, "waiting", 0)
+        record = Run.open(folder).record
+        parts = [folder, *(folder / "folds" / str(fold) for fold in range(folds))]
+        statuses = [Run.open(part).record["status"] for part in parts if (part / "run.json").is_file()]
+        if len(statuses) < len(parts) or set(statuses) != {"finished"}:
+            status = "stopped" if "stopped" in statuses else "training"
+        elif makes and not (folder / MADE_FILE).is_file():
+            status = "making"
+        else:
+            status = "finished"
+        return StageStatus(name, status, record.get("images_seen", 0))
+
     def checkpoints(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
         folder = self.folder / "checkpoints"
@@ -114,6 +159,12 @@ class Run:
         for folder in self.checkpoints()[:-keep]:
             if int(folder.name) != best:
                 shutil.rmtree(folder)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed training had half written; the caller holds the lock."""
+        for pattern in (".part-*", "checkpoints/.part-*", "samples/.part-*", "stages/**/.part-*"):
+            for path in list(self.folder.glob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``.

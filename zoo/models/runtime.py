@@ -34,6 +34,10 @@ class Runtime:
         return cls(backend, precision, device)
 
 
+TORCH = Runtime()
+"""Torch in float32 on the CPU."""
+
+
 def _has_gpu() -> bool:
     import torch
 

@@ -1,2 +1,2 @@
 MARK = "mri-zoo"
-"""Stands in the text of every picture, so that the program knows its own."""
+"""In the metadata of every picture: the program recognises its own files by it."""

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -38,7 +39,7 @@ TINY_PARAMETERS = 2_000_000
 
 
 class _Contract:
-    """What methods with and without training must do alike; `artifact` is what is used."""
+    """What methods must do with and without training; the fixture `artifact` is the model that is used."""
 
     method: ClassVar[str]
 
@@ -71,9 +72,7 @@ class _Contract:
             assert callable(resolve(registry().evaluators[name].evaluate))
 
     def test_plugin_and_settings_import_no_torch(self, registered: Method) -> None:
-        plugin = next(
-            point.value for point in _entry_points() if point.name == registry().methods.origins[self.method].plugin
-        )
+        plugin = registry().methods.origins[self.method].module
         settings = registered.config.partition(":")[0]
         code = f"import sys, {plugin}, {settings}; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -81,21 +80,19 @@ class _Contract:
     def test_tasks_keep_their_promise(
         self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path
     ) -> None:
-        from zoo.tasks.edit.check import check_edit
-        from zoo.tasks.fill.check import check_fill
-        from zoo.tasks.project.check import check_project
-        from zoo.tasks.sample.check import check_sample
-
-        checks = {
-            "fill": check_fill,
-            "sample": check_sample,
-            "project": check_project,
-            "edit": check_edit,
-        }
-
         for verb in registered.tasks:
-            assert verb in checks, f"the contract kit has no check for the task {verb!r}"
-            checks[verb](artifact, cohort, tmp_path)
+            check = registry().verbs[verb].check
+            if check is not None:
+                (tmp_path / verb).mkdir()
+                resolve(check)(artifact, cohort, tmp_path / verb)
+
+    def test_verbs_have_commands_with_worked_examples(self, registered: Method) -> None:
+        for verb in registered.tasks:
+            command = resolve(registry().verbs[verb].command)
+            assert isinstance(command, click.Command)
+            assert command.name == verb
+            examples = [line for line in (command.help or "").splitlines() if line.strip().startswith(f"zoo {verb} ")]
+            assert len(examples) >= 2, f"the help of 'zoo {verb}' shows fewer than two examples"
 
     def test_evaluators_measure_unseen_subjects(
         self, registered: Method, artifact: Artifact, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,15 +137,15 @@ class MethodContract(_Contract):
     settings: ClassVar[tuple[str, ...]] = ()
 
     def tolerance(self) -> float:
-        """Return how far two runs of one part may differ, relative to the output's largest value."""
+        """Return how far two runs of a part may differ, relative to the output's largest value."""
         return 1e-5
 
-    # --- What the tests share. ---
+    # --- Fixtures. ---
 
     @pytest.fixture(scope="class")
     @classmethod
     def config(cls, registered: Method) -> MethodConfig:
-        """Its preset ``tiny``, trained for a moment."""
+        """Its preset ``tiny`` with a very short training."""
         short = (f"training.images={cls.images}", "training.batch_size=8", "training.checkpoint_images=32")
         fast = ("training.sample_images=64", "training.log_images=8", "data.spacing_mm=4.0")
         return resolve_config(registered, preset="tiny", assignments=(*short, *fast, *cls.settings))
@@ -248,7 +245,7 @@ class MethodContract(_Contract):
         assert all(np.isfinite(value) for line in logged for value in line.values())
         assert not list(trained.folder.rglob(".part-*"))
 
-    def test_stopped_training_goes_on_exactly(
+    def test_stopped_training_resumes_exactly(
         self, registered: Method, config: MethodConfig, cohort: Path, trained: Run, tmp_path: Path
     ) -> None:
         half = self.images // 2 // 8 * 8
@@ -268,7 +265,7 @@ class MethodContract(_Contract):
         ]
         assert trained_lines[0] == trained_lines[1]
 
-    def test_other_settings_do_not_go_on(
+    def test_other_settings_do_not_resume(
         self, registered: Method, config: MethodConfig, cohort: Path, trained: Run
     ) -> None:
         values = config.model_dump()
@@ -321,12 +318,6 @@ def _train(
         method, config, fabric, data=cohort, out=out, runs=out.parent, seconds=None, bar=no_bar, report=report,
         say=lambda line: None,
     )  # fmt: skip
-
-
-def _entry_points() -> Any:
-    from importlib import metadata
-
-    return metadata.entry_points(group="zoo")
 
 
 def _same_tensors(first: Path, second: Path) -> bool:

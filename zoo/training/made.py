@@ -20,26 +20,28 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from zoo.errors import ConfigError
+from zoo.models.run import MADE_FILE
 from zoo.progress import Progress
 from zoo.randomness import MAKE, Randomness, seed_for
 from zoo.system.files import replacing
 from zoo.training.loop import Stop
 from zoo.training.protocol import Maker
 
-_DESCRIPTION = "made.json"
-
 
 class Made(Mapping[str, np.ndarray]):
     """What one stage made, by name: memory-mapped arrays ``[N, ...]``, in the order of the maker's indices.
+
+    Args:
+        stage: The stage's folder.
 
     Attributes:
         subjects: Whose each item is; ``None`` for an item of no subject.
     """
 
-    def __init__(self, folder: Path) -> None:
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    def __init__(self, stage: Path) -> None:
+        description = json.loads((stage / MADE_FILE).read_text(encoding="utf-8"))
         self.subjects: tuple[str | None, ...] = tuple(description["subjects"])
-        self._arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in description["names"]}
+        self._arrays = {name: np.load(stage / "made" / f"{name}.npy", mmap_mode="r") for name in description["names"]}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
@@ -57,12 +59,7 @@ class Made(Mapping[str, np.ndarray]):
 
 def is_made(stage: Path) -> bool:
     """Tell whether all items of a stage's folder are made."""
-    return (stage / "made" / _DESCRIPTION).is_file()
-
-
-def read_made(stage: Path) -> Made:
-    """Open what a stage made."""
-    return Made(stage / "made")
+    return (stage / MADE_FILE).is_file()
 
 
 @dataclass(frozen=True)
@@ -191,5 +188,5 @@ class Making:
                     whole[indices] = part
                 whole.flush()
             description = {"names": names, "subjects": list(subjects)}
-            (temporary / _DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+            (temporary / Path(MADE_FILE).name).write_text(json.dumps(description), encoding="utf-8")
         shutil.rmtree(self.folder / "making", ignore_errors=True)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.config import DataConfig, MethodConfig
-from zoo.descriptors import Method, resolve
-from zoo.errors import DataError
+from zoo.config import DataConfig, MethodConfig, TrainingConfig
+from zoo.descriptors import Method, Stage, resolve
+from zoo.errors import ConfigError, DataError
 from zoo.imaging.cache import PackedCohort, mask_digest, pack_cohort
 from zoo.imaging.cohort import Cohort, Split, read_cohort, split_subjects
 from zoo.imaging.labels import doubts, find_labels
@@ -242,13 +242,30 @@ def prepare(method: Method, config: MethodConfig, data: Path | None, bar: Bar) -
     return Prepared(plan, packed, seen_by(plan, packed))
 
 
+def settings_of(method: Method, stage: Stage, config: MethodConfig) -> MethodConfig:
+    """Return the settings as a stage sees them: ``training`` is the stage's own.
+
+    Raises:
+        ConfigError: `Stage.training` names no `TrainingConfig`.
+    """
+    settings: Any = config
+    for name in stage.training.split("."):
+        settings = getattr(settings, name, None)
+    if not isinstance(settings, TrainingConfig):
+        raise ConfigError(
+            f"Stage {stage.name!r} of method {method.name!r} names its training settings {stage.training!r}, but that "
+            f"is {settings!r} and no TrainingConfig."
+        )
+    return config.model_copy(update={"training": settings})
+
+
 @dataclass(frozen=True)
 class Cost:
     """Size of a model and of its training.
 
     Attributes:
-        parameters: Trainable numbers.
-        weight_bytes: Weights, gradients, two optimiser moments and the average.
+        parameters: Numbers of the model that are trained.
+        weight_bytes: Weights of the whole model; gradients, two optimiser moments and the average of what is trained.
         activation_bytes: What autograd keeps for a step.
     """
 
@@ -257,8 +274,11 @@ class Cost:
     activation_bytes: int
 
 
-def estimate_cost(method: Method, config: MethodConfig) -> Cost:
-    """Estimate the memory of training by running every part once on the meta device, where nothing is computed."""
+def estimate_cost(method: Method, config: MethodConfig, stage: Stage | None = None) -> Cost:
+    """Estimate the memory of a training by running every part once on the meta device, where nothing is computed.
+
+    For a stage these are the parts that lie in its module, or all where none does.
+    """
     stored: dict[int, int] = {}
     kept: list[torch.Tensor] = []  # a freed storage's id could be given again
 
@@ -270,15 +290,20 @@ def estimate_cost(method: Method, config: MethodConfig) -> Cost:
 
     with torch.device("meta"):
         model: nn.Module = resolve(method.build)(config)
+    trained = model.get_submodule(stage.module) if stage else model
+    if trained is not model:
+        model.requires_grad_(False)
+        trained.requires_grad_(True)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    parts = resolve(method.parts)(config.while_training)
+    parts = resolve(method.parts)(config.while_training).values()
+    own = [part for part in parts if stage and f"{part.module}.".startswith(f"{stage.module}.")]
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        for part in parts.values():
+        for part in own or parts:
             inputs = example_inputs(part, seed=0, axes={"batch": 1})
             shapes = [
                 tensor.expand(config.training.batch_size, *tensor.shape[1:]).to("meta") for tensor in inputs.values()
             ]
             model.get_submodule(part.module)(*shapes)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    whole, parameters = (sum(parameter.numel() for parameter in one.parameters()) for one in (model, trained))
     activations = sum(size for storage, size in stored.items() if storage not in weights)
-    return Cost(parameters, parameters * 4 * 5, activations)
+    return Cost(parameters, whole * 4 + parameters * 4 * 4, activations)

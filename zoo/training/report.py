@@ -17,43 +17,75 @@ _SHEETS = 6
 
 def write_training_report(run: Run, method: Method) -> None:
     """Write ``report.html`` (curves, samples, settings) and ``README.md`` (the model card) into a run folder."""
-    record = run.record
     summary = [{"what": key, "value": value} for key, value in _summary(run, method).items()]
+    settings = [{"setting": key, "value": str(value)} for key, value in _flatten(run.record["config"]).items()]
+    stages = [
+        {"stage": stage.name, "status": stage.status, "images seen": str(stage.images_seen)} for stage in run.stages()
+    ]
+    sections = [Section(heading="Summary", text=method.summary, table=summary)]
+    if stages:
+        sections.append(Section(heading="Stages", table=stages))
+    for name, part in _trainings(run):
+        sections += _training_sections(part, f"{name}: " if name else "")
+    sections.append(Section(heading="Settings", table=settings))
+    write_report(run.folder / "report.html", f"{method.name}: training", sections)
+    write_text(run.folder / "README.md", _card(run, method))
+
+
+def _trainings(run: Run) -> list[tuple[str, Run]]:
+    """Return the run itself, or those of its stages and of their folds that have begun, with their names."""
+    if not run.stages():
+        return [("", run)]
+    begun = []
+    for stage in run.stages():
+        folder = run.folder / "stages" / stage.name
+        folds = sorted((folder / "folds").glob("*"), key=lambda fold: int(fold.name))
+        named = [(stage.name, folder), *((f"{stage.name}, fold {int(fold.name) + 1}", fold) for fold in folds)]
+        begun += [(name, Run.open(one)) for name, one in named if (one / "metrics.jsonl").is_file()]
+    return begun
+
+
+def _training_sections(run: Run, prefix: str) -> list[Section]:
+    """Return the curves and the sample sheets of one training."""
     sheets = sorted((run.folder / "samples").glob("*.png"))
     shown = sheets[:: max(len(sheets) // _SHEETS, 1)][-_SHEETS:]
     samples = [(sheet.read_bytes(), f"after {int(sheet.stem)} images") for sheet in shown]
     figure = loss_curves(run.metrics())
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
-    settings = [{"setting": key, "value": str(value)} for key, value in _flatten(record["config"]).items()]
-    write_report(
-        run.folder / "report.html",
-        f"{method.name}: training",
-        [
-            Section(heading="Summary", text=method.summary, table=summary),
-            Section(heading="Curves", figures=[(png.getvalue(), "losses over images seen")]),
-            Section(
-                heading="Samples",
-                text="On validation subjects, or on training subjects where there are none.",
-                figures=samples,
-            ),
-            Section(heading="Settings", table=settings),
-        ],
-    )
-    write_text(run.folder / "README.md", _card(run, method))
+    return [
+        Section(heading=f"{prefix}Curves", figures=[(png.getvalue(), "losses over images seen")]),
+        Section(
+            heading=f"{prefix}Samples",
+            text="On validation subjects, or on training subjects where there are none.",
+            figures=samples,
+        ),
+    ]
 
 
 def _summary(run: Run, method: Method) -> dict[str, Any]:
     record = run.record
-    seconds = [line["seconds"] for line in run.metrics()]
+    seconds = sum(part.metrics()[-1]["seconds"] for _, part in _trainings(run) if part.metrics())
     return {
         "method": f"{method.name}, version {method.version}",
         "status": record["status"],
         "images seen": record["images_seen"],
-        "time": f"{seconds[-1] / 60:.1f} min" if seconds else "",
-        "best checkpoint": record.get("best_images") or "not measured (too few validation subjects)",
+        "time": f"{seconds / 60:.1f} min" if seconds else "",
+        **_best(run),
         "subjects": ", ".join(f"{len(names)} {part}" for part, names in record["split"].items()),
         **record["environment"],
+    }
+
+
+def _best(run: Run) -> dict[str, Any]:
+    """Return which checkpoint is the best one, for each training that has validation scores."""
+    if not run.stages():
+        best = run.record.get("best_images") or "not measured (too few validation subjects)"
+        return {"best checkpoint": best}
+    return {
+        f"best checkpoint of {name}": part.record["best_images"]
+        for name, part in _trainings(run)
+        if part.record.get("best_images")
     }
 
 

@@ -12,10 +12,11 @@ What is done stands in these folders alone, so resuming is walking through the s
 from __future__ import annotations
 
 import functools
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,20 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoo.config import MethodConfig, TrainingConfig
+from zoo.config import MethodConfig, differences
 from zoo.descriptors import Method, Stage, resolve
-from zoo.errors import ArtifactError, ConfigError, DataError, ZooError
+from zoo.errors import ArtifactError, ConfigError, DataError, UnknownNameError, did_you_mean
 from zoo.models.artifact import MODEL_FILE, make_manifest, write_model
 from zoo.models.golden import write_golden
 from zoo.models.run import Run
 from zoo.progress import Bar
 from zoo.randomness import FIT, INITIAL, STAGE, seed_for
+from zoo.system.files import replacing
 from zoo.training.checks import check_parts, check_trainer, plugin_of
 from zoo.training.folds import leave_out, shares
 from zoo.training.loop import Outcome, Report, Stop, TrainingLoop, validation_scores
-from zoo.training.made import Made, Making, is_made, read_made
-from zoo.training.plan import Prepared, prepare
+from zoo.training.made import Made, Making, is_made
+from zoo.training.plan import Prepared, prepare, settings_of
 from zoo.training.protocol import Examples, Maker, Trainer
 
 _EARLY_IMAGES = 2
@@ -63,31 +65,14 @@ class Session:
 
 @contextmanager
 def nothing_left_of_a_refused_start(run: Run, fabric: Fabric, *, begun: bool) -> Iterator[None]:
-    """Remove the folder of a run that is refused before it has a checkpoint or a stage that is done."""
+    """Remove the folder of a run that fails before it has a checkpoint or a stage."""
     try:
         yield
-    except ZooError:
-        done = run.checkpoints() or list((run.folder / "stages").glob("*"))
+    except Exception:
+        done = [*run.checkpoints(), *run.folder.glob("stages/*"), *run.folder.glob("folds/*")]
         if fabric.is_global_zero and not begun and not done:
             shutil.rmtree(run.folder)
         raise
-
-
-def settings_of(method: Method, stage: Stage, config: MethodConfig) -> MethodConfig:
-    """Return the settings as a stage sees them: ``training`` is the stage's own.
-
-    Raises:
-        ConfigError: `Stage.training` names no `TrainingConfig`.
-    """
-    settings: Any = config
-    for name in stage.training.split("."):
-        settings = getattr(settings, name, None)
-    if not isinstance(settings, TrainingConfig):
-        raise ConfigError(
-            f"Stage {stage.name!r} of method {method.name!r} names its training settings {stage.training!r}, but that "
-            f"is {settings!r} and no TrainingConfig."
-        )
-    return config.model_copy(update={"training": settings})
 
 
 class MethodTraining:
@@ -98,13 +83,15 @@ class MethodTraining:
         prepared: Settings and data.
         session: Shared by all trainings of the command.
         data: The cohort, from which the data of folds is prepared.
+        words: Which fold of the method this is, in words; empty for the method itself.
     """
 
-    def __init__(self, run: Run, prepared: Prepared, session: Session, data: Path | None) -> None:
+    def __init__(self, run: Run, prepared: Prepared, session: Session, data: Path | None, *, words: str = "") -> None:
         self.run = run
         self.prepared = prepared
         self.session = session
         self.data = data
+        self.words = words
         self.fabric = session.fabric
         self.first = session.fabric.is_global_zero
         self.method = prepared.plan.method
@@ -129,7 +116,7 @@ class MethodTraining:
         stage = Stage(name="training", trainer=self.method.trainer, examples=self.method.examples)
         kind = resolve(stage.examples)
         trainer, outcome = self._loop(
-            self.run, stage, self.prepared, kind, base={}, seed=self.config.seed, about={}, words=""
+            self.run, stage, self.prepared, kind, base={}, seed=self.config.seed, about={}, words=self.words
         )
         if self.first:
             parts = resolve(self.method.parts)(self.config)
@@ -143,6 +130,8 @@ class MethodTraining:
     def _train_stages(self) -> Outcome:
         if self.run.record["status"] == "new":
             self._check_stages()
+        if "from" in self.run.record:
+            self._take_over()
         images_seen = 0
         for number in range(len(self.stages)):
             outcome = self._train_stage(number)
@@ -172,17 +161,33 @@ class MethodTraining:
                 trainer: Trainer = resolve(stage.trainer)(config, model, self.fabric)
                 check_trainer(self.method, trainer, model, stage.module)
 
+    def _take_over(self) -> None:
+        """Copy the stages that another run has done; large files are linked, and nothing of it is changed."""
+        source = Path(self.run.record["from"]["run"])
+        names = [stage.name for stage in self.stages]
+        for stage in self.stages[: names.index(self.run.record["from"]["stage"])]:
+            folder = self._folder(stage)
+            if self.first and not (folder / "run.json").is_file():
+                with replacing(folder) as temporary:
+                    shutil.copytree(
+                        source / "stages" / stage.name,
+                        temporary,
+                        ignore=shutil.ignore_patterns("checkpoints", "making", ".part-*", ".lock"),
+                        copy_function=_link_or_copy,
+                    )
+        self.fabric.barrier()
+
     def _train_stage(self, number: int) -> Outcome:
         """Train a stage and its folds, and make what later stages read."""
         stage = self.stages[number]
-        words = f"stage {number + 1} of {len(self.stages)}, {stage.name}"
+        words = f"stage {number + 1} of {len(self.stages)} ({stage.name})"
+        words = f"{self.words}, {words}" if self.words else words
         outcome = self._train_child(number, None, words)
         for fold in range(stage.folds):
             if outcome.status == "finished":
                 trained = self._train_child(number, fold, f"{words}, fold {fold + 1} of {stage.folds}")
-                outcome = Outcome(trained.status, outcome.images_seen, trained.reason, trained.stage)
-        folder = self._folder(stage)
-        if outcome.status != "finished" or not stage.make or is_made(folder):
+                outcome = replace(trained, images_seen=outcome.images_seen)
+        if outcome.status != "finished" or not stage.make or is_made(self._folder(stage)):
             return outcome
         config = settings_of(self.method, stage, self.config)
 
@@ -395,7 +400,72 @@ class MethodTraining:
 
     def _made(self, count: int) -> dict[str, Made]:
         """Return what the first ``count`` stages made, by the stage's name."""
-        return {stage.name: read_made(self._folder(stage)) for stage in self.stages[:count] if stage.make}
+        return {stage.name: Made(self._folder(stage)) for stage in self.stages[:count] if stage.make}
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Link a file that is only ever replaced as a whole; copy any other, and any on another disk."""
+    if Path(source).suffix in (".safetensors", ".npy"):
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+
+
+def check_source(source: Run, name: str, method: Method, record: Mapping[str, Any], stages: Sequence[Stage]) -> None:
+    """Check that a new training can start from the stages before ``name`` of another run.
+
+    Args:
+        source: The other run.
+        name: The first stage that is trained anew.
+        method, record, stages: Of the new run.
+
+    Raises:
+        UnknownNameError: The method has no such stage.
+        ConfigError: It is the first one, or the earlier stages have other settings or data.
+        ArtifactError: The earlier stages are not done.
+    """
+    names = [stage.name for stage in stages]
+    if name not in names:
+        known = ", ".join(names) or "none; it is trained at once"
+        raise UnknownNameError(
+            f"Method {method.name!r} has no stage {name!r}.{did_you_mean(name, names)} Stages: {known}."
+        )
+    number = names.index(name)
+    if number == 0:
+        raise ConfigError(
+            f"Stage {name!r} is the first one, so it starts from no other run; leave --stage and --from out."
+        )
+    earlier = {_group(stage) for stage in stages[:number] if stage.trainer or stage.make}
+    own = {_group(stage) for stage in stages[number:]} - earlier
+    changed = [
+        line
+        for line in differences(source.record["config"], record["config"])
+        if not any(line.startswith(f"{group}.") for group in own)
+    ]
+    changed += [
+        f"{key}: {source.record.get(key)} → {record.get(key)}"
+        for key in ("method", "method_version", "data_fingerprint", "split")
+        if source.record.get(key) != record.get(key)
+    ]
+    if changed:
+        free = ", ".join(f"{group}.*" for group in sorted(own)) or "no setting"
+        raise ConfigError(
+            f"The stages before {name!r} in {source.folder} were trained with different settings "
+            f"({'; '.join(changed)}). Of the settings only these may differ: {free}. Train all stages anew without "
+            "--stage and --from."
+        )
+    unfinished = [stage for stage in source.stages()[:number] if stage.status != "finished"]
+    if unfinished:
+        raise ArtifactError(
+            f"Stage {unfinished[0].name!r} of {source.folder} is {unfinished[0].status}, so no run can start from it. "
+            f"Run the same command to finish it: zoo train {method.name} --out {source.folder} …"
+        )
+
+
+def _group(stage: Stage) -> str:
+    """Return where the settings of a stage stand: ``autoencoder`` for ``autoencoder.training``."""
+    return stage.training.rpartition(".")[0] or stage.training
 
 
 def open_child(folder: Path, record: Mapping[str, Any], fabric: Fabric) -> Run:

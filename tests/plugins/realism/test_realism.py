@@ -51,7 +51,7 @@ def test_few_subjects_have_no_interval(run: Path, tmp_path: Path, subjects: int)
     other = write_phantom(tmp_path / "other", subjects=subjects, seed=8, spacing_mm=4.0)
     options = RealismOptions(samples=8, bootstraps=10)
     found = realism(zoo.load(run), read_cohort(other), options, lambda done, total: None)
-    own = [score for key, score in found.scores.items() if "/model/" in key]
+    own = [score for measure, score in found.scores.items() if measure.filler == "model"]
     assert len(own) == 2
     assert len(found.scores) == (2 if subjects == 1 else 4)
     assert all(score.ci is None and "full rank" in score.note for score in own)

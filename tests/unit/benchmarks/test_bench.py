@@ -228,10 +228,12 @@ def test_a_process_that_dies_or_is_asked_for_too_much_says_so(trained: Path, tmp
     }
     with Child(job) as child:
         assert child.hear(0)["status"] == "not measured"
-    with Child(job.model_copy(update={"kind": "task", "name": "detect"})) as child:
-        assert child.hear(120) == {
-            "status": "not measured", "note": "no benchmark times the task 'detect' yet; fill and sample are timed"
-        }  # fmt: skip
+    for changes, note in (
+        ({"name": "project"}, "skipped: the verb 'project' has no trial"),
+        ({"name": "fill", "batches": (1, 4)}, "the task 'fill' takes one of its volumes per call; leave --batch out"),
+    ):
+        with Child(job.model_copy(update={"kind": "task", **changes})) as child:
+            assert child.hear(120) == {"status": "not measured", "note": note}
 
 
 def test_rows_that_do_not_fit_together_are_measured_in_groups(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

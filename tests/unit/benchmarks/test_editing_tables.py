@@ -16,7 +16,7 @@ FILES = {
     "projected": ["editing-phantom.json", "editing-adults.json"],
     "edit-changes": ["editing-phantom.json"],
     "edit-others": ["editing-phantom.json"],
-    "edit-leakage": ["editing-adults.json"],
+    "edit-entanglement": ["editing-adults.json"],
 }
 
 

@@ -26,6 +26,7 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
         "neighbour-filling",
         "stylegan2-ada",
     ]
+    assert {"edit", "fill", "project", "sample"} <= {item["name"] for item in listing["verbs"]}
     assert zoo_command("list", "--broken")[1].strip() == "No plugin failed to load."
 
 
@@ -35,8 +36,11 @@ def test_info_of_a_method_a_run_and_a_file(zoo_command, trained: Path) -> None:
     assert re.search(r"training.images +42000 +> 0 +Images seen", out)
     assert "Uhr 2024" in out
     assert "3D conditional mixture" in out
+    assert re.search(r"zoo fill +Fill the lesions of a patient.", out)
     about = json.loads(zoo_command("info", "lesion-filling", "--json")[1])
-    assert about["presets"][:2] == ["small", "tiny"]
+    assert about["tasks"] == ["fill"]
+    assert about["verbs"] == {"fill": "Fill the lesions of a patient."}
+    assert {"small", "tiny"} <= set(about["presets"])
     for path in (trained, trained / "model.safetensors"):
         code, out, _ = zoo_command("info", path, "--json")
         manifest = json.loads(out)
@@ -49,6 +53,7 @@ def test_info_of_a_method_a_run_and_a_file(zoo_command, trained: Path) -> None:
 def test_usage_errors_exit_2_and_explain(zoo_command) -> None:
     for arguments, message in (
         (["trian"], "There is no command 'trian'. Did you mean 'train'"),
+        (["edti"], "There is no command 'edti'. Did you mean 'edit'"),
         (["train"], "Missing argument 'NAME'"),
         (["train", "lesion-filling", "--devices", "none"], "'none' is not a valid integer"),
         (["fill"], "RUN is missing"),

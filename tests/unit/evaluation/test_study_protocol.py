@@ -18,8 +18,8 @@ from zoo.evaluation.run import evaluate_by_protocol
 from zoo.evaluation.study_protocol import Protocol
 from zoo.evaluation.unseen import seen_subjects, unlaid
 from zoo.imaging.cohort import read_cohort
+from zoo_lesion_diffusion.cases import place_masks
 from zoo_lesion_diffusion.config import InpaintingOptions
-from zoo_lesion_diffusion.evaluation import _lay_masks
 
 
 def _write(folder: Path, **changes: object) -> Path:
@@ -103,7 +103,7 @@ def test_subjects_and_masks_of_training_are_refused(run: Path, folder: Path, tmp
         measure(test_subjects=["sub-001"], test_lesion_mask_subjects=["sub-B"], tuning_lesion_mask_subjects=["sub-A"])
     with pytest.raises(DataError, match="Training has seen sub-003"):  # seen by the choice of a checkpoint
         measure(test_subjects=["sub-003"], tuning_subjects=["sub-004"], test_lesion_mask_subjects=["sub-A"])
-    with pytest.raises(DataError, match="Training has laid the lesion masks of sub-A"):
+    with pytest.raises(DataError, match="Training has used the lesion masks of sub-A"):
         measure(test_lesion_mask_subjects=["sub-A"])
 
 
@@ -120,7 +120,7 @@ def test_a_mask_is_known_by_its_voxels(run: Path, folder: Path, tmp_path: Path) 
 
 def test_masks_of_training_are_not_laid_in_evaluation(run: Path, folder: Path) -> None:
     artifact, cohort = zoo.load(run), read_cohort(folder / "cohort").subset(["sub-004"])
-    bank, _ = _lay_masks(artifact, cohort, InpaintingOptions(lesion_masks=str(folder / "masks")))
+    bank, _ = place_masks(artifact, cohort, InpaintingOptions(lesion_masks=str(folder / "masks")))
     assert bank is not None
     assert bank.subjects == ("sub-B", "sub-C")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +17,18 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.config import validate
-from zoo.descriptors import Exporter, Part, TensorSpec
+from zoo.descriptors import Exporter, Part, TensorSpec, resolve
 from zoo.errors import ArtifactError, ConfigError, ParityError, TaskGateError, UnknownNameError
 from zoo.exporting.files import export_key, require_export, why_stale, write_report
 from zoo.exporting.gates import check_tasks
 from zoo.exporting.job import ExportOptions, ExportReport
 from zoo.exporting.parity import parity, parity_inputs
-from zoo.models.artifact import Artifact
+from zoo.models.artifact import Artifact, write_model
 from zoo.models.find import copied, find_artifact, resized, untrained
 from zoo.models.precision import Float32Norm, cast_module
 from zoo.models.runtime import Runtime
-from zoo.tasks.sample.trial import sample_gate
+from zoo.registry import registry
+from zoo.tasks import FillOptions, Trial, phantom_patient
 
 PART = Part(
     module="",
@@ -286,16 +289,60 @@ def test_random_weights_have_no_gate(tmp_path: Path) -> None:
 
 
 def test_the_gate_of_sampling_compares_whole_images(tmp_path: Path) -> None:
-    artifact = find_artifact("stylegan2-ada", "tiny", tmp_path)
+    artifact = _as_if_trained("stylegan2-ada", tmp_path)
     parts = artifact.parts()
-    figures = sample_gate(artifact, parts, "fp32", lambda done, total: None)
-    assert (figures["psnr"], round(figures["ssim"], 6)) == (100, 1)
+    figures = check_tasks(artifact, parts, "fp32", lambda done, total: None)
+    assert (figures["sample"]["psnr"], round(figures["sample"]["ssim"], 6)) == (100, 1)
+    assert figures["sample"]["on"] == "4 generated images"
+    assert figures["project"] == {"skipped": "the verb 'project' has no trial"}
 
     def shifted(*inputs: torch.Tensor) -> torch.Tensor:
         return parts["synthesis"](*inputs) + 0.05
 
-    with pytest.raises(TaskGateError, match=r"PSNR 33\.\d dB"):
-        sample_gate(artifact, {**parts, "synthesis": shifted}, "fp16", lambda done, total: None)
+    with pytest.raises(TaskGateError, match=r"'sample' with fp16 parts .* PSNR 33\.\d dB"):
+        check_tasks(artifact, {**parts, "synthesis": shifted}, "fp16", lambda done, total: None)
+
+
+def test_a_gate_that_would_take_long_leaves_slices_out(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo.exporting import gates
+
+    gates._case.cache_clear()
+    monkeypatch.setattr(gates, "_SECONDS", 0.0)
+    artifact = zoo.load(trained)
+    whole = check_tasks(artifact, artifact.parts(), "fp32", lambda done, total: None)["fill"]
+    gates._case.cache_clear()
+    assert re.search(r"lesions of a phantom patient, T1w, 1 of \d\d? slices", whole["on"])
+    assert whole["psnr"] == 100
+
+
+def test_a_verb_of_another_plugin_has_its_gate_from_its_trial(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same verb under another name: nothing in the host knows it."""
+    artifact = zoo.load(trained)
+    monkeypatch.setitem(registry().verbs.items, "mend", replace(registry().verbs["fill"], name="mend"))
+    monkeypatch.setattr(artifact, "method", replace(artifact.method, tasks={"mend": artifact.method.task("fill")}))
+    monkeypatch.setitem(registry().methods.items, "lesion-filling", artifact.method)
+    monkeypatch.setattr("zoo.tasks.fill.trial.fill_trial", _trial_of_mend)
+    found = check_tasks(artifact, artifact.parts(), "fp32", lambda done, total: None)
+    assert found["mend"]["on"] == "a mended head"
+    assert found["mend"]["psnr"] == 100
+
+
+def _trial_of_mend(artifact: Artifact, options: FillOptions) -> Trial:
+    run = resolve(artifact.method.task("mend").run)
+    return Trial(
+        inputs=lambda count: dict(zip(("image", "mask"), phantom_patient(artifact.config.data), strict=True)),
+        run=lambda parts, inputs, progress: run(parts, artifact.config, *inputs.values(), options, progress)[None],
+        on="a mended head",
+    )
+
+
+def _as_if_trained(name: str, folder: Path) -> Artifact:
+    """Return a model with random weights that does not say so."""
+    artifact = find_artifact(name, "tiny", folder)
+    file = folder / "as-if-trained" / "model.safetensors"
+    manifest = {key: value for key, value in artifact.manifest.items() if key != "untrained"}
+    write_model(file, artifact.build(), manifest)
+    return zoo.load(file)
 
 
 def test_openvino_leaves_signals_alone(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_places_without_a_model(tmp_path: Path, trained: Path) -> None:
         zoo.load(tmp_path / "absent")
     with pytest.raises(ArtifactError, match=r"not a run folder.*Models near by: .*run"):
         zoo.load(trained.parent)
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text('{"format": 1, "method": "lesion-filling"}')
     with pytest.raises(ArtifactError, match="has no model yet"):
         zoo.load(tmp_path)
     with pytest.raises(ArtifactError, match=r"'lesion-filling' is a method"):

@@ -1,4 +1,4 @@
-"""Reports are one file that asks nobody for anything; pictures are pictures."""
+"""Reports are one self-contained file; pictures are pictures."""
 
 from __future__ import annotations
 

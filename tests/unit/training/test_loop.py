@@ -80,7 +80,7 @@ def test_killed_training_goes_on_exactly(phantom: Path, tmp_path: Path, stop: si
     if stop is signal.SIGTERM:
         assert process.returncode == 143
         assert "SIGTERM" in out
-        assert "The same command goes on" in out
+        assert "Run the same command to resume" in out
     else:
         assert process.returncode == -signal.SIGKILL
     assert not list(broken.glob("**/model.safetensors.part"))

@@ -1,4 +1,4 @@
-"""How far an edit may go: the range of alpha in which edited images stay inside what real images are like."""
+"""How far an edit may go: the range of alpha in which edited images stay within the range of real images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.errors import DataError
 from zoo.metrics.statistics import mean_interval
 
 TOLERATED = 0.05
-"""At most this share of images more may be outside than at alpha 0: the envelope holds 95 % of the real images."""
+"""Largest increase, from alpha 0, of the share of images outside the envelope, which holds 95 % of the real ones."""
 
 LIMIT_STEPS = 40
 """Steps to each side after which the search ends."""
@@ -22,12 +22,12 @@ BPF_SLOPE = "slope of the parenchymal fraction"
 
 @dataclass(frozen=True)
 class Criterion:
-    """Values that real images have, and which of them are outside.
+    """A measured value, and the limits that real images set to it.
 
     Attributes:
         name: Reported when this criterion ends the search.
-        low, high: 95 % of the real images lie between; ``None`` where one side has no limit.
-        measure: Edited images ``[S, C, *spatial]`` to a value each, ``[S]``.
+        low, high: 95 % of the real images lie between; ``None`` for a side without limit.
+        measure: Edited images ``[S, C, *spatial]`` to one value per image, ``[S]``.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Criterion:
 
 @dataclass(frozen=True)
 class AlphaRange:
-    """Where edited images stay inside the real ones' envelope.
+    """Where edited images stay inside the envelope of the real ones.
 
     Attributes:
         low, high: The last alphas inside.
         low_ended_by, high_ended_by: The criterion that the next step failed, or that the search ended there.
         step: Of the search.
-        outside: Share of images outside by criterion at alpha 0: what projecting alone does.
+        outside: Share of images outside at alpha 0, by criterion: the effect of projecting alone.
     """
 
     low: float
@@ -67,14 +67,14 @@ class AlphaRange:
 def find_alpha_range(
     edit: Callable[[float], np.ndarray], criteria: Sequence[Criterion], step: float, *, slope_of: str = BPF
 ) -> AlphaRange:
-    """Walk from alpha 0 to both sides until a criterion ends it.
+    """Walk from alpha 0 to both sides until a criterion ends the walk.
 
-    A criterion ends the walk when at least `TOLERATED` more of the images are outside than at alpha 0. The slope of
-    one criterion's value ends it when it turns: when its mean change from one step to the next has an interval over
-    images without 0 on the other side than the first such change had.
+    A criterion ends the walk when the share of images outside exceeds that at alpha 0 by `TOLERATED` or more. The slope
+    of one criterion's value ends it when its sign reverses: when the mean change from one step to the next has an
+    interval over images that excludes 0, with the sign opposite to the first such change.
 
     Args:
-        edit: alpha to images ``[S, C, *spatial]``, one a subject.
+        edit: alpha to images ``[S, C, *spatial]``, one per subject.
         criteria: What is measured.
         step: Of alpha, above 0.
         slope_of: Name of the criterion whose slope is watched.
@@ -107,7 +107,7 @@ def find_alpha_range(
 
 
 def _sure_sign(changes: np.ndarray) -> float:
-    """Return the sign of the mean change, 0 where its interval holds 0 or there are too few for one."""
+    """Return the sign of the mean change, 0 if its interval contains 0 or there are too few values for one."""
     known = changes[np.isfinite(changes)]
     interval = mean_interval(known.tolist()) if len(known) else None
     if interval is None or interval.low is None or interval.high is None:
@@ -116,7 +116,7 @@ def _sure_sign(changes: np.ndarray) -> float:
 
 
 def alphas_within(found: AlphaRange, count: int) -> list[float]:
-    """Return alphas over the range, 0 among them, ``count`` to each side that is open.
+    """Return alphas over the range, 0 among them, ``count`` on each side that has a range.
 
     Raises:
         DataError: Not even the first step to either side is inside.

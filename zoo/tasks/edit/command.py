@@ -96,22 +96,24 @@ def directions_command(
     import zoo
     from zoo.metrics.features import load_extractor
     from zoo.tasks.edit.directions import FitOptions
-    from zoo.tasks.edit.fit import direction_files, direction_rows, score_rows
+    from zoo.tasks.edit.fit import DirectionSettings, direction_files, direction_rows, score_rows
     from zoo.tasks.projections import Projections
 
     if not columns and not against:
         raise ConfigError("No attribute is named; write --by COLUMN (of participants.tsv, or position).")
-    options = validate(FitOptions, given_options(assignments, folds=folds, seed=seed), what="zoo edit directions")
+    settings = DirectionSettings(
+        columns=columns,
+        against=_pairs(against, ":", "--against group:age,position"),
+        levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
+        options=validate(FitOptions, given_options(assignments, folds=folds, seed=seed), what="zoo edit directions"),
+        samples=samples,
+    )
     with progress_bar("Fitting directions") as progress:
         found = direction_files(
             zoo.load(run),
             Projections.read(projections),
             out,
-            columns=columns,
-            against=_pairs(against, ":", "--against group:age,position"),
-            levels=dict(_pairs(levels, "=", "--levels group=HC,MS")),
-            options=options,
-            samples=samples,
+            settings,
             extractor=load_extractor(features, weights),
             unseen=Projections.read(test) if test else None,
             progress=progress,

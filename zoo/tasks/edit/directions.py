@@ -1,6 +1,6 @@
-"""Directions in a space of latent codes along which an attribute changes: fitting, conditioning, walking, keeping.
+"""Directions in a space of latent codes along which an attribute changes: fit, orthogonalise, walk, store.
 
-All here are functions of codes and of what is known about the images they stand for; no network is called.
+Everything here is a function of codes and of the attributes of their images; no network is called.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class FitOptions(Config):
 
 @dataclass(frozen=True)
 class Generated:
-    """Generated images, and the real ones that a regressor learns from what they show.
+    """Generated images, and the real ones that their labels are learnt from.
 
     Attributes:
         codes: ``[M, *code]`` of generated images.
-        features: ``[M, F]`` of them.
-        real: ``[N, F]`` of the projected images themselves.
+        features: ``[M, F]`` of the generated images.
+        real: ``[N, F]`` of the projected images.
     """
 
     codes: Tensor
@@ -65,14 +65,14 @@ class Generated:
 
 @dataclass(frozen=True)
 class Attribute:
-    """What is known about some of the images.
+    """One attribute of some of the images.
 
     Attributes:
         name: Column of participants.tsv, or `POSITION`.
-        kind: Whether it parts the images into two groups or is a number.
+        kind: Two groups, or a number.
         rows: Indices of the images for which it is known.
-        values: One a row of ``rows``; 0 and 1 for the two groups.
-        levels: What 0 and 1 are called; empty for numbers.
+        values: One per entry of ``rows``; 0 and 1 for the two groups.
+        levels: Names of the groups 0 and 1; empty for numbers.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Direction:
-    """A unit vector of the codes' space.
+    """A unit vector in the space of codes.
 
     Attributes:
         vector: float32, the shape of a code; its norm is 1.
@@ -95,19 +95,19 @@ class Direction:
     about: Mapping[str, Any]
 
 
-# --- What is known about the images. ---
+# --- Attributes of the images. ---
 
 
 def read_attribute(rows: Sequence[Mapping[str, Any]], name: str, levels: Sequence[str] = ()) -> Attribute:
     """Return one attribute of projected images.
 
-    Columns of numbers with more than two values are continuous, columns with two values are groups, in the order
-    of the alphabet or of ``levels``. Images without a value ("n/a") are left out.
+    Columns of numbers with more than two values are continuous; columns with two values are groups, in alphabetical
+    order or that of ``levels``. Images without a value ("n/a") are left out.
 
     Args:
         rows: Of `zoo.tasks.projections.Projections`.
         name: Column of participants.tsv, or `POSITION`.
-        levels: Two values of the column to tell apart, e.g. ``("HC", "MS")``; other values are left out.
+        levels: Two values of the column to compare, e.g. ``("HC", "MS")``; other values are left out.
 
     Raises:
         DataError: There is no such column, it has one value only, or it has more than two that are not numbers.
@@ -141,12 +141,12 @@ def read_attribute(rows: Sequence[Mapping[str, Any]], name: str, levels: Sequenc
 
 
 def _as_written(cell: Any) -> str:
-    """Return a cell as text; whole numbers without the ``.0`` that older projections have."""
+    """Return a cell as text; whole numbers without the ``.0`` of older projections."""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
 def _same_level(level: str, present: set[str]) -> str:
-    """Return a level as the column writes it: ``01`` and ``1.0`` are ``1``."""
+    """Return a level as it is written in the column: ``01`` and ``1.0`` are ``1``."""
     wanted = as_number(level)
     if level in present or wanted is None:
         return level
@@ -173,12 +173,12 @@ def _groups(name: str, texts: Sequence[str], held: Sequence[int], levels: tuple[
 def usable_attributes(
     rows: Sequence[Mapping[str, Any]], levels: Mapping[str, Sequence[str]], folds: int = 2
 ) -> tuple[list[Attribute], list[str]]:
-    """Return every attribute that can be read and cross-validated, and why the others cannot, a sentence each.
+    """Return every attribute that can be read and cross-validated, and one sentence per other attribute that says why.
 
     Args:
         rows: Of `zoo.tasks.projections.Projections`.
-        levels: Two values to tell apart, for the columns that have more.
-        folds: Parts of the cross-validation; an attribute needs as many subjects, of both groups.
+        levels: Two values to compare, for the columns that have more.
+        folds: Parts of the cross-validation; an attribute needs at least as many subjects, in each group.
     """
     found, refused = [], []
     for name in dict.fromkeys([POSITION, *(column for row in rows for column in row["covariates"])]):
@@ -199,15 +199,15 @@ def subject_folds(
 
     Args:
         attribute: Groups are spread evenly over the folds.
-        subjects: One a row of ``attribute.rows``.
+        subjects: One per entry of ``attribute.rows``.
         folds: Number of parts.
-        seed: Decides them.
+        seed: Decides the folds.
 
     Returns:
         For each fold the positions in ``attribute.rows`` to fit on and those to predict.
 
     Raises:
-        DataError: There are fewer subjects than folds, in all or in one of the groups.
+        DataError: There are fewer subjects than folds, in total or in one of the groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -225,7 +225,7 @@ def subject_folds(
     if attribute.kind == "groups":
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         return list(splitter.split(rows, attribute.values.astype(int), owners))
-    # Folds of whole subjects in a random order; scikit-learn goes by their number of rows.
+    # Folds of whole subjects in random order; scikit-learn would balance their numbers of rows instead.
     names = np.unique(owners)
     place = {name: index % folds for index, name in enumerate(np.random.default_rng(seed).permutation(names))}
     fold = np.array([place[name] for name in owners])
@@ -240,13 +240,13 @@ def fit_linear(
 ) -> tuple[np.ndarray, float]:
     """Return weights and offset of a linear model in the codes' own units, float64 ``[D]`` and a number.
 
-    Codes are standardised for the fit, and the weights mapped back. Groups are told apart by a linear support vector
-    machine that weighs both groups alike; numbers are predicted by ridge regression.
+    Codes are standardised for the fit, and the weights mapped back. Groups are separated by a linear support vector
+    machine with equal weight for both groups; numbers are predicted by ridge regression.
 
     Args:
         codes: float64 ``[N, D]``.
         values: ``[N]``; 0 and 1 for groups.
-        kind: Which of the two.
+        kind: Of the values.
         options: Regularisation.
 
     Source: Güllmar et al., section 2.4 (support vector machine; the scaling of codes and C are not stated there, nor
@@ -285,26 +285,26 @@ def fit_direction(
     Args:
         codes: ``[N, *code]``, all images.
         attribute: For some of them.
-        subjects: One an image of ``codes``.
+        subjects: One per image of ``codes``.
         options: Folds and regularisation.
         generated: Images to label and fit on.
-        unseen: Codes, attribute and subjects of further images, to be predicted by the fit on all of the first.
+        unseen: Codes, attribute and subjects of further images, predicted by the fit on all the first ones.
 
     Returns:
         The direction fitted on all images that have the attribute; ``about`` holds the cross-validated figures, and
-        the absolute cosine between the directions of each two folds.
+        the absolute cosine between the directions of each pair of folds.
 
     Raises:
         DataError: Too few subjects, or codes that do not differ along any direction.
 
     Source: Güllmar et al., section 2.4, for fits on codes; Shen et al. 2020, "Interpreting the Latent Space of GANs
     for Semantic Face Editing", section 3, for labelled samples (there by a classifier, and with a support vector
-    machine; here labels are numbers, so that no threshold throws any of them away).
+    machine; here labels are numbers, so no threshold discards any of them).
     """
     flat = codes.double().flatten(1).numpy()[attribute.rows]
     owners = [subjects[index] for index in attribute.rows]
     made = generated.codes.double().flatten(1).numpy() if generated else flat
-    middle = 0.5 if generated and attribute.kind == "groups" else 0.0  # scores take what is above 0 for the second
+    middle = 0.5 if generated and attribute.kind == "groups" else 0.0  # the sign decides between groups
 
     def fit(rows: np.ndarray) -> tuple[np.ndarray, float]:
         values = attribute.values[rows]
@@ -359,7 +359,7 @@ def ridge_on_features(features: np.ndarray, values: np.ndarray) -> tuple[np.ndar
     from sklearn.linear_model import Ridge
 
     mean, spread = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(spread > 1e-9, spread, np.inf)  # a feature that never varied says nothing
+    scale = np.where(spread > 1e-9, spread, np.inf)  # a constant feature gets no weight
     weights = Ridge(alpha=RIDGE).fit((features - mean) / scale, values).coef_ / scale
     return weights, float(values.mean() - mean @ weights)
 
@@ -384,13 +384,13 @@ def scores(attribute: Attribute, predicted: np.ndarray, owners: Sequence[str], s
     """Return how well predictions of unseen subjects fit, each with a bootstrap interval over subjects.
 
     Groups: balanced accuracy, which is 0.5 by chance. Numbers: R² (0 for predicting the mean) and Spearman's
-    correlation (0 by chance). Over images, and over subjects (mean prediction of a subject's images) where the
-    attribute is one of the subject.
+    correlation (0 by chance). Over images, and over subjects (mean prediction of a subject's images) where all
+    images of a subject have the same value.
 
     Args:
         attribute: The truth.
         predicted: ``[N]``, positive for the second group.
-        owners: Subject of each.
+        owners: Subject of each prediction.
         seed: Of the bootstrap.
     """
     names = np.array(owners)
@@ -441,7 +441,7 @@ def _spearman(truth: np.ndarray, predicted: np.ndarray) -> float:
     return float(stats.spearmanr(truth, predicted).statistic)
 
 
-# --- Conditioning and walking. ---
+# --- Orthogonalising and walking. ---
 
 
 def orthogonalise(direction: Tensor, others: Sequence[Tensor]) -> Tensor:
@@ -449,21 +449,21 @@ def orthogonalise(direction: Tensor, others: Sequence[Tensor]) -> Tensor:
 
     Args:
         direction: Any shape.
-        others: Of the same shape; they need not be orthogonal to each other.
+        others: Of the same shape; they need not be mutually orthogonal.
 
     Raises:
         DataError: Nothing of the direction is left.
 
     Source: Güllmar et al., section 2.4 (after Shen et al. 2020), for one other. Departure: several are made
-    orthonormal first (QR), since taking away one after the other would leave a residue.
+    orthonormal first (QR), since removing one after the other would leave a residue.
     """
     vector = direction.double().flatten()
     basis = torch.linalg.qr(torch.stack([other.double().flatten() for other in others], dim=1)).Q
-    for _ in range(2):  # the second time takes away what rounding left
+    for _ in range(2):  # the second pass removes what rounding left
         vector = vector - basis @ (basis.T @ vector)
     norm = float(vector.norm())
     if norm < 1e-6:
-        raise DataError("The direction lies within those it is to be made orthogonal to; nothing of it is left.")
+        raise DataError("The direction lies in the span of the others; nothing of it is left after orthogonalising.")
     return (vector / norm).float().reshape(direction.shape)
 
 
@@ -473,7 +473,7 @@ def conditional(name: str, others: Sequence[str], fitted: Mapping[str, Direction
     Args:
         name, others: Keys of ``fitted``.
         fitted: Plain directions.
-        codes: ``[N, *code]``, to say how far they spread along the new direction.
+        codes: ``[N, *code]``, to measure their spread along the new direction.
 
     Raises:
         DataError: Nothing of the direction is left.
@@ -489,7 +489,7 @@ def conditional(name: str, others: Sequence[str], fitted: Mapping[str, Direction
         "kept": float((vector * plain.vector).sum()),
         "spread": float((flat @ vector.double().flatten()).std(correction=0)),
     }
-    # What was measured is the plain direction; a conditional one predicts less, and nobody has measured how much.
+    # The scores are those of the plain direction; a conditional one predicts less, by an amount that is not measured.
     about.pop("scores")
     about.pop("stability")
     return Direction(vector, about)
@@ -500,8 +500,8 @@ def walk(codes: Tensor, direction: Tensor, alpha: float) -> Tensor:
 
     Args:
         codes: ``[N, *code]``.
-        direction: ``[*code]``, of norm 1, so that alpha is a distance.
-        alpha: How far; negative goes back.
+        direction: ``[*code]``, of norm 1, so alpha is a distance.
+        alpha: Distance; a negative one walks the other way.
 
     Source: Güllmar et al., equation 4.
     """
@@ -513,7 +513,7 @@ def walk(codes: Tensor, direction: Tensor, alpha: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Directions:
-    """Directions of one model, as they are kept.
+    """Directions of one model, as they are stored.
 
     Attributes:
         items: By name.

@@ -18,16 +18,16 @@ _INCHES = 1.25
 
 
 def edit_sheet(path: Path, images: np.ndarray, alphas: Sequence[float], labels: Sequence[str], baseline: int) -> None:
-    """Draw a pair of lines an image: its versions along alpha, and below their difference to the baseline.
+    """Draw two rows per image: its versions along alpha, and below their differences to the baseline.
 
     Args:
         path: PNG file.
         images: ``[R, A, H, W]`` in [-1, 1], row 0 on top.
         alphas: ``[A]``.
-        labels: One an image.
-        baseline: Which alpha the differences are taken to; all differences share one scale.
+        labels: One per image.
+        baseline: Index of the alpha that differences are taken to; all differences share one scale.
 
-    Source: Güllmar et al., figure 4. Departure: the difference stands below its image instead of over it.
+    Source: Güllmar et al., figure 4. Departure: the difference is drawn below its image instead of on it.
     """
     rows, columns, height, width = images.shape
     differences = images - images[:, [baseline]]
@@ -66,7 +66,7 @@ def edit_curves(
         path: PNG file.
         alphas: ``[A]``.
         series: ``[subjects, A]`` by group.
-        significant: By group, which alphas get a star.
+        significant: The alphas that get a star, by group.
         quantity: Title of the axis.
 
     Source: Güllmar et al., figure 6.
@@ -99,8 +99,8 @@ def edit_profiles(path: Path, image: np.ndarray, profiles: Profiles, alphas: Seq
         path: PNG file.
         image: ``[I, J]`` in [-1, 1], the version at alpha 0.
         profiles: Along the lines.
-        alphas: ``[A]``, one a version.
-        title: Over the picture.
+        alphas: ``[A]``, one per version.
+        title: Above the picture.
 
     Source: Güllmar et al., figure 5.
     """

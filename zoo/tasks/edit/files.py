@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo.metrics.features import Extractor
 from zoo.models.artifact import Artifact
-from zoo.models.runtime import Runtime
+from zoo.models.runtime import TORCH, Runtime
 from zoo.progress import Progress
 from zoo.system.files import replacing, write_text
 from zoo.tasks.edit.directions import Direction, Directions
@@ -24,7 +24,6 @@ from zoo.tasks.projections import Projections, check_same_model
 from zoo.tasks.provenance import provenance
 
 _DESCRIPTION = "Edited image of no real person. The fourth axis is alpha. Research use only, not for diagnosis."
-_TORCH = Runtime()
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def edit_files(
     settings: EditSettings,
     extractor: Extractor,
     *,
-    runtime: Runtime = _TORCH,
+    runtime: Runtime = TORCH,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> EditReport:

@@ -1,9 +1,10 @@
-"""Directions of edits from projections to files: fitted, tested on unseen subjects, with a page of their figures."""
+"""Fitting directions: from projections to a file of directions and a page with their figures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,38 @@ from zoo.tasks.edit.protocol import latent_task
 from zoo.tasks.projections import Projections, check_same_model
 
 
+@dataclass(frozen=True)
+class DirectionSettings:
+    """Which directions are fitted, and how.
+
+    Attributes:
+        columns: Attributes; each gets a direction of the same name.
+        against: For some of them others to be orthogonal to; the direction is called ``"group-without-age"``.
+        levels: Two values to compare, for columns with more.
+        options: Folds and regularisation.
+        samples: Generated images that a regressor labels and that directions are fitted on; 0 for the projections'
+            own codes.
+    """
+
+    columns: Sequence[str]
+    against: Sequence[tuple[str, Sequence[str]]]
+    levels: Mapping[str, Sequence[str]]
+    options: FitOptions
+    samples: int = 0
+
+    @property
+    def attributes(self) -> list[str]:
+        """Names of all attributes that a direction is needed of."""
+        others = [name for name, against in self.against for name in (name, *against)]
+        return list(dict.fromkeys([*self.columns, *others]))
+
+
 def direction_files(
     artifact: Artifact,
     projections: Projections,
     folder: Path,
+    settings: DirectionSettings,
     *,
-    columns: Sequence[str],
-    against: Sequence[tuple[str, Sequence[str]]],
-    levels: Mapping[str, Sequence[str]],
-    options: FitOptions,
-    samples: int = 0,
     extractor: Extractor | None = None,
     unseen: Projections | None = None,
     progress: Progress | None = None,
@@ -52,14 +75,9 @@ def direction_files(
         artifact: The model that the images were projected with.
         projections: Codes and what is known about their images.
         folder: Gets ``directions.safetensors``, ``directions.json`` and ``directions.html``.
-        columns: Attributes; each gets a direction of the same name.
-        against: For some of them others to be orthogonal to; the direction is called ``"group-without-age"``.
-        levels: Two values to tell apart, for columns with more.
-        options: Folds and regularisation.
-        samples: Generated images that a regressor labels and that directions are fitted on; 0 for the projections'
-            own codes.
-        extractor: Features of that regressor; the fixed set where none is given.
-        unseen: Projections of further subjects, whose attributes are predicted by what was fitted.
+        settings: Which directions are fitted, and how.
+        extractor: Features of the regressor that labels samples; the fixed set where none is given.
+        unseen: Projections of further subjects, whose attributes the fit predicts.
         progress: Called with (directions done, directions in all).
 
     Raises:
@@ -68,9 +86,8 @@ def direction_files(
         ArtifactError: The disk is full or the folder cannot be written.
     """
     check_same_model(artifact, projections.method, projections.model_sha256, "projections")
-    wanted = list(dict.fromkeys([*columns, *(name for pair in against for name in (pair[0], *pair[1]))]))
-    subjects = projections.subjects
-    attributes = [read_attribute(projections.rows, name, levels.get(name, ())) for name in wanted]
+    subjects, samples, options = projections.subjects, settings.samples, settings.options
+    attributes = [read_attribute(projections.rows, name, settings.levels.get(name, ())) for name in settings.attributes]
     further = {}
     if unseen is not None:
         check_same_model(artifact, unseen.method, unseen.model_sha256, "projections of --test")
@@ -99,7 +116,7 @@ def direction_files(
         if progress:
             progress(samples + number, steps)
     items = dict(fitted)
-    for name, others in against:
+    for name, others in settings.against:
         items[f"{name}-without-{'-'.join(others)}"] = conditional(name, others, fitted, projections.codes)
     directions = Directions(items, projections.method, projections.model_sha256)
     directions.write(folder / DIRECTIONS_FILE)

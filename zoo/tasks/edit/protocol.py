@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
 from zoo.config import Config
-from zoo.descriptors import Method, Parts, Task
+from zoo.descriptors import Method, Parts
 from zoo.errors import ConfigError
-from zoo.tasks.sample.protocol import Samples
+from zoo.tasks.edit.task import LatentTask
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from zoo.tasks.images import Samples
 
 
 class EditOptions(Config):
     """Options of every editor; a method extends them."""
 
     batch_size: int = Field(16, ge=1, description="Images per network call; changes only rounding")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentTask(Task):
-    """The task ``edit`` of a method: the only way from its latent codes to images.
-
-    Attributes:
-        run: ``"module:function"`` with the signature of `EditTask`: codes and noise maps to images.
-        codes: ``"module:function"`` ``(parts, config, seeds) -> (codes, noise)``: codes ``[N, *code]`` of random images
-            and their noise maps, as ``run`` takes them; those of one seed are the same alone and among others.
-        discriminator: ``"module:function"`` ``(config, checkpoint: Path, device) -> (images, companions) -> scores``:
-            loads the discriminator of a checkpoint. It scores each image ``[N, C, *spatial]`` in [-1, 1], higher for
-            what looks real, ``[N]``; ``companions`` are real images that may stand beside it where the discriminator
-            looks at several. Empty for a method without a discriminator.
-    """
-
-    codes: str
-    discriminator: str = ""
 
 
 def latent_task(method: Method) -> LatentTask:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,19 @@ def _list_lesions(path: Path, labels: tuple[int, ...], as_json: bool) -> None:
     table(f"{len(lesions)} lesions", ["number", "mm³", "voxels", "centre (x y z, mm)"], rows)
 
 
+def _listing(fill: Callable[..., None]) -> Callable[..., None]:
+    """Let ``--list`` answer before a runtime is chosen: it opens no model, and torch is slow to import."""
+
+    @functools.wraps(fill)
+    def list_or_fill(list_lesions: bool, **options: Any) -> None:
+        if list_lesions:
+            _list_lesions(_given(options["lesions"], "--lesions"), options["lesion_labels"], options["as_json"])
+        else:
+            fill(**options)
+
+    return list_or_fill
+
+
 @click.command(name="fill")
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option("--image", "images", type=click.Path(path_type=Path), multiple=True,
@@ -69,6 +84,7 @@ def _list_lesions(path: Path, labels: tuple[int, ...], as_json: bool) -> None:
 @click.option("--solver", help="Sampler; default: the model's.")
 @seed_option
 @set_option
+@_listing
 @runtime_options
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes that share the scans of --data; they take the GPUs in turn.")  # fmt: skip
@@ -88,7 +104,6 @@ def command(
     outputs: tuple[Path, ...],
     white_matter: Path | None,
     dilate: int,
-    list_lesions: bool,
     select: tuple[int, ...],
     keep: tuple[int, ...],
     lesion_labels: tuple[int, ...],
@@ -116,9 +131,6 @@ def command(
     zoo fill --list --lesions mask.nii.gz
     zoo fill RUN --data my-bids-folder --out my-bids-folder/derivatives/filled --workers 2
     """
-    if list_lesions:
-        _list_lesions(_given(lesions, "--lesions"), lesion_labels, as_json)
-        return
     model = _given(run, "RUN")
     if not outputs:
         raise click.UsageError("--out is missing.")

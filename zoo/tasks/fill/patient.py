@@ -22,7 +22,7 @@ from zoo.imaging.head import outside_head
 from zoo.imaging.masks import choose_lesions, dilate_within, number_lesions
 from zoo.imaging.volume import Volume
 from zoo.models.artifact import Artifact
-from zoo.models.runtime import Runtime
+from zoo.models.runtime import TORCH, Runtime
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.system.files import sha256
@@ -84,7 +84,7 @@ class FillSettings:
     select: Sequence[int] = ()
     keep: Sequence[int] = ()
     samples: int = 1
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Runtime = TORCH
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def check_project(artifact: Artifact, cohort: Path, folder: Path) -> None:
     from zoo.tasks.projections import Projections
 
     options = {"loss": "ssim+l2", "iterations": 3, "seed": 5}
-    scans = choose_scans(artifact, read_cohort(cohort), everybody=True)
+    scans = choose_scans(artifact, read_cohort(cohort), all_subjects=True)
     targets = find_targets(artifact, scans.subset(scans.subjects[:2]), positions=(0.5,))
     report = project_files(artifact, targets, folder / "together", options={**options, "batch_size": 2})
     together = Projections.read(report.projections)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zoo.cli.options import device_option, given_options, json_option, seed_option, set_option
 from zoo.cli.output import note, progress_bar, show_json, table
-from zoo.config import merge, parse_assignment
 
 if TYPE_CHECKING:
     from zoo.imaging.cohort import Cohort
@@ -26,25 +26,25 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.command(name="project")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path),
-              help="BIDS folder or .tsv manifest; its subjects that training has not seen are projected.")  # fmt: skip
+              help="BIDS folder or .tsv manifest; subjects that training has not seen are projected.")  # fmt: skip
 @click.option("--image", "images", type=click.Path(path_type=Path), multiple=True,
               help="NIfTI instead; repeat for a model of several contrasts, in its order.")  # fmt: skip
 @click.option("--lesions", type=click.Path(path_type=Path), help="Lesion mask of --image.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the results.")
-@click.option("--subjects", metavar="S,S", help="Only these, whether training has seen them or not.")
-@click.option("--all", "everybody", is_flag=True, help="Everybody, also whom training has seen.")
+@click.option("--subjects", metavar="S,S", help="Only these, seen by training or not.")
+@click.option("--all", "all_subjects", is_flag=True, help="All subjects, including training subjects.")
 @click.option("--positions", callback=_numbers, metavar="P,P",
-              help="Slices nearest to these, 0 lowest, 1 highest; default: six spread over those learnt.")  # fmt: skip
-@click.option("--every", type=click.IntRange(min=1), help="Instead every n-th slice that is learnt.")
+              help="Slices nearest to these, 0 lowest, 1 highest; default: six of the learnt ones.")  # fmt: skip
+@click.option("--every", type=click.IntRange(min=1), help="Every n-th learnt slice instead.")
 @click.option("--loss", help="lpips, feature:NAME (a timm network) or ssim+l2; default: lpips.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights of the loss's network.")
 @click.option("--iterations", type=click.IntRange(min=1),
-              help="Steps; the schedule's ramps keep their shares. Default: 3000.")  # fmt: skip
+              help="Steps; the schedule's ramps scale with them. Default: 3000.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), help="Images at once; default: the method's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--set", "assignments", multiple=True, metavar="K=V", help="Another option of the method.")
-@click.option("--device", help="cpu, cuda, cuda:1 …; default: a GPU where there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@seed_option
+@set_option
+@device_option
+@json_option
 @click.pass_obj
 def command(
     words: list[str],
@@ -54,7 +54,7 @@ def command(
     lesions: Path | None,
     out: Path,
     subjects: str | None,
-    everybody: bool,
+    all_subjects: bool,
     positions: tuple[float, ...],
     every: int | None,
     loss: str | None,
@@ -66,7 +66,7 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Find the codes and noise maps from which a generator makes given images; the same command goes on.
+    """Find the codes and noise maps from which a generator reconstructs given images; the same command resumes.
 
     \b
     zoo project RUN --data my-bids-folder --out projected --weights vgg16.safetensors
@@ -75,31 +75,26 @@ def command(
     """
     if (data is None) == (not images):
         raise click.UsageError("Give either --data or --image.")
-    if images and (subjects or everybody):
+    if images and (subjects or all_subjects):
         raise click.UsageError("--subjects and --all choose from --data; leave them out with --image.")
     if lesions and not images:
         raise click.UsageError("--lesions belongs to --image; --data brings its own masks.")
-    if subjects and everybody:
+    if subjects and all_subjects:
         raise click.UsageError("--subjects and --all contradict each other; give one of them.")
-
-    import torch
 
     import zoo
     from zoo.imaging.cohort import read_cohort
+    from zoo.models.runtime import Runtime
     from zoo.tasks.project.files import choose_scans, find_targets, project_files
 
     artifact = zoo.load(run)
     artifact.method.task("project")
-    given = {"seed": seed, "loss": loss, "iterations": iterations, "batch_size": batch}
-    options = merge(
-        {name: value for name, value in given.items() if value is not None},
-        *(parse_assignment(text) for text in assignments),
-    )
+    options = given_options(assignments, seed=seed, loss=loss, iterations=iterations, batch_size=batch)
     if data is None:
         cohort = _one_scan(artifact.config.data.contrasts, images, lesions)
     else:
         named = [word.strip() for word in subjects.split(",")] if subjects else []
-        cohort = choose_scans(artifact, read_cohort(data), subjects=named, everybody=everybody)
+        cohort = choose_scans(artifact, read_cohort(data), subjects=named, all_subjects=all_subjects)
     with progress_bar("Reading images") as progress:
         targets = find_targets(artifact, cohort, positions=positions, every=every, progress=progress)
     with progress_bar("Projecting") as progress:
@@ -109,7 +104,7 @@ def command(
             out,
             options=options,
             weights=weights,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=Runtime.choose(device=device).device,
             command=["zoo", *words],
             progress=progress,
         )
@@ -135,7 +130,7 @@ def command(
     known = sorted({row["subject"] for row in report.rows if row["trained_on"]})
     if known:
         note(
-            f"warning: training has seen {', '.join(known)}; their rows are marked trained_on, and say nothing about "
+            f"warning: training has seen {', '.join(known)}; their rows are marked trained_on and say nothing about "
             "new subjects."
         )
 

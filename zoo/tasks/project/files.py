@@ -1,4 +1,4 @@
-"""Projecting a cohort: which images, in batches that survive an interruption, to one safe file and a report."""
+"""Projecting a cohort: choose images, project them in resumable batches, write one safe file and a report."""
 
 from __future__ import annotations
 
@@ -28,31 +28,30 @@ from zoo.models.artifact import Artifact
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.system.files import replacing, write_text
-from zoo.tasks.project.protocol import Placed
+from zoo.tasks.project.protocol import Placed, Projected
 from zoo.tasks.projections import PROJECTIONS_FILE, Projections
 from zoo.tasks.provenance import without_folders
 
 SLICES = 6
-"""Slices a scan where none are chosen, as in Güllmar et al."""
+"""Slices per scan where none are chosen, as in Güllmar et al."""
 _PARTS = ".parts"
 _SHOWN = 8
 _METRICS = ("ssim", "psnr", "mse", "ssim_head", "psnr_head")
 _RING = 2
-"""Pixels round a lesion that are its surroundings."""
+"""Pixels around a lesion that are its surroundings."""
 _LEAST_PIXELS = 4
 _LEAST_CONTRAST = 0.05
-"""Of a range of 2; a ratio to less says nothing."""
+"""Of a range of 2; a ratio to a smaller contrast says nothing."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is projected.
+    """The images to project.
 
     Attributes:
         images: float32 ``[N, C, *size]`` in [-1, 1].
         lesions: bool ``[N, *size]``.
-        rows: What each is, as in `Projections`, without ``losses``; ``trained_on`` marks subjects that training has
-            seen.
+        rows: What each image is, as in `Projections`, without ``losses``; ``trained_on`` marks training subjects.
     """
 
     images: np.ndarray
@@ -62,14 +61,14 @@ class Targets:
 
 @dataclass(frozen=True)
 class ProjectReport:
-    """What projecting wrote and how near it came.
+    """What projecting wrote, and how close the reconstructions are.
 
     Attributes:
         projections: The file.
         sheet: PNG of targets, reconstructions and differences.
-        rows: One an image.
+        rows: One per image.
         summary: By metric, over subjects.
-        distance: What was made small.
+        distance: The loss that was minimised.
     """
 
     projections: Path
@@ -92,12 +91,12 @@ class ProjectReport:
 
 
 def choose_scans(
-    artifact: Artifact, cohort: Cohort, *, subjects: Sequence[str] = (), everybody: bool = False
+    artifact: Artifact, cohort: Cohort, *, subjects: Sequence[str] = (), all_subjects: bool = False
 ) -> Cohort:
-    """Return the scans to project: of subjects that training has not seen, of those named, or all.
+    """Return the scans to project: of unseen subjects, of the named subjects, or of all subjects.
 
     Raises:
-        DataError: Nobody is left, or a named subject does not exist.
+        DataError: No subject is left, or a named subject does not exist.
     """
     usable = cohort.with_all(artifact.config.data.contrasts)
     if subjects:
@@ -109,7 +108,7 @@ def choose_scans(
                     f"{did_you_mean(name, usable.subjects)}"
                 )
         return usable.subset(names)
-    return usable if everybody else unseen(artifact, usable)
+    return usable if all_subjects else unseen(artifact, usable)
 
 
 def find_targets(
@@ -120,29 +119,29 @@ def find_targets(
     every: int | None = None,
     progress: Progress | None = None,
 ) -> Targets:
-    """Return images of a cohort as training would show them.
+    """Return images of a cohort, prepared as for training.
 
     Args:
         artifact: The trained model.
         cohort: Scans with its contrasts.
-        positions: Of each scan the slices nearest to these, 0 at the lowest slice of the head and 1 at the highest.
-        every: Instead of each scan every n-th slice. With neither `SLICES` spread evenly over the learnt ones.
+        positions: The slices of each scan nearest to these; 0 is the lowest slice of the head, 1 the highest.
+        every: Every n-th slice of each scan instead. With neither, `SLICES` spread evenly over the learnt ones.
         progress: Called with (scans read, scans in all).
 
     Raises:
         ConfigError: Both are given.
-        DataError: No slice was learnt at such a position.
+        DataError: The model has not learnt a slice at such a position.
     """
     if positions and every:
         raise ConfigError("--positions and --every both choose slices; give one of them.")
     config = artifact.config
     packed = pack_cohort(cohort, config.data, progress=progress)
-    examples: Placed = resolve(artifact.method.examples)(config, packed)
+    examples: Placed = resolve(artifact.method.real)(config, packed)
     chosen: list[int] = []
     for number, scan in enumerate(packed.scans):
         places = [(index, place[2]) for index, place in enumerate(examples.places) if place[0] == number]
         chosen += _choose(places, scan.id, positions, every)
-    rng = np.random.default_rng(0)  # nothing about a projected image is random
+    rng = np.random.default_rng(0)  # unused: projected images are not augmented
     images = np.stack([examples.example(index, rng)["image"] for index in chosen]).astype(np.float32)
     lesions = np.stack([examples.lesions(index) for index in chosen])
     return Targets(images, lesions, _rows(artifact, packed, [examples.places[index] for index in chosen]))
@@ -201,20 +200,20 @@ def project_files(
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ProjectReport:
-    """Project images and write what was found.
+    """Project images and write codes, report and sheet.
 
-    A batch that is done is kept in the folder until all are: the same call goes on with the others, and ends with the
-    same numbers as one that was not interrupted. Gradients go through torch, so there is no other backend.
+    Finished batches are kept in the folder until all are done: the same call resumes with the others, and gives the
+    same numbers as an uninterrupted one. Gradients need torch, so there is no other backend.
 
     Args:
         artifact: The trained model.
         targets: Of `find_targets`.
         folder: Gets ``projections.safetensors``, ``projections.json`` and ``projections.png``.
         options: Of the method's projection options.
-        weights: Of the network of the loss.
-        device: Where it runs.
-        command: Its words, recorded without folders.
-        progress: Called with (iterations done, iterations in all), counted for each image.
+        weights: Of the loss's network.
+        device: Where torch runs.
+        command: Words of the command, recorded without folders.
+        progress: Called with (iterations done, iterations in all), summed over images.
 
     Raises:
         UnknownNameError: The method cannot project.
@@ -224,18 +223,14 @@ def project_files(
     task = artifact.method.task("project")
     checked = validate(resolve(task.options), options, what=f"zoo project with {artifact.method.name}")
     distance = load_distance(checked.loss, weights, device)
+    batches = _Batches(artifact, targets, folder / _PARTS, checked, distance, device)
     about = {
         **checked.model_dump(mode="json"),
         "distance": distance.name,
         "weights_sha256": distance.weights_sha256,
         "command": without_folders(command),
+        "fingerprint": batches.fingerprint(),
     }
-    batches = [
-        range(len(targets.rows))[start : start + checked.batch_size]
-        for start in range(0, len(targets.rows), checked.batch_size)
-    ]
-    keys = [_key(artifact, targets, batch, checked, distance) for batch in batches]
-    about["fingerprint"] = hashlib.sha256("".join(keys).encode()).hexdigest()
     file = folder / PROJECTIONS_FILE
     if file.exists():
         whole = Projections.read(file)
@@ -244,25 +239,96 @@ def project_files(
                 f"{folder} holds projections of other images or with other settings; choose another --out."
             )
     else:
-        whole = _join(_parts(artifact, targets, folder, batches, keys, checked, distance, device, progress), about)
+        whole = _join(batches.project(progress), about)
         whole.write(file)
     report = ProjectReport(file, folder / "projections.png", whole.rows, summary(whole.rows), distance.name)
     _draw(report.sheet, whole)
     described = {**report.to_json(), "method": artifact.method.name, "model_sha256": artifact.sha256, "options": about}
     write_text(folder / "projections.json", json.dumps(described, indent=2) + "\n")
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    shutil.rmtree(batches.folder, ignore_errors=True)
     return report
 
 
-def _key(artifact: Artifact, targets: Targets, batch: Sequence[int], options: Any, distance: NamedDistance) -> str:
-    """Return a hash of all that decides a batch's result."""
-    settings = [artifact.sha256, options.model_dump(mode="json"), distance.name, distance.weights_sha256]
-    rows = [{**row, "covariates": _as_floats(row["covariates"])} for row in (targets.rows[number] for number in batch)]
-    digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
-    for number in batch:
-        digest.update(targets.images[number].tobytes())
-        digest.update(targets.lesions[number].tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class _Batches:
+    """Images that are projected together, and kept in a folder once they are done.
+
+    Attributes:
+        artifact: The model.
+        targets: All images.
+        folder: Gets one file per finished batch, named by all that decides it.
+        options: Of the method.
+        distance: The loss.
+        device: Where torch runs.
+    """
+
+    artifact: Artifact
+    targets: Targets
+    folder: Path
+    options: Any
+    distance: NamedDistance
+    device: str
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides the results."""
+        return hashlib.sha256("".join(self._key(batch) for batch in self._batches()).encode()).hexdigest()
+
+    def project(self, progress: Progress | None) -> list[Projections]:
+        """Return the projections of each batch; finished ones are read from the folder."""
+        run, model = resolve(self.artifact.method.task("project").run), self.artifact.build(self.device)
+        steps = self.options.iterations
+        total = len(self.targets.rows) * steps
+        done: list[Projections] = []
+        for batch in self._batches():
+            file = self.folder / f"{self._key(batch)}.safetensors"
+            if not file.is_file():
+                images = torch.from_numpy(self.targets.images[list(batch)])
+                projected: Projected = run(
+                    model,
+                    self.artifact.config,
+                    images.to(self.device),
+                    [_seed(self.options.seed, image) for image in images.numpy()],
+                    self.distance.measure,
+                    self.options,
+                    _reporter(progress, batch, steps, total),
+                )
+                self._whole(batch, images, projected).write(file)
+            done.append(Projections.read(file))
+            if progress:
+                progress(batch.stop * steps, total)
+        return done
+
+    def _batches(self) -> list[range]:
+        numbers, size = range(len(self.targets.rows)), self.options.batch_size
+        return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+    def _key(self, batch: range) -> str:
+        """Return a hash of everything that decides a batch's result."""
+        distance = self.distance
+        settings = [
+            self.artifact.sha256, self.options.model_dump(mode="json"), distance.name, distance.weights_sha256
+        ]  # fmt: skip
+        chosen = [self.targets.rows[number] for number in batch]
+        rows = [{**row, "covariates": _as_floats(row["covariates"])} for row in chosen]
+        digest = hashlib.sha256(json.dumps([settings, rows], sort_keys=True).encode())
+        for number in batch:
+            digest.update(self.targets.images[number].tobytes())
+            digest.update(self.targets.lesions[number].tobytes())
+        return digest.hexdigest()
+
+    def _whole(self, batch: range, images: torch.Tensor, projected: Projected) -> Projections:
+        """Return what was found for a batch, with how close its reconstructions are."""
+        artifact, targets = self.artifact, self.targets
+        lesions = targets.lesions[list(batch)]
+        measured = measure(images, projected.reconstruction, lesions, artifact.config.data.contrasts)
+        rows = tuple(
+            {**targets.rows[number], **about, "losses": {**losses, **about["losses"]}}
+            for number, losses, about in zip(batch, projected.losses, measured, strict=True)
+        )
+        return Projections(
+            projected.codes, projected.noise, images, projected.reconstruction, rows, artifact.method.name,
+            str(artifact.sha256),
+        )  # fmt: skip
 
 
 def _as_floats(covariates: Mapping[str, int | float | str]) -> dict[str, float | str]:
@@ -270,53 +336,8 @@ def _as_floats(covariates: Mapping[str, int | float | str]) -> dict[str, float |
     return {name: float(value) if isinstance(value, int) else value for name, value in covariates.items()}
 
 
-def _parts(
-    artifact: Artifact,
-    targets: Targets,
-    folder: Path,
-    batches: Sequence[range],
-    keys: Sequence[str],
-    options: Any,
-    distance: NamedDistance,
-    device: str,
-    progress: Progress | None,
-) -> list[Projections]:
-    """Return the projections of each batch, from the folder where they are done."""
-    run, model = resolve(artifact.method.task("project").run), artifact.build(device)
-    total = len(targets.rows) * options.iterations
-    found: list[Projections] = []
-    for batch, key in zip(batches, keys, strict=True):
-        part = folder / _PARTS / f"{key}.safetensors"
-        if not part.is_file():
-            images = torch.from_numpy(targets.images[list(batch)])
-            found_now = run(
-                model,
-                artifact.config,
-                images.to(device),
-                [_seed(options.seed, image) for image in images.numpy()],
-                distance.measure,
-                options,
-                _reporter(progress, batch, options.iterations, total),
-            )
-            measured = measure(
-                images, found_now.reconstruction, targets.lesions[list(batch)], artifact.config.data.contrasts
-            )
-            rows = tuple(
-                {**targets.rows[number], **about, "losses": {**losses, **about["losses"]}}
-                for number, losses, about in zip(batch, found_now.losses, measured, strict=True)
-            )
-            Projections(
-                found_now.codes, found_now.noise, images, found_now.reconstruction, rows,
-                artifact.method.name, str(artifact.sha256),
-            ).write(part)  # fmt: skip
-        found.append(Projections.read(part))
-        if progress:
-            progress(batch.stop * options.iterations, total)
-    return found
-
-
 def _seed(seed: int, image: np.ndarray) -> int:
-    """Return the seed of one image: it depends on what is in it, not on its neighbours."""
+    """Return the seed of one image, from its voxels; neighbours in the batch do not matter."""
     return seed_for(seed, int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8]))
 
 
@@ -339,7 +360,7 @@ def _join(parts: Sequence[Projections], options: Mapping[str, Any]) -> Projectio
     )
 
 
-# --- How near it came. ---
+# --- How close the reconstructions are. ---
 
 
 def measure(
@@ -347,17 +368,17 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return for each image ``losses`` (SSIM, PSNR in dB, mean square, range 2) and ``lesions``.
 
-    ``ssim``, ``psnr`` and ``mse`` count all pixels; ``ssim_head`` and ``psnr_head`` those in the filled outline of the
-    target's first channel, where it has one. Background is easy: nearly half of a slice is.
+    ``ssim``, ``psnr`` and ``mse`` cover all pixels; ``ssim_head`` and ``psnr_head`` those in the filled outline of the
+    target's first channel, where there is one: nearly half of a slice is background, which is easy.
 
-    Lesion contrast is the mean inside the lesions minus that of the foreground within 2 pixels round them. ``lesions``
-    has it by contrast for the target and the reconstruction, and ``survives``, the one over the other, ``None`` where
-    the target's is below 0.05 of a range of 2; without a lesion of 4 pixels it is empty.
+    Lesion contrast is the mean inside the lesions minus that of the foreground within 2 pixels around them. ``lesions``
+    has it per contrast for the target and the reconstruction, and ``survives``, the ratio of the second to the first,
+    ``None`` where the target's is below 0.05 of a range of 2; it is empty where lesions have fewer than 4 pixels.
 
     Args:
         images, reconstruction: ``[N, C, *size]``; a reconstruction is clamped to [-1, 1].
         lesions: bool ``[N, *size]``.
-        contrasts: Names; channels are these, each as often as it is copied.
+        contrasts: Names; the channels are these, each repeated equally often.
     """
     made = reconstruction.clamp(-1, 1)
     similarity = ssim_map(made, images)

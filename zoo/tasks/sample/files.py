@@ -18,7 +18,7 @@ from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
 from zoo.models.artifact import Artifact
-from zoo.models.runtime import Runtime
+from zoo.models.runtime import TORCH, Runtime
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.system.files import replacing, write_text
@@ -27,7 +27,6 @@ from zoo.tasks.provenance import provenance
 _SHOWN = 64
 """Samples on the sheet."""
 _DESCRIPTION = "Generated image of no real person. Research use only, not for diagnosis."
-_TORCH = Runtime()
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def sample_files(
     count: int,
     first: int = 0,
     options: Mapping[str, object],
-    runtime: Runtime = _TORCH,
+    runtime: Runtime = TORCH,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> SampleReport:

@@ -274,14 +274,6 @@ def test_places_that_cannot_be_written_are_told_before_filling(fill: Fill, tmp_p
     assert (code, "piped.json is a pipe" in err) == (1, True)
 
 
-def test_two_results_in_one_place_are_refused(zoo_command: Command, tmp_path: Path) -> None:
-    from zoo.tasks.results import ResultFiles, check_results
-
-    for names in (("a.nii.gz", "a.nii.gz"), ("a.nii", "a.nii.gz"), ("a.nii", "b/../a.nii")):
-        with pytest.raises(DataError, match="Two results"):
-            check_results([ResultFiles(tmp_path / name) for name in names], [], overwrite=True)
-
-
 def test_memory_that_torch_lacks_is_told_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

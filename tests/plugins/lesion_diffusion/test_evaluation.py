@@ -1,4 +1,4 @@
-"""What an evaluation says of a model and its baselines, and where it measures."""
+"""What the evaluator ``inpainting`` fills and measures, and how checkpoints are scored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from nibabel import Nifti1Image
 
 from zoo.config import resolve_config
-from zoo.descriptors import Score, resolve
+from zoo.descriptors import resolve
 from zoo.errors import ConfigError
-from zoo.evaluation.scores import Evaluation, explain
 from zoo.imaging.cache import PackedScan, pack_cohort
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.geometry import Grid
@@ -21,43 +20,10 @@ from zoo.randomness import Randomness
 from zoo.registry import registry
 from zoo.training.launch import launch
 from zoo_lesion_diffusion.baselines import sharp_slices
+from zoo_lesion_diffusion.cases import circles, whole_lesions
 from zoo_lesion_diffusion.config import FEWEST_STEPS_FOR_SPREAD, BiharmonicOptions, FillingOptions, InpaintingOptions
-from zoo_lesion_diffusion.evaluation import _circles, _coverage, _whole_lesions, right_coverage
+from zoo_lesion_diffusion.measures import coverage, ideal_coverage
 from zoo_lesion_diffusion.training import FillingTrainer
-
-
-def _evaluation(model: list[float], baseline: list[float]) -> Evaluation:
-    rows = [
-        {"subject": f"sub-{n}", "masks": "lesions", "filled by": who, "ssim_in": value}
-        for who, values in (("model", model), ("classic", baseline))
-        for n, value in enumerate(values)
-    ]
-    scores = {
-        f"lesions/{who}/ssim_in": Score(value=float(np.mean(values)), unit="", better="higher", n=len(values))
-        for who, values in (("model", model), ("classic", baseline))
-    }
-    return Evaluation(scores, {}, rows)
-
-
-def test_a_baseline_beats_the_model_by_the_difference_within_subjects() -> None:
-    subjects = np.linspace(0.4, 0.9, 6)
-    worse = _evaluation(list(subjects - 0.01 - 0.001 * np.arange(6)), list(subjects))
-    (verdict,) = worse.verdicts()
-    assert verdict.startswith("classic beats the model on lesions (ssim_in -0.0125 [-0.0145, -0.0105], 0 of 6")
-    assert f"Baselines that win: {verdict}" in explain(worse)
-    assert worse.paired_table() == [
-        {"masks": "lesions", "model against": "classic", "ssim_in": "-0.0125 [-0.0145, -0.0105], 0 of 6"}
-    ]
-
-
-def test_a_lead_within_the_interval_or_of_few_subjects_is_not_called_a_win() -> None:
-    unsure = _evaluation([0.5, 0.6, 0.7, 0.8, 0.6], [0.6, 0.5, 0.8, 0.7, 0.65])
-    few = _evaluation([0.5, 0.6], [0.6, 0.7])
-    for evaluation, won in ((unsure, "2 of 5"), (few, "-0.1, 0 of 2")):
-        (verdict,) = evaluation.verdicts()
-        assert "better than the model on average, not for certain" in verdict
-        assert won in verdict
-    assert _evaluation([0.7, 0.8], [0.6, 0.7]).verdicts() == []
 
 
 def test_half_faded_rims_are_no_test_slices() -> None:
@@ -78,10 +44,10 @@ def scan(phantom: Path) -> PackedScan:
 def test_circles_are_in_millimetres_and_of_no_model(scan: PackedScan) -> None:
     image = np.transpose(scan.images[:, 0], (1, 2, 0)).astype(np.float32)
     options = InpaintingOptions(circle_radius_mm=(10, 10), circle_centre_sd_mm=0)
-    discs = _circles(scan, sharp_slices(image), options, 0)
+    discs = circles(scan, sharp_slices(image), options, 0)
     areas = discs.sum(axis=(0, 1)) * 16  # mm²
     assert np.median(areas[areas > 0]) == pytest.approx(np.pi * 100, rel=0.25)
-    assert np.array_equal(discs, _circles(scan, sharp_slices(image), options, 0))
+    assert np.array_equal(discs, circles(scan, sharp_slices(image), options, 0))
     with pytest.raises(ValueError, match="the smaller first"):
         InpaintingOptions(circle_radius_mm=(5, 3))
 
@@ -93,7 +59,7 @@ def test_a_lesion_keeps_its_size_on_another_grid(tmp_path: Path) -> None:
     affine[:3, 3] = (15, -15, -15)
     Nifti1Image(mask, affine).to_filename(tmp_path / "mask.nii.gz")
     grid = Grid((12, 12, 2), np.array([[1.0, 0, 0, -4], [0, 1, 0, -7], [0, 0, 1, 0], [0, 0, 0, 1]]))  # two slices
-    volumes = _whole_lesions(tmp_path / "mask.nii.gz", grid)
+    volumes = whole_lesions(tmp_path / "mask.nii.gz", grid)
     assert set(np.unique(volumes)) == {0, 216}
     assert (volumes > 0).sum() == 36  # one slice of the lesion lies on the slab
 
@@ -102,16 +68,16 @@ def test_few_samples_cover_less_than_many() -> None:
     drawn = np.random.default_rng(0).normal(size=(5, 100_000))
     truth, samples = drawn[0], drawn[1:]
     inside = np.abs(samples.mean(0) - truth) <= samples.std(0, ddof=1)
-    assert inside.mean() == pytest.approx(right_coverage(4, 1), abs=0.01)
-    assert right_coverage(10_000, 2) == pytest.approx(0.954, abs=0.001)
+    assert inside.mean() == pytest.approx(ideal_coverage(4, 1), abs=0.01)
+    assert ideal_coverage(10_000, 2) == pytest.approx(0.954, abs=0.001)
 
 
 def test_coverage_of_a_true_spread() -> None:
     rng = np.random.default_rng(0)
     truth, mask = rng.normal(0, 1, (1, 30, 30, 30)), np.ones((30, 30, 30), bool)
-    right = _coverage(np.zeros_like(truth), np.ones_like(truth), truth, mask)
+    right = coverage(np.zeros_like(truth), np.ones_like(truth), truth, mask)
     assert right == {"coverage_1sd": pytest.approx(0.683, abs=0.01), "coverage_2sd": pytest.approx(0.954, abs=0.01)}
-    assert _coverage(np.zeros_like(truth), np.full_like(truth, 0.2), truth, mask)["coverage_1sd"] < 0.2
+    assert coverage(np.zeros_like(truth), np.full_like(truth, 0.2), truth, mask)["coverage_1sd"] < 0.2
 
 
 def test_a_spread_of_few_steps_is_refused() -> None:
