@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 import zoo
 from tests.conftest import TINY, train_briefly
+from zoo.errors import DataError
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.phantom import write_phantom
 from zoo_realism.config import RealismOptions
@@ -55,6 +57,15 @@ def test_few_subjects_have_no_interval(run: Path, tmp_path: Path, subjects: int)
     assert len(own) == 2
     assert len(found.scores) == (2 if subjects == 1 else 4)
     assert all(score.ci is None and "full rank" in score.note for score in own)
+
+
+def test_a_method_without_real_examples_is_refused(run: Path, phantom: Path) -> None:
+    artifact = zoo.load(run)
+    method = copy.copy(artifact.method)
+    object.__setattr__(method, "real", "")
+    artifact.method = method
+    with pytest.raises(DataError, match="'stylegan2-ada' names no real examples"):
+        realism(artifact, read_cohort(phantom), RealismOptions(samples=2), lambda done, total: None)
 
 
 def test_resampling_keeps_the_images_of_a_subject_together() -> None:
