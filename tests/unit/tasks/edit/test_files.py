@@ -25,9 +25,6 @@ from zoo.tasks.edit.real_images import RealImages, discriminator_of
 from zoo.tasks.edit.session import among_random, random_directions
 from zoo.tasks.edit.slices import measure_slices
 from zoo.tasks.projections import Projections
-from zoo_stylegan2.config import StyleGANConfig
-from zoo_stylegan2.networks import build_discriminator
-from zoo_stylegan2.tasks import discriminator_score
 
 SUBJECTS = 4
 SLICES = 2
@@ -298,23 +295,6 @@ def test_alphas_fill_the_range() -> None:
     assert alphas_within(AlphaRange(0, 4, "", "", 1, {}), 2) == [0, 2, 4]
     with pytest.raises(DataError, match="ended by a below 0 and by b above"):
         alphas_within(AlphaRange(0, 0, "a", "b", 1, {}), 2)
-
-
-def test_the_discriminator_scores_an_image_as_in_training(run: Path, projections: Path) -> None:
-    artifact = zoo.load(run)
-    config = artifact.config
-    assert isinstance(config, StyleGANConfig)
-    checkpoint = sorted((run / "checkpoints").iterdir())[-1]
-    score = discriminator_score(config, checkpoint, "cpu")
-    images = Projections.read(projections).image
-    together, alone = score(images[:3], images), score(images[2:3], images)
-    assert torch.allclose(together[2:], alone, atol=1e-5)
-    from zoo.training.state import load_state
-
-    network = build_discriminator(config)
-    network.load_state_dict(load_state(checkpoint)["trainer"]["discriminator"])
-    group = torch.cat([images[2:3], images[:3]])
-    assert torch.allclose(network(group)[:1], alone, atol=1e-5)
 
 
 def test_the_criteria_come_from_real_images(run: Path, projections: Path) -> None:
