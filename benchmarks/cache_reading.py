@@ -1,8 +1,8 @@
-"""How many slices a second training reads from the packed cache, and by decoding each slice's volume anew.
+"""Slices per second that training reads from the packed cache, and by decoding the volume of each slice.
 
     python benchmarks/cache_reading.py COHORT [--spacing 1] [--out benchmarks/results/cache-reading.jsonl]
 
-Both give the same slices, preprocessed. Each way is timed in rounds, by turns; the ratio of medians is printed.
+Both return the same preprocessed slices. The two are timed alternately, in rounds; the ratio of medians is printed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PACKED = 2000
 
 
 def decode_slice(scan: Scan, config: DataConfig, index: int) -> np.ndarray:
-    """Read, conform and scale a volume, and take one axial slice of it."""
+    """Read, resample and scale a volume, and return one axial slice of it."""
     volume = read_volume(scan.images["T1w"])
     grid = model_grid(volume.shape, volume.affine, config.spacing_mm)
     values = to_grid(volume.data[0], volume.affine, grid)
@@ -38,7 +38,7 @@ def decode_slice(scan: Scan, config: DataConfig, index: int) -> np.ndarray:
 
 
 def packed_slice(scan: PackedScan, index: int) -> np.ndarray:
-    """Take one axial slice from the cache."""
+    """Return one axial slice from the cache."""
     return scan.images[index, 0].astype(np.float32)
 
 

@@ -1,6 +1,6 @@
-"""Tables of docs/stylegan2.md and docs/stylegan2-editing.md, from what the studies of atrophy and of edits wrote.
+"""Tables of docs/stylegan2.md and docs/stylegan2-editing.md, from the results of the studies of atrophy and of edits.
 
-`EDITING` has them by name; each takes names of files in ``benchmarks/results`` and returns the lines of a table.
+`EDITING` holds them by name; each takes names of files in ``benchmarks/results`` and returns the lines of a table.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SHOWN_METRICS = {"ssim": ".3f", "ssim_head": ".3f", "psnr": ".1f", "psnr_head":
 
 
 def interval(mean: float, low: float | None, high: float | None, style: str) -> str:
-    """Return ``0.98 [0.97, 0.99]``, without brackets where there is no interval."""
+    """Return ``0.98 [0.97, 0.99]``, or the mean alone without an interval."""
     return f"{mean:{style}}" + ("" if low is None or high is None else f" [{low:{style}}, {high:{style}}]")
 
 
 def atrophy_truth(rows: Rows) -> Cells:
-    """Correlation with the truth by slice position, and the error at 0.58."""
+    """Correlation with the truth per slice position, and the error at position 0.58."""
     found = [row for row in rows if row["study"] == "truth"]
     positions = sorted({row["position"] for row in found})
     cells = [["quantity", "estimator", "n", *(f"r at {position:g}" for position in positions), "error at 0.58, ± sd"]]
@@ -44,7 +44,7 @@ def atrophy_truth(rows: Rows) -> Cells:
 
 
 def atrophy_changes(rows: Rows) -> Cells:
-    """Mean and largest change of the fraction, in %, when its anatomy stays as it is."""
+    """Mean and largest change of the fraction, in %, under changes of the image that keep the anatomy."""
     found = [row for row in rows if row["study"] == "change" and row["quantity"] == "BPF"]
     changes = list(dict.fromkeys(row["change"] for row in found))
     cells = [["images", "estimator", "n", *changes]]
@@ -57,7 +57,7 @@ def atrophy_changes(rows: Rows) -> Cells:
 
 
 def atrophy_age(rows: Rows) -> Cells:
-    """Rank correlation with age of real adults by slice position."""
+    """Rank correlation with the age of real adults per slice position."""
     found = [row for row in rows if row["study"] == "age" and row["estimator"] in ("levels", "k-means")]
     positions = sorted({row["position"] for row in found})
     cells = [["quantity", "estimator", "n", *(f"{position:g}" for position in positions)]]
@@ -69,7 +69,7 @@ def atrophy_age(rows: Rows) -> Cells:
 
 
 def atrophy_projection(rows: Rows) -> Cells:
-    """Correlation of projected images and of their reconstructions with the truth, and what projecting moves."""
+    """Correlation of projected images and of reconstructions with the truth, and the change by projection."""
     cells = [["quantity", "estimator", "n", "r of the images", "r of the reconstructions", "reconstruction − image"]]
     for row in rows:
         if row["study"] == "projection":
@@ -83,7 +83,7 @@ def atrophy_projection(rows: Rows) -> Cells:
 
 
 def projected(*studies: Mapping[str, Any]) -> Cells:
-    """How near reconstructions come, a row per projection of each study."""
+    """Similarity of reconstructions, one row per projection of each study."""
     cells = [["projected", "subjects, images", "iterations", "SSIM", "in the head", "PSNR, dB", "in the head"]]
     for study in studies:
         for one in study["projections"]:
@@ -98,7 +98,7 @@ def projected(*studies: Mapping[str, Any]) -> Cells:
 
 
 def edit_changes(study: Mapping[str, Any]) -> Cells:
-    """Mean and change of fraction and ventricles along each direction, beside random directions."""
+    """Mean and change of fraction and ventricles along each direction, compared with random directions."""
     cells = [["direction", "quantity", "group, n", "α", "mean", "change", "random directions", "p, random", "p, Holm"]]
     for edit in study["edits"]["edits"]:
         for row in edit["curves"]:
@@ -112,7 +112,7 @@ def edit_changes(study: Mapping[str, Any]) -> Cells:
 
 
 def edit_others(study: Mapping[str, Any]) -> Cells:
-    """Change of the head's brightness and of other estimators at the ends of each walk."""
+    """Change of the head's brightness and of other estimators at the ends of each direction."""
     cells = [["direction", "α", "n", "brightness of the head", "BPF by `k-means`", "BPF as in 0.1.0"]]
     names = ("brightness of the head", "k-means", "k-means, kept (0.1.0)")
     for edit in study["edits"]["edits"]:
@@ -131,7 +131,7 @@ def edit_others(study: Mapping[str, Any]) -> Cells:
 
 
 def edit_entanglement(study: Mapping[str, Any]) -> Cells:
-    """How much each attribute moves per unit of alpha, and how well its regressor reads real images."""
+    """Change of each attribute per unit of alpha, and the accuracy of its regressor on real images."""
     cells = [["direction", "attribute", "n", "per unit of α", "in sd", "regressor on unseen real images"]]
     for edit in study["edits"]["edits"]:
         for moved in edit["entanglement"]:
@@ -148,7 +148,7 @@ def edit_entanglement(study: Mapping[str, Any]) -> Cells:
 
 
 def _table(make: Callable[..., Cells]) -> Callable[..., list[str]]:
-    """Return how the names of files become the lines of a Markdown table."""
+    """Return a function from names of files to the lines of a Markdown table."""
 
     def lines(*files: str) -> list[str]:
         head, *rows = make(*(_read(name) for name in files))

@@ -1,9 +1,9 @@
-"""How the seconds of a fill grow with the lesions: 1, 10, 100 and 1,000 of them in one image.
+"""Seconds of a fill by the number of lesions in an image: 1, 10, 100 and 1,000.
 
     python benchmarks/filling_cost.py RUN T1W [--out benchmarks/results/filling-cost.jsonl]
         [--plot docs/images/filling-cost.png]
 
-Lesions are balls of 2 voxels' radius in white matter, apart from each other where there is room.
+Lesions are balls with a radius of 2 voxels at random positions in white matter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def balls(white_matter: np.ndarray, count: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure, write and plot."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("image", type=Path)

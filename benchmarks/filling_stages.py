@@ -1,11 +1,11 @@
-"""Where the seconds of `zoo fill` go, stage by stage.
+"""Seconds of each stage of `zoo fill`.
 
     python benchmarks/filling_stages.py RUN T1W LESIONS [--backend torch] [--precision fp32]
         [--out benchmarks/results/filling-stages.jsonl]
 
-The command is run in a process of its own for what starting costs, and then in this one under Python's profiler; a
-stage's seconds are those of its functions with all that they call. What no stage names is the rest. The picture has a
-grid of its own, so what that costs stands twice and the rest is too small by it.
+The command runs once in a separate process, for the time to start, and once in this process under Python's profiler.
+The seconds of a stage are the cumulative seconds of its functions. Time outside all stages is the rest. The picture
+resamples by itself, so that time counts in two stages and is missing from the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STAGES = {
     "writing": (("volume.py", "write_filled"),),
     "picture": (("fill/results.py", "_draw"),),
 }
-"""Functions of a stage: the end of the file's path, and the name."""
+"""Functions of each stage: the end of the file's path, and the name."""
 
 
 def main() -> None:

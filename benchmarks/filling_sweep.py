@@ -1,12 +1,12 @@
-"""Quality against processor seconds of the ways to fill in a suite, for one trained model, on tuning subjects.
+"""Quality against CPU seconds of a suite's sampling settings, for one trained model, on tuning subjects.
 
     python benchmarks/filling_sweep.py RUN DATA [--suite benchmarks/suites/filling.toml] [--protocol docs/protocol.toml]
         [--out benchmarks/results/filling-sweep.jsonl] [--plot docs/images/filling-sweep.png]
 
-DATA is the folder of the protocol's cohorts. Quality is what the evaluator `inpainting` finds on the tuning subjects,
-beside the strongest classic filler, paired by subject; seconds are the processor's for filling all lesions of one
-patient, the first of the tuning part's lesion masks that has an image, on the model's grid with the model loaded. Ways
-that stand in the JSONL already are not measured again; `--plot` draws from the JSONL alone.
+DATA is the folder of the protocol's cohorts. Quality is the result of the evaluator `inpainting` on the tuning
+subjects, paired by subject with the strongest classic filler. Seconds are CPU seconds for filling all lesions of one
+patient (the first of the tuning part's lesion masks that has an image), on the model's grid, with the model loaded.
+Settings that are already in the JSONL are not measured again; `--plot` draws from the JSONL.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _no_bar(_: str) -> Iterator[Any]:
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure every way of the suite that is not in the JSONL yet; return all, in the suite's order."""
+    """Measure all settings of the suite that are missing from the JSONL; return all rows in the suite's order."""
     artifact = zoo.load(arguments.run)
     trained = artifact.config
     if not isinstance(trained, FillingConfig):
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def patient(protocol: Protocol, config: FillingConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a tuning patient's image ``[C, i, j, k]`` in [-1, 1] and lesion mask, on the model's grid."""
+    """Return the image ``[C, i, j, k]`` in [-1, 1] and the lesion mask of a tuning patient, on the model's grid."""
     part = protocol.content.tuning
     cohort = read_cohort(protocol.folder / str(part.lesion_masks)).named(part.lesion_mask_subjects)
     scan = pack_scan(cohort.with_all([*config.data.contrasts, "lesion-mask"]).scans[0], config.data)
@@ -94,7 +94,7 @@ def patient(protocol: Protocol, config: FillingConfig) -> tuple[torch.Tensor, to
 
 
 def time_filling(parts: Any, config: FillingConfig, image: torch.Tensor, hole: torch.Tensor, **options: Any) -> Any:
-    """Return the median seconds of filling a patient's lesions, by the clock and of the processor."""
+    """Return the median seconds of filling a patient's lesions: wall time and CPU time."""
     samples = options.pop("samples", 1)
     seconds: list[tuple[float, float]] = []
     while len(seconds) < ROUNDS and sum(wall for wall, _ in seconds) < ENOUGH_S:
@@ -121,7 +121,7 @@ def _paired(evaluation: dict[str, Any], condition: str) -> dict[str, Any]:
 
 
 def name(way: dict[str, Any], side: int) -> str:
-    """Return a way in a few words."""
+    """Return a short description of settings."""
     steps = way.get("steps", 1)
     extra = [f"from {way['start']:g} T"] if way.get("start", 1) < 1 else []
     extra += [f"mean of {way['samples']}"] if way.get("samples", 1) > 1 else []
@@ -129,7 +129,7 @@ def name(way: dict[str, Any], side: int) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw PSNR inside lesions and circles against processor seconds."""
+    """Plot PSNR inside lesions and circles against CPU seconds."""
     figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, width_ratios=(1, 1, 0.55))
@@ -157,7 +157,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, write, draw."""
+    """Measure, write and plot."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser()
     for argument in ("run", "data"):

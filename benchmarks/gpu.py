@@ -1,18 +1,18 @@
-"""The GPU's table with one command, inside ten minutes, on a machine that need not have a network.
+"""Measures the GPU table with one command, within ten minutes, also on a machine without a network.
 
     python benchmarks/gpu.py [--out benchmarks/results/gpu.jsonl]
 
-It runs `benchmarks/suites/gpu.toml`; rows that cannot run, or that the time box does not reach, say "not measured" and
-why. The zoo must be installed, since plugins are found by an installed package's entry points. Where nothing can be
-fetched, carry it in as wheels, its own one too:
+It runs `benchmarks/suites/gpu.toml`. Rows that cannot run, or that exceed the time limit, say "not measured" and why.
+The zoo must be installed, because plugins are found by entry points. On a machine without a network, install it and its
+dependencies from wheels:
 
-    # where there is a network (the versions of the machine without: Python 3.12)
+    # on a machine with a network (versions for Python 3.12)
     uv build --wheel --out-dir wheels
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest wheels pydantic pydantic-core \
         annotated-types typing-inspection platformdirs nibabel nilearn
 
-    # where there is none (torch, numpy, scipy, scikit-learn, pluggy, click, rich, safetensors, filelock are there)
+    # on the machine without (which has torch, numpy, scipy, scikit-learn, pluggy, click, rich, safetensors, filelock)
     pip install --no-index --no-deps --target site wheels/*.whl
     PYTHONPATH=site python benchmarks/gpu.py
 """
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "gpu.jsonl")
     arguments = parser.parse_args()
     suite = read_suite(arguments.suite, {})
-    with tempfile.TemporaryDirectory() as runs:  # exports of this machine are of no use elsewhere
+    with tempfile.TemporaryDirectory() as runs:  # exports of this machine do not work elsewhere
         records = run_suite(suite, Path(runs), arguments.out, progress_bar)
     print(markdown(records))
     counts = Counter(record.status for record in records)

@@ -1,11 +1,12 @@
-"""How closely RePaint follows what is known, where the right answer has a formula.
+"""Accuracy of RePaint on normally distributed voxels, where the exact answer is known.
 
     python benchmarks/repaint_gaussian.py [--out benchmarks/results/repaint-gaussian.jsonl]
 
-Pairs of normally distributed voxels with a correlation of 0.9 are filled on one side, by the best denoiser there is. A
-right sampler follows the known voxel with slope 1 (of the conditional mean) and spread 1 (of the conditional standard
-deviation). How far RePaint falls short depends on the voxels' own standard deviation: what is noise at one spread is
-signal at another. On [-1, 1] two children's T1w have 0.18 in white matter, 0.40 in the brain and 0.58 over the slab.
+In pairs of normally distributed voxels with a correlation of 0.9, one voxel is filled with the exact denoiser. A
+correct sampler follows the known voxel with slope 1 (relative to the conditional mean) and spread 1 (relative to the
+conditional standard deviation). The error of RePaint depends on the voxels' own standard deviation. For comparison, on
+[-1, 1] the T1w images of two children have a standard deviation of 0.18 in white matter, 0.40 in the brain and 0.58
+over the slab.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def fill_right_of_pairs(sd: float, steps: int, jump_length: int, resamples: int,
     """Fill the right voxel of each pair, given the left one.
 
     Returns:
-        The slope of the filled voxels on their conditional mean, and their spread round that line by the right one.
+        The slope of the filled voxels on their conditional mean, and their spread around that line relative to the
+        correct spread.
     """
     covariance = sd**2 * torch.tensor([[1, CORRELATION], [CORRELATION, 1]])
     generator = torch.Generator().manual_seed(seed)

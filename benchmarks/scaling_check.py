@@ -1,11 +1,11 @@
-"""What white matter becomes when real images are scaled, and what moves the scale that should not.
+"""Scaled intensity of white matter in real images, and how robust the scale is.
 
     python benchmarks/scaling_check.py DATA [--pair WITH_SKULL WITHOUT_SKULL] [--out scaling.json]
 
-DATA holds cohorts in BIDS layout, one a folder. Per image: what +1 is, where white matter lies (in a T1w the mode of
-the upper half of the head's core, in other contrasts the mode), the share of white matter that is clamped, where a
-segmentation is there, and the change of the scale after padding, bright voxels and cropping. Per cohort: the median
-and the range. The pair is one head with and without its skull, such as ch2 and ch2bet of the package mricron-data.
+DATA holds cohorts in BIDS layout, one per folder. Per image: the intensity of +1, the scaled intensity of white matter
+(in T1w the mode of the upper half of the head's core, in other contrasts the mode), the share of white matter that is
+clamped (with a segmentation), and the change of the scale after padding, bright voxels and cropping. Per cohort: median
+and range. The pair is one head with and without skull, such as ch2 and ch2bet of the package mricron-data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAD = 40
 
 
 def altered(values: np.ndarray, white_level: float) -> dict[str, np.ndarray]:
-    """Return the image with what should not move the scale."""
+    """Return versions of the image that should have the same scale."""
     rng = np.random.default_rng(0)
     vessels = values.copy()
     head = np.argwhere(values > 0.25 * white_level)
@@ -82,7 +82,7 @@ def _mode(values: np.ndarray) -> float:
 
 
 def show(rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Print a cohort: median and range of each column."""
+    """Print median and range of each column of a cohort."""
     print(f"\n{title}, n = {len(rows)}")
     for name in [key for key in rows[0] if key != "image"]:
         column = np.array([row[name] for row in rows])
@@ -90,7 +90,7 @@ def show(rows: Sequence[dict[str, Any]], title: str) -> None:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("--pair", nargs=2, type=Path)

@@ -1,11 +1,11 @@
-"""Write the tables of the documents from the results that are committed.
+"""Writes the tables of the documents from the committed results.
 
     python benchmarks/tables.py            # rewrite README.md and docs/*.md
-    python benchmarks/tables.py --check    # say which tables are not what their results say
+    python benchmarks/tables.py --check    # name the documents whose tables differ from the results
 
-A table stands between ``<!-- table: NAME FILE [words] -->`` and ``<!-- end -->``; NAME is a key of `TABLES`, FILE lies
-in ``benchmarks/results``. A result that is not there yet leaves a line that says so. A table of other things than
-measured figures has ``<!-- not measured: WHAT -->`` above it, or no digit outside of code.
+A table stands between ``<!-- table: NAME FILE [words] -->`` and ``<!-- end -->``; NAME is a key of `TABLES`, FILE is in
+``benchmarks/results``. A missing result becomes a line that says so. A table without measured figures has
+``<!-- not measured: WHAT -->`` above it, or no digit outside of code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Rows = list[dict[str, Any]]
 
 
 def documents() -> list[Path]:
-    """Return the documents whose tables are held against results."""
+    """Return the documents whose tables are compared with results."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -46,9 +46,9 @@ def read_rows(name: str) -> Rows:
 
 
 def render(instruction: str, document: Path) -> str:
-    """Return the table of a marker, ``NAME FILE [words]``, and links to what it is of.
+    """Return the table of a marker, ``NAME FILE [words]``, with links to its results.
 
-    Where a file is not there yet, a line says so. A column's file (``NAME=FILE``) may be missing.
+    A line says so if a file is missing. The file of a column (``NAME=FILE``) may be missing.
     """
     name, *words = instruction.split()
     files = [word.rpartition("=")[2] for word in words if word.endswith((".json", ".jsonl"))]
@@ -62,13 +62,13 @@ def render(instruction: str, document: Path) -> str:
 
 
 def rewrite(document: Path) -> str:
-    """Return a document with every marked table rendered anew."""
+    """Return a document with all marked tables rendered again."""
     text = document.read_text(encoding="utf-8")
     return MARKED.sub(lambda found: f"<!-- table: {found[1]} -->\n{render(found[1], document)}<!-- end -->", text)
 
 
 def sections_without_command(text: str) -> Iterator[str]:
-    """Yield the heading of each section with a table of our own figures that shows no command."""
+    """Yield the heading of each section that has a table of our own figures but shows no command."""
     for section in re.split(r"^(?=#+ )", text, flags=re.MULTILINE):
         ours = [found for found in MARKED.finditer(section) if not found[1].startswith("reported ")]
         if ours and not re.search(r"^    (zoo|python) ", section, flags=re.MULTILINE):
@@ -76,7 +76,7 @@ def sections_without_command(text: str) -> Iterator[str]:
 
 
 def unmarked_tables(text: str) -> Iterator[str]:
-    """Yield the head of each table that holds figures, is not marked, and does not say that it was not measured."""
+    """Yield the head of each table of figures that is neither marked nor declared as not measured."""
     lines = MARKED.sub("", re.sub(r"```.*?```", "", text, flags=re.DOTALL)).splitlines()
     for number, line in enumerate(lines):
         if not line.startswith("|") or (number and lines[number - 1].startswith("|")):
@@ -101,7 +101,7 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Return a number of so many digits, large ones in full."""
+    """Return a number with so many significant digits; large numbers are written in full."""
     if value is None:
         return ""
     text = f"{value:.{digits}g}"
@@ -109,14 +109,14 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def with_bounds(value: float, bounds: Sequence[float | None] | None, style: str, sign: str = "") -> str:
-    """Return ``0.979 [0.968, 0.990]``, without brackets where there is no interval."""
+    """Return ``0.979 [0.968, 0.990]``, or the value alone without an interval."""
     shown = f"{value:{sign}{style}}"
     if bounds is None or bounds[0] is None:
         return shown
     return f"{shown} [{bounds[0]:{sign}{style}}, {bounds[1]:{sign}{style}}]"
 
 
-# --- Quality: what `zoo evaluate` wrote. ---
+# --- Quality: results of `zoo evaluate`. ---
 
 STYLES = {"ssim": ".3f", "psnr": ".1f", "mse": ".4f", "seam": ".2f", "stripes": ".2f"}
 PAIRED = ("ssim_in", "ssim_filled", "psnr_in")
@@ -139,7 +139,7 @@ def _conditions(evaluation: Mapping[str, Any], wanted: str) -> list[str]:
 
 
 def evaluation_table(file: str, conditions: str = "all", metrics: str = "ssim_in,ssim_filled,psnr_in") -> list[str]:
-    """Mean over subjects with its interval, a row per condition and filler; the best value of a condition is bold."""
+    """Mean over subjects with its interval, one row per condition and filler; the best value per condition is bold."""
     evaluation = read_rows(file)[0]
     scores = evaluation["scores"]
     shown = [name for name in metrics.split(",") if any(key.endswith(f"/{name}") for key in scores)]
@@ -169,7 +169,7 @@ def _best(scores: Mapping[str, Any], condition: str, who: Sequence[str], metric:
 
 
 def by_subject(evaluation: Mapping[str, Any], condition: str, filler: str, metric: str) -> dict[str, float]:
-    """Return a metric of each subject."""
+    """Return a metric by subject."""
     return {
         row["subject"]: row[metric]
         for row in evaluation["by_subject"]
@@ -178,9 +178,9 @@ def by_subject(evaluation: Mapping[str, Any], condition: str, filler: str, metri
 
 
 def difference(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, list[float | None], int, int]:
-    """Return the mean paired difference, its interval, the number of subjects, and in how many the first is higher.
+    """Return the mean paired difference, its interval, the number of subjects, and for how many the first is higher.
 
-    No interval is given below five subjects.
+    There is no interval below five subjects.
     """
     differences = [one[subject] - other[subject] for subject in sorted(one.keys() & other.keys())]
     found = mean_interval(differences)
@@ -221,7 +221,7 @@ def paired_table(file: str, other: str = "", conditions: str = "all") -> list[st
 
 
 def sweep_table(file: str) -> list[str]:
-    """Ways to fill with one model: what each costs, and the difference to the strongest classic, paired by subject."""
+    """Sampling settings of one model: cost, and the difference to the strongest classic filler, paired by subject."""
     rows = []
     for row in read_rows(file):
         cells = []
@@ -240,7 +240,7 @@ def sweep_table(file: str) -> list[str]:
 
 
 def thesis_table(file: str) -> list[str]:
-    """Our preset and the thesis' way trained for the same processor time: what each is and costs."""
+    """Our preset and the thesis' method, trained for the same CPU time: sizes and costs."""
     rows = read_rows(file)
     lines = [
         ("parameters", "parameters", ",.0f"),
@@ -255,13 +255,13 @@ def thesis_table(file: str) -> list[str]:
 
 
 def reported_table(file: str) -> list[str]:
-    """Figures that a paper reports, as it prints them."""
+    """Figures that a paper reports, as printed there."""
     found = read_rows(file)[0]
     return grid(found["columns"], [[str(cell) for cell in row] for row in found["rows"]])
 
 
 def gaussian_table(file: str) -> list[str]:
-    """RePaint on pairs of normal voxels: slope of the filled voxel on its neighbour by the right one, by spread."""
+    """RePaint on pairs of normal voxels: slope of the filled voxel relative to the correct slope, by spread."""
     rows = read_rows(file)
     spreads = sorted({row["sd"] for row in rows})
     settings = list(dict.fromkeys((row["steps"], row["jump_length"], row["resamples"], row["name"]) for row in rows))
@@ -299,7 +299,7 @@ def bench_table(file: str) -> list[str]:
 
 
 def peers_table(file: str) -> list[str]:
-    """The same network sampled by several projects."""
+    """The same network sampled by several libraries."""
     heads = ["backend", "version", "ms, median [95 %]", "per s", "× first row", "rel. error"]
     return grid(heads, [[row[head] for head in heads] for row in bench_rows(read_records(RESULTS / file))])
 
@@ -311,7 +311,7 @@ def _by_machine(words: Sequence[str]) -> dict[str, Path]:
 
 
 def shape_table(*machines: str) -> list[str]:
-    """StyleGAN2 against its usual shape, a column per machine: × the usual, median and range over rounds."""
+    """Speed of StyleGAN2 relative to the usual formulation, one column per machine: median and range over rounds."""
     files = _by_machine(machines)
     rows = {machine: read_rows(file.name) if file.is_file() else [] for machine, file in files.items()}
     keys = dict.fromkeys((row["what"], row["batch"], row["how"]) for found in rows.values() for row in found)
@@ -328,7 +328,7 @@ def shape_table(*machines: str) -> list[str]:
 
 
 def peer_ratios_table(*machines: str) -> list[str]:
-    """How many times as fast as its peers the zoo samples with OpenVINO in float32, a column per machine."""
+    """Speed of sampling with OpenVINO in float32 relative to other libraries, one column per machine."""
     body = []
     for peer in ("diffusers fp32", "monai fp32"):
         cells = []
@@ -348,7 +348,7 @@ def _peer_ratio(file: Path, peer: str) -> float | None:
 
 
 def machines_table(file: str) -> list[str]:
-    """Which processors the speeds were measured on, and what OpenVINO used on each."""
+    """The processors of the measurements, and OpenVINO's instructions on each."""
     rows = read_rows(file)
     heads = ["machine", "instructions", "OpenVINO's convolutions, fp32", "bf16", "idle"]
     keys = ["machine", "instructions", "openvino_fp32", "openvino_bf16", "idle"]
@@ -356,7 +356,7 @@ def machines_table(file: str) -> list[str]:
 
 
 def stages_table(file: str) -> list[str]:
-    """Seconds of a whole `zoo fill`, by stage."""
+    """Seconds of `zoo fill` by stage."""
     rows = read_rows(file)
     stages = list(rows[0]["seconds"])
     body = [[stage, *(f"{row['seconds'][stage]:.2f}" for row in rows)] for stage in stages]
@@ -365,7 +365,7 @@ def stages_table(file: str) -> list[str]:
 
 
 def cost_table(file: str) -> list[str]:
-    """Seconds of filling against the number of lesions."""
+    """Seconds of filling by the number of lesions."""
     rows = read_rows(file)
     cells = [
         [str(row["lesions"]), f"{row['voxels']:,}", f"{row['windows']:,}", f"{row['seconds']:.2f}"] for row in rows
@@ -374,7 +374,7 @@ def cost_table(file: str) -> list[str]:
 
 
 def freed_table(file: str) -> list[str]:
-    """A network call with freed memory given back, and kept."""
+    """Milliseconds of a network call with freed memory returned to the system, and kept."""
     body = [
         [f"`{row['method']}`, {row['part']}, batch {row['batch']}", f"{1e3 * row['seconds']:.0f}",
          f"{1e3 * row['seconds_kept']:.0f}", f"{row['seconds'] / row['seconds_kept']:.2f}"]
@@ -384,7 +384,7 @@ def freed_table(file: str) -> list[str]:
 
 
 def cache_table(file: str) -> list[str]:
-    """Slices a second from volumes and from the packed cache."""
+    """Slices per second from volumes and from the packed cache."""
     body = [
         [f"{row['cohort']}, {row['volume'][0]} slices of {row['volume'][1]} × {row['volume'][2]}",
          *(f"{row['slices_per_second'][way]:,.0f}" for way in ("decoded", "packed")), f"{row['ratio']:.0f} ×"]
@@ -409,11 +409,11 @@ def _pair(ways: Mapping[str, Any], precision: str) -> list[str]:
 
 
 CONVOLUTIONS = ("2 1 64 64", "2 1 128 128", "2 1 256 64", "2 1 512 32", "2 8 128 32", "3 1 128 32", "3 1 256 16")
-"""Shown of the many: dims, batch, channels, side."""
+"""The cases that the table shows: dims, batch, channels, side."""
 
 
 def convolutions_table(file: str) -> list[str]:
-    """Single convolutions by the definition and by minimal filtering, ms."""
+    """Milliseconds of single convolutions, direct and by Winograd's minimal filtering."""
     rows = [row for row in read_rows(file) if "channels" in row]
     found = _ways(rows, "dims", "batch", "channels", "side")
     body = []
@@ -426,7 +426,7 @@ def convolutions_table(file: str) -> list[str]:
 
 
 def networks_table(file: str) -> list[str]:
-    """Whole networks by the definition and by minimal filtering, ms, with the error of the latter."""
+    """Milliseconds and errors of whole networks, with direct convolutions and with minimal filtering."""
     rows = [{**row, "side": row["inputs"][0][-1]} for row in read_rows(file) if "inputs" in row]
     body = []
     for (model, part, batch, side), ways in _ways(rows, "model", "part", "batch", "side").items():
@@ -464,7 +464,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
 def main() -> None:
     """Rewrite the documents, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="Change nothing; exit 1 where a table is out of date.")
+    parser.add_argument("--check", action="store_true", help="Change nothing; exit 1 if a table is out of date.")
     arguments = parser.parse_args()
     stale = []
     for document in documents():

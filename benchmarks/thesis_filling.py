@@ -1,12 +1,12 @@
-"""What the thesis' way costs beside ours, after both were trained for the same processor time.
+"""Cost of the thesis' method and of ours, both trained for the same CPU time.
 
     python benchmarks/thesis_filling.py OURS THESIS DATA [--out benchmarks/results/thesis-filling.jsonl]
 
-OURS is a run of lesion-filling's preset `small`, THESIS one of `studies/thesis-small.toml`: the thesis' network (layer
-by layer diffusers' UNet2DModel), trained and sampled in its own way, at a size that two cores can train. DATA is the
-folder of the protocol's cohorts. Seconds are the processor's for filling the lesions of one tuning patient on the eight
-slices that have most, each model in its own way: 50 steps on every slice would take half an hour. Quality is what
-`zoo evaluate` finds of both by the protocol.
+OURS is a run of lesion-filling's preset `small`, THESIS a run of `studies/thesis-small.toml`: the thesis' network
+(diffusers' UNet2DModel, layer by layer) with its training and sampling, at a size that two cores can train. DATA is the
+folder of the protocol's cohorts. Seconds are CPU seconds for filling the lesions of one tuning patient on the eight
+slices with most lesion voxels, each model with its own sampling; 50 steps on every slice would take half an hour.
+Quality is measured by `zoo evaluate` with the protocol.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLICES = 8
 
 
 def measure(way: str, run: Path, protocol: Protocol) -> dict[str, Any]:
-    """Return what a run is, what its training took, and what it takes to fill a patient."""
+    """Return the size of a run's model, the cost of its training, and the cost to fill a patient."""
     artifact, record = zoo.load(run), Run.open(run).record
     config = artifact.config
     if not isinstance(config, FillingConfig):
@@ -55,7 +55,7 @@ def measure(way: str, run: Path, protocol: Protocol) -> dict[str, Any]:
 
 
 def on_largest_slices(hole: torch.Tensor) -> torch.Tensor:
-    """Return a lesion mask ``[i, j, k]`` on the slices that have most of it, empty on the others."""
+    """Return a lesion mask ``[i, j, k]`` on the slices with most lesion voxels, empty on the others."""
     kept = torch.zeros_like(hole)
     slices = hole.sum(dim=(0, 1)).topk(SLICES).indices
     kept[..., slices] = hole[..., slices]

@@ -1,10 +1,10 @@
-"""Where a training step's time goes: reading a batch from the cache, and the network's step on it.
+"""Time of a training step: reading a batch from the cache, and the network's step on it.
 
     python benchmarks/training_reading.py METHOD COHORT [--preset small] [--config FILE] [--precision bf16-mixed]
         [--out benchmarks/results/training-reading.jsonl]
 
-A batch is read and computed by turns; medians and their ratio are printed. On a GPU, where worker processes read, a
-batch's share of one worker counts.
+Reading and computing alternate; medians and their ratio are printed. On a GPU, where several workers read, the time of
+reading is divided by their number.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How much of an estimated white matter is none? On children with a segmentation, and on the phantom.
+"""Precision and recall of estimated white matter, on children with a segmentation and on the phantom.
 
     python benchmarks/white_matter_check.py CHILDREN PATIENTS [--out white_matter.json]
 
 CHILDREN is a cohort with T1w and ``dseg`` (3 is white matter, 2 cortex, 4 deep grey matter), PATIENTS one with lesion
-masks. Each patient's lesions are laid on each child by world coordinates and cut to white matter. A rule's precision is
-counted on the whole estimate, and on the voxels that a dilation by one voxel adds; recall on those it could add.
+masks. Each patient's lesions are placed on each child by world coordinates and restricted to white matter. Precision is
+counted on the whole estimate, and on the voxels that a dilation by one voxel adds; recall on those that it could add.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ THRESHOLDS = (0.85, 0.92, 0.96, 0.98, 1.0)
 PHANTOMS = ((1.0, 4), (2.0, 6), (4.0, 6))
 
 Case = tuple[str, np.ndarray, np.ndarray, list[np.ndarray], tuple[float, float, float], bool]
-"""Group, T1w, labels, lesion masks, spacing, and whether the lesions are seen in the T1w."""
+"""Group, T1w, labels, lesion masks, spacing, and whether the T1w shows the lesions."""
 
 
 def cases(children: Path, patients: Path) -> Iterator[Case]:
-    """Return all images with their truth."""
+    """Yield all images with their truth."""
     bank = [read_volume(scan.maps["lesion-mask"]) for scan in read_cohort(patients).scans]
     for scan in read_cohort(children).scans:
         volume, tissue = read_volume(scan.images["T1w"]), read_volume(scan.maps["tissue"]).data[0]
@@ -47,7 +47,7 @@ def cases(children: Path, patients: Path) -> Iterator[Case]:
 
 
 def rules(t1w: np.ndarray, lesions: np.ndarray, spacing_mm: tuple[float, float, float]) -> Iterator[Any]:
-    """Return the estimates by their names."""
+    """Yield the name and the estimate of each rule."""
     yield "brightest class", brightest_class(t1w, lesions)
     relative = relative_brightness(t1w, lesions, spacing_mm)
     for threshold in THRESHOLDS:
@@ -55,7 +55,7 @@ def rules(t1w: np.ndarray, lesions: np.ndarray, spacing_mm: tuple[float, float, 
 
 
 def count(estimate: np.ndarray, tissue: np.ndarray, masks: list[np.ndarray], seen: np.ndarray) -> list[int]:
-    """Return voxels of the estimate, right ones, voxels added, right ones, cortex, deep grey, and right ones to add."""
+    """Return counts: estimate, correct, added, added in white matter, cortex and deep grey matter, and addable."""
     estimate = estimate & ~seen
     rims = [ndimage.binary_dilation(mask, np.ones((3, 3, 3), bool)) & ~mask for mask in masks]
     added = np.concatenate([tissue[rim & estimate] for rim in rims])
@@ -65,7 +65,7 @@ def count(estimate: np.ndarray, tissue: np.ndarray, masks: list[np.ndarray], see
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("children", type=Path)
     parser.add_argument("patients", type=Path)

@@ -1,13 +1,13 @@
-"""What minimal filtering does to OpenVINO's convolutions: time and rounding error, by size and precision.
+"""Time and rounding error of Winograd convolutions in OpenVINO, by size and precision.
 
     python benchmarks/winograd.py [--seconds 2] [--threads 2] [--out FILE.jsonl]
     python benchmarks/winograd.py --model RUN --part denoiser --batch 1 [--out FILE.jsonl]
 
-Four convolutions of window 3 with leaky ReLUs between them, by the definition and by `zoo_openvino.winograd` (with
-its points and with 0, ±1, ±2), for every size, those that `zoo` leaves to the definition, too. They take turns in one
-process; times are medians a convolution, errors relative to the definition in float32 (root mean squares). With
-`--model` a part that `zoo export --openvino` has exported, whole, as `zoo` runs it and by the definition, by turns in
-fresh processes, since two compiled models in one take the processor's cores from each other.
+Four convolutions of window 3 with leaky ReLUs between them are computed directly and by `zoo_openvino.winograd` (with
+its points and with 0, ±1, ±2), for all sizes, including those that `zoo` computes directly. The ways alternate in one
+process; times are medians per convolution, errors are root mean squares relative to the direct result in float32. With
+`--model`, a whole exported part (`zoo export --openvino`) runs as in `zoo` and with direct convolutions, alternately in
+fresh processes, because two compiled models in one process compete for its cores.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Array = npt.NDArray[np.float32]
 LAYERS = 4
 SIDES = {2: (8, 16, 32, 64, 128), 3: (8, 16, 32)}
 MOST_VALUES = 2**22
-"""In a tensor of a case."""
+"""Most values in a tensor of a case."""
 CASES = [
     (dims, batch, channels, side)
     for dims, sides in SIDES.items()
@@ -59,7 +59,7 @@ WAYS = {
 
 
 def layers(dims: int, batch: int, channels: int, side: int) -> Any:
-    """Return the convolutions as a model; a convolution of window 1 before and behind sets the memory's layout."""
+    """Return the convolutions as a model; convolutions of window 1 before and after set the memory layout."""
     random = np.random.default_rng(0)
 
     def convolution(x: Any, outputs: int, window: int) -> Any:
@@ -76,7 +76,7 @@ def layers(dims: int, batch: int, channels: int, side: int) -> Any:
 
 
 def measure(case: tuple[int, int, int, int], precision: str, least_seconds: float) -> list[dict[str, Any]]:
-    """Return a row for each of `WAYS`."""
+    """Return one row for each of `WAYS`."""
     core = runtime._core()
     dims, batch, channels, side = case
     requests: dict[str, Any] = {}
@@ -107,7 +107,7 @@ def _error(found: Array, reference: Array) -> float:
 
 
 def by_turns(calls: dict[str, Callable[[], Array]], reference: Array, least_seconds: float) -> list[dict[str, Any]]:
-    """Return median seconds, the ratio to the first and the error of each call."""
+    """Return median seconds, the ratio to the first call, and the error of each call."""
     errors = {way: _error(call(), reference) for way, call in calls.items()}
     times: dict[str, list[float]] = {way: [] for way in calls}
     while min(map(len, times.values())) < 5 or sum(map(sum, times.values())) < least_seconds:
@@ -124,7 +124,7 @@ def by_turns(calls: dict[str, Callable[[], Array]], reference: Array, least_seco
 
 
 def one_process(folder: Path, part: str, batch: int, precision: str, way: str, threads: int) -> tuple[float, Array]:
-    """Return the median seconds of an exported part in this process, and what it gives."""
+    """Return the median seconds of an exported part in this process, and its result."""
     torch.set_num_threads(threads)
     keep_freed_memory()  # as every command of the zoo does
     artifact = Artifact.open(folder)
@@ -143,7 +143,7 @@ def one_process(folder: Path, part: str, batch: int, precision: str, way: str, t
 
 
 def measure_model(folder: Path, part: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Return rows of an exported part by the definition and as `zoo` runs it, every time in a fresh process."""
+    """Return rows of an exported part with direct convolutions and as in `zoo`, each time in a fresh process."""
     artifact = Artifact.open(folder)
     sizes = [spec.shape for spec in artifact.part_specs()[part].inputs]
     about = {"model": artifact.method.name, "part": part, "batch": batch, "inputs": sizes}

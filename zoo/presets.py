@@ -14,8 +14,8 @@ from zoo.errors import ConfigError
 class Presets(Mapping[str, Mapping[str, Any]]):
     """The presets of a folder, by name: ``NAME.toml`` holds the settings that differ from the method's defaults.
 
-    A file may begin with ``base = "OTHER"``; its settings then lie over those of ``OTHER.toml`` in the same folder.
-    ``"none"`` stands for no value.
+    Names come in alphabetical order, those that begin with ``paper`` last. A file may begin with ``base = "OTHER"``;
+    its settings then override those of ``OTHER.toml`` in the same folder. ``"none"`` stands for no value.
 
     Args:
         folder: Folder of the files, for example ``Path(__file__).with_name("presets")``.
@@ -45,7 +45,8 @@ class Presets(Mapping[str, Mapping[str, Any]]):
         return (self.folder / f"{name}.toml").is_file()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(file.stem for file in self.folder.glob("*.toml")))
+        names = (file.stem for file in self.folder.glob("*.toml"))
+        return iter(sorted(names, key=lambda name: (name.startswith("paper"), name)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -102,7 +102,7 @@ class Shelf(Generic[Descriptor]):
         self.origins[item.name] = origin
 
     def refuse(self, name: str, reason: str) -> None:
-        """Take an item away; whoever asks for it is told the reason."""
+        """Remove an item; who asks for it later gets the reason."""
         origin = self.origins.pop(name)
         del self.items[name]
         self.refused[name] = reason

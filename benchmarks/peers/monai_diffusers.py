@@ -1,15 +1,15 @@
-"""The same work in diffusers, in MONAI and here: an image from noise by DDIM, by turns in one process.
+"""DDIM sampling of the same U-Net in diffusers, in MONAI and in mri-zoo, timed alternately in one process.
 
     pip install diffusers monai einops
     python benchmarks/peers/monai_diffusers.py [--preset paper-2d] [--size 128] [--steps 10] [--batch 1]
         [--ours torch:fp32 --ours openvino:fp32] [--out benchmarks/results/peers.jsonl]
 
-The network is the U-Net of `lesion-prior` with random weights, which have the same speed: channels, blocks, attention,
-groups and heads are one preset's in all three. diffusers' UNet2DModel has our weights, so its images must be ours;
-MONAI's DiffusionModelUNet is built alike (its parameters are counted), with weights of its own. Every library uses its
-own DDIM, with the same schedule, steps and noise. All on the CPU, or on a GPU where there is one. A line a row of the
-schema zoo-bench/1, so `zoo bench --report` takes the file; without --ours the zoo's row is torch in fp32. Files of
-other runtimes are made before: `zoo export lesion-prior --preset paper-2d --size 128 --openvino`.
+The network is the U-Net of `lesion-prior` with random weights, which do not affect speed. Channels, blocks, attention,
+groups and heads are those of one preset in all three. diffusers' UNet2DModel has our weights, so its images must equal
+ours. MONAI's DiffusionModelUNet has the same structure (its parameters are counted) and its own weights. Each library
+uses its own DDIM with the same schedule, steps and noise, on a GPU if there is one, otherwise on the CPU. Output is one
+line per row in the schema zoo-bench/1, for `zoo bench --report`. Without --ours, the zoo's row is torch in fp32. Export
+the files of other runtimes first: `zoo export lesion-prior --preset paper-2d --size 128 --openvino`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Sample = Callable[[Tensor], Tensor]
 
 
 def ours(part: Callable[..., Tensor], config: PriorConfig, steps: int) -> Sample:
-    """Return the zoo's sampler round a part on any backend."""
+    """Return the zoo's sampler with a part on any backend."""
     schedule = noise_schedule(config)
-    timesteps = schedule.leading_timesteps(steps)  # the others' default
+    timesteps = schedule.leading_timesteps(steps)  # the default of the other libraries
     return lambda noise: ddim(part, noise, schedule, timesteps, clip=False)
 
 
@@ -99,7 +99,7 @@ def monai_way(config: PriorConfig, steps: int, device: str) -> tuple[Sample, int
 
 @torch.inference_mode()
 def timed(sample: Sample, noise: Tensor) -> tuple[float, Tensor]:
-    """Return the milliseconds of one sample and the sample."""
+    """Return the milliseconds of one call, and the sample."""
     began = time.perf_counter()
     image = sample(noise)
     if noise.is_cuda:
@@ -108,7 +108,7 @@ def timed(sample: Sample, noise: Tensor) -> tuple[float, Tensor]:
 
 
 def main() -> None:
-    """Measure by turns, write and print."""
+    """Measure alternately, write and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--preset", default="paper-2d")
     parser.add_argument("--size", type=int, default=128)

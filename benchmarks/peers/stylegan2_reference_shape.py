@@ -1,15 +1,14 @@
-"""StyleGAN2 as it is usually written beside the zoo's, with the same weights on the same machine.
+"""Speed of StyleGAN2 in its usual formulation and in the zoo's, with the same weights on the same machine.
 
     python benchmarks/peers/stylegan2_reference_shape.py [--size 256 256] [--rounds 5] [--threads 2] [--out FILE.jsonl]
 
-The usual shape: weights modulated for each sample and a grouped convolution (transposed convolution and filter where
-it doubles the image), then noise, bias, activation and gain one after the other, memory contiguous, float32. It is
-built here from the definition in the StyleGAN2 paper (equations 1 and 3), by putting that layer into the zoo's
-networks; outputs must agree. Both sides are timed in turn, so that a change of the machine's pace meets both; a ratio
-is the median over rounds. Generators and training run in a fresh process each round, since their pace depends on what
-the C library does with freed memory and differs between processes: the zoo's keeps it as its commands do
-(`benchmarks/freed_memory.py` shows what that does), the other has the C library's usual memory. Projections run in one
-process with usual memory.
+The usual shape modulates the weights per sample and runs a grouped convolution (a transposed convolution and a filter
+to double the image), then noise, bias, activation and gain in sequence, with contiguous memory, in float32. It is
+written from the StyleGAN2 paper (equations 1 and 3) by replacing that layer in the zoo's networks; outputs must agree.
+Both are timed alternately, so changes of the machine's speed affect both; ratios are medians over rounds. Generators
+and training run in a fresh process each round, because their speed depends on how the C library treats freed memory:
+the zoo keeps it as its commands do (see `benchmarks/freed_memory.py`), the usual shape runs with the C library's
+defaults. Projections run in one process with the defaults.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from zoo_stylegan2.training import StyleGANTrainer
 BATCHES = (1, 8)
 ITERATIONS = 20
 CALLS, SECONDS = 5, 3.0
-"""Timed in a process, at least."""
+"""Least number of calls, and of seconds, that a process times."""
 OPTIONAL = ("onnxruntime", "openvino")
 HOWS = ("usual shape", "torch fp32", "torch bf16", "onnxruntime fp32", "openvino fp32", "openvino bf16")
 SAME = 1e-4
@@ -68,7 +67,7 @@ def grouped_modulated_conv(
     gain: float = 1.0,
     up_filter: Tensor | None = None,
 ) -> Tensor:
-    """Do what `zoo.nn.stylegan.modulated_conv` does with a weight of its own for each sample."""
+    """Compute `zoo.nn.stylegan.modulated_conv` with a separate weight tensor per sample."""
     batch, inputs, height, width = x.shape
     outputs, _, side, _ = weight.shape
     own = weight[None] * style[:, None, :, None, None]
@@ -86,7 +85,7 @@ def grouped_modulated_conv(
 
 
 def plain_styled_conv(self: stylegan.StyledConv, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-    """Do what `zoo.nn.stylegan.StyledConv` does in the order of the paper: noise, bias, activation, gain."""
+    """Compute `zoo.nn.stylegan.StyledConv` in the order of the paper: noise, bias, activation, gain."""
     y = grouped_modulated_conv(x, self.weight, self.affine(w), up_filter=self.resample_filter)
     y = y.add_(noise * self.noise_strength) + self.bias[:, None, None]
     return F.leaky_relu(y, stylegan.SLOPE) * stylegan.GAIN
@@ -106,14 +105,14 @@ def usual_shape() -> Iterator[None]:
 
 
 def settled(assignments: tuple[str, ...]) -> StyleGANConfig:
-    """Return the settings of `small`, changed by ``assignments``."""
+    """Return the settings of `small` with ``assignments``."""
     config = resolve_config(registry().methods["stylegan2-ada"], assignments=assignments)
     assert isinstance(config, StyleGANConfig)
     return config
 
 
 def compared(usual: list[float], found: list[float]) -> dict[str, Any]:
-    """Return median seconds, and the ratio to the usual shape: median, least and most over rounds."""
+    """Return median seconds, and the ratio to the usual shape: median, minimum and maximum over rounds."""
     ratios = [theirs / ours for theirs, ours in zip(usual, found, strict=True)]
     return {
         "seconds": statistics.median(found),
@@ -124,7 +123,7 @@ def compared(usual: list[float], found: list[float]) -> dict[str, Any]:
 
 
 def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each call, all of them timed once a round."""
+    """Return the seconds of each call; every round times all calls once."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -137,17 +136,17 @@ def seconds_in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[st
 
 
 def synthesis_of(config: StyleGANConfig) -> stylegan.SynthesisNetwork:
-    """Return a synthesis network with random weights, the same ones each time."""
+    """Return a synthesis network with random weights of seed 0."""
     torch.manual_seed(0)
     synthesis = build(config).eval().synthesis
     for name, parameter in synthesis.named_parameters():
-        if name.endswith("noise_strength"):  # it starts at 0, where noise would not be compared
+        if name.endswith("noise_strength"):  # it starts at 0, which would hide differences of the noise
             torch.nn.init.normal_(parameter, std=0.1)
     return synthesis
 
 
 def generator_call(how: str, config: StyleGANConfig, file: Path) -> Callable[..., Tensor]:
-    """Return the synthesis network as a callable, run in one of `HOWS`."""
+    """Return the synthesis network as a callable in one of the ways of `HOWS`."""
     runtime, _, precision = how.partition(" ")
     if runtime == "onnxruntime":
         return open_session(file, parts(config)["synthesis"], "cpu")
@@ -183,7 +182,7 @@ def generator_seconds(
 
 
 def measure_generator(settings: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
-    """Return seconds, ratio and error of each way to run the synthesis network, every time in a fresh process."""
+    """Return seconds, ratio and error of each way to run the synthesis network, each time in a fresh process."""
     config = settled(settings)
     installed = [how for how in HOWS if how.split()[0] not in OPTIONAL or importlib.util.find_spec(how.split()[0])]
     rows: list[dict[str, Any]] = []
@@ -215,7 +214,7 @@ def measure_generator(settings: tuple[str, ...], rounds: int) -> list[dict[str, 
 
 
 def training_seconds(settings: tuple[str, ...], side: str, threads: int) -> float:
-    """Return seconds of one step in this process, the mean of a whole cycle of lazy regularisers after another."""
+    """Return the mean seconds per step over one cycle of lazy regularisers, after a warm-up cycle."""
     torch.set_num_threads(threads)
     config = settled(settings)
     fabric = Fabric(accelerator="cpu", devices=1)
@@ -235,7 +234,7 @@ def training_seconds(settings: tuple[str, ...], side: str, threads: int) -> floa
 
 
 def measure_training(settings: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
-    """Return seconds of one step of each, every time in a fresh process, as the memory they keep differs."""
+    """Return seconds per step of both, each time in a fresh process, because their memory settings differ."""
     config = settled(settings)
     times: dict[str, list[float]] = {"usual": [], "zoo": []}
     for _ in range(rounds):
@@ -251,7 +250,7 @@ def measure_training(settings: tuple[str, ...], rounds: int) -> list[dict[str, A
 
 
 def measure_projection(settings: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
-    """Return seconds an iteration and image: the usual shape one image at a time, ours eight at once."""
+    """Return seconds per iteration and image: the usual shape with one image at a time, ours with eight at once."""
     config = settled(settings)
     torch.manual_seed(0)
     ours = build(config).eval()
@@ -264,7 +263,7 @@ def measure_projection(settings: tuple[str, ...], rounds: int) -> list[dict[str,
 
     def one_at_a_time() -> None:
         with usual_shape():
-            for number, image in enumerate(images[:2]):  # two are enough to know what one takes
+            for number, image in enumerate(images[:2]):  # two images suffice to measure the time of one
                 project(usual, config, image[None], [number], distance, options)
 
     def together() -> None:

@@ -1,12 +1,12 @@
-"""How well the parenchymal fraction and the ventricles' share of a slice follow known anatomy, and what else moves.
+"""Accuracy of the parenchymal fraction and the ventricles' share of a slice, and their robustness to other changes.
 
     python benchmarks/studies/atrophy_measures.py --out benchmarks/results/atrophy-measures.jsonl
     python benchmarks/studies/atrophy_measures.py --adults adults-t1w --projected projections --out …
 
-Phantoms are made anew (seed 12; the constants of `zoo.metrics.bpf` and `zoo.metrics.profiles` were chosen on seed 11).
-Their truth is the labels: tissue over tissue and fluid, and the fluid within 4 mm of the warped ventricles over the
-head. ``--adults`` names a BIDS folder whose participants.tsv has ages, ``--projected`` the folder that ``zoo project``
-wrote for phantoms of ``--projected-seed``.
+Phantoms have seed 12; the constants of `zoo.metrics.bpf` and `zoo.metrics.profiles` were chosen on seed 11. The truth
+follows from their labels: tissue / (tissue + fluid), and the fluid within 4 mm of the warped ventricles / head.
+``--adults`` names a BIDS folder whose participants.tsv has ages, ``--projected`` the output folder of ``zoo project``
+for phantoms of ``--projected-seed``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from zoo.metrics.statistics import mean_interval
 
 POSITIONS = (0.5, 0.55, 0.58, 0.62, 0.66, 0.7)
 CHANGED_AT = 0.58
-"""Position of the slices that are changed without changing their anatomy."""
+"""Position of the slices whose images are changed while the anatomy stays the same."""
 
 SPACING_MM = 2.0
 _VENTRICLE_MM = 4.0
@@ -37,7 +37,7 @@ Classify = Callable[[np.ndarray], np.ndarray]
 
 
 class Slice(NamedTuple):
-    """A slice from 0 to 1, where it is, and its truth by quantity."""
+    """A slice with intensities in [0, 1], its position, and the truth of each quantity."""
 
     image: np.ndarray
     position: float
@@ -83,12 +83,12 @@ def phantom_slices(number: int, seed: int) -> Iterator[Slice]:
 
 
 def scaled(image: np.ndarray) -> np.ndarray:
-    """Return intensities from 0 to 1, brighter ones than 99.5 % of the voxels clamped, as a model is shown them."""
+    """Return intensities in [0, 1] as models see them: the 99.5th percentile is 1, brighter voxels are clamped."""
     return np.minimum(image / np.percentile(image, 99.5), 1)
 
 
 def warped_ventricles(subject: phantom.PhantomSubject, number: int, seed: int) -> np.ndarray:
-    """Return the fluid near the template's ventricles after the subject's deformation, bool ``[i, j, k]``."""
+    """Return the fluid near the template's ventricles, deformed like the subject, bool ``[i, j, k]``."""
     template = phantom._template(SPACING_MM)
     anatomy = np.random.default_rng([seed, number, 0])
     places, _, _ = phantom._deformation(template, anatomy, subject.age, subject.atrophy, SPACING_MM)
@@ -97,13 +97,13 @@ def warped_ventricles(subject: phantom.PhantomSubject, number: int, seed: int) -
 
 
 def truth_of(tissue: np.ndarray, ventricles: np.ndarray) -> dict[str, float]:
-    """Return what the labels of a slice say."""
+    """Return the true quantities of a slice from its labels."""
     head = int((tissue > 0).sum())
     return {"BPF": float((tissue > phantom.CSF).sum() / head), "ventricles": float(ventricles.sum() / head)}
 
 
 def adult_slices(folder: Path) -> Iterator[tuple[Slice, float]]:
-    """Yield slices of real brains of `SPACING_MM` and the age of each."""
+    """Yield slices of real brains with a voxel size of `SPACING_MM`, and the age of each."""
     from zoo.imaging.cohort import read_cohort
 
     for scan in read_cohort(folder).scans:
@@ -133,17 +133,17 @@ ESTIMATORS: dict[str, Classify] = {**TISSUE, "k-means in the head": kmeans_in_he
 
 
 def kept_centres(image: np.ndarray) -> Classify:
-    """Return how version 0.1.0 classified the edits of an image: by the nearest of that image's own four centres."""
+    """Return the classifier of version 0.1.0 for edits of an image: the nearest of the image's own four centres."""
     classes = TISSUE["k-means"](image)
     borders = [(image[classes == low].max() + image[classes == low + 1].min()) / 2 for low in range(3)]
     return lambda changed: np.searchsorted(borders, changed).astype(np.uint8)
 
 
-# --- What is measured. ---
+# --- Measurements. ---
 
 
 def against_truth(slices: list[Slice], data: str) -> Iterator[dict[str, Any]]:
-    """Yield correlation with the truth, bias and spread of the error by estimator, quantity and position."""
+    """Yield correlation with the truth, and mean and sd of the error, by estimator, quantity and position."""
     for name, classify in ESTIMATORS.items():
         classes = [classify(one.image) for one in slices]
         for quantity, measured in QUANTITIES.items():
@@ -159,7 +159,7 @@ def against_truth(slices: list[Slice], data: str) -> Iterator[dict[str, Any]]:
 
 
 def agreement(found: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """Return Pearson's correlation with its interval (Fisher), and mean and spread of the difference."""
+    """Return Pearson's correlation with its interval (Fisher), and mean and sd of the difference."""
     result = stats.pearsonr(found, truth)
     low, high = result.confidence_interval()
     return {
@@ -170,7 +170,7 @@ def agreement(found: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 
 
 def smooth_field(shape: tuple[int, ...], reach: float, seed: int) -> np.ndarray:
-    """Return a field of at most half a wave along each axis, from 1 - reach to 1 + reach."""
+    """Return a field from 1 - reach to 1 + reach, with at most half a wave along each axis."""
     random = np.random.default_rng(seed)
     waves = [
         np.cos(np.pi * random.uniform(0.5, 1) * np.linspace(0, 1, side) + random.uniform(0, 2 * np.pi))
@@ -189,11 +189,11 @@ CHANGES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "padded by 40": lambda image, _: np.pad(image, 40),
     "noise of 1 %": lambda image, seed: image + np.random.default_rng(seed).normal(0, 0.01, image.shape),
 }
-"""Changes of an image and a seed that leave the anatomy alone."""
+"""Changes of an image, from its values and a seed, that keep the anatomy."""
 
 
 def against_changes(slices: list[Slice], data: str) -> Iterator[dict[str, Any]]:
-    """Yield how far each quantity moves, as a share of itself, when its anatomy does not."""
+    """Yield the relative change of each quantity under changes of the image that keep the anatomy."""
     chosen = [one.image for one in slices if one.position == CHANGED_AT]
     ways = {name: [classify] * len(chosen) for name, classify in ESTIMATORS.items()}
     ways["k-means, centres kept (0.1.0)"] = [kept_centres(image) for image in chosen]
@@ -204,7 +204,7 @@ def against_changes(slices: list[Slice], data: str) -> Iterator[dict[str, Any]]:
             for quantity, measured in QUANTITIES.items():
                 start = np.array([measured(some) for some in before])
                 moved = np.array([measured(some) for some in after]) - start
-                # A share of a ventricle of a few pixels says nothing: theirs are shares of the head.
+                # Ventricles of a few pixels have no meaningful relative change: theirs are shares of the head.
                 relative = moved / start if quantity == "BPF" else moved
                 yield {
                     "study": "change", "data": data, "estimator": name, "quantity": quantity, "change": change,
@@ -234,7 +234,7 @@ def against_age(adults: list[tuple[Slice, float]]) -> Iterator[dict[str, Any]]:
 
 
 def against_projection(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield how the quantities of reconstructions follow those of the projected images, and the truth."""
+    """Yield the agreement of projected images and of their reconstructions with the truth."""
     from zoo.tasks.projections import Projections
 
     stored = Projections.read(folder)
@@ -253,7 +253,7 @@ def against_projection(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
         for quantity, measured in QUANTITIES.items():
             found = {which: np.array([measured(one) for one in some]) for which, some in classes.items()}
             right = np.array([one[quantity] for one in truth])
-            # Slices of a subject are not independent: agreement is of subjects' means.
+            # Slices of a subject are not independent, so agreement is computed on subjects' means.
             owners = np.array([row["subject"] for row in stored.rows])
             means = [
                 np.array([values[owners == owner].mean() for owner in known])

@@ -1,10 +1,10 @@
-"""Put the figures of a study with `zoo edit` into one file for the documents, and say what other estimators would.
+"""Collects the results of a study with `zoo edit` in one file for the documents, and adds other estimators.
 
     python benchmarks/studies/edit_claims.py --projections PROJECTED … --directions DIR --edits DIR --out FILE.json
 
-``--projections`` names what `zoo project` wrote, the last of them that which was edited. From the edited images
-themselves the head's mean brightness is measured and the fraction by the paper's k-means and as version 0.1.0 had it:
-clustered at alpha 0 and kept.
+``--projections`` names output folders of `zoo project`; the last is the one that was edited. The script measures the
+mean brightness of the head in the edited images, and the fraction by the paper's k-means, both as now and as in version
+0.1.0, which kept the clusters of alpha 0.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def nearest(rows: list[dict[str, Any]], position: float) -> list[int]:
 
 
 def others(folder: Path, edit: dict[str, Any], chosen: list[int]) -> list[dict[str, Any]]:
-    """Return a row per estimator and alpha: mean over subjects and the change from alpha 0."""
+    """Return one row per estimator and alpha: the mean over subjects and its change from alpha 0."""
     alphas = edit["alphas"]
     values: dict[str, list[list[float]]] = {"brightness of the head": [], "k-means": [], "k-means, kept (0.1.0)": []}
     for number in chosen:

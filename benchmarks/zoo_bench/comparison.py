@@ -1,4 +1,4 @@
-"""Two runs of a benchmark: what became slower beyond its noise."""
+"""Two runs of a benchmark: what became slower by more than its noise."""
 
 from __future__ import annotations
 

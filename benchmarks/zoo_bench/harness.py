@@ -1,4 +1,4 @@
-"""Measuring cases: one process a row, rows by turns, round after round."""
+"""Measuring cases: one process per row, interleaved in rounds."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ PATIENCE_S = 3600.0
 """Longest wait for one answer of a child process."""
 
 MODEL_COPIES = 4
-"""Times a model's file that a process is taken to need on the CPU: weights, a runtime's own copy, activations."""
+"""Memory that a process needs on the CPU, in sizes of the model's file: weights, a runtime's copy, activations."""
 
 PROCESS_BYTES = 1 << 30
-"""What a process is taken to need besides."""
+"""Memory that a process needs besides."""
 
 
 class Row(Config):
@@ -58,7 +58,7 @@ class Row(Config):
 
 
 class Case(Config):
-    """The same work for several rows, side by side; the first row is what the others are held against."""
+    """The same work for several rows, side by side; the others are compared with the first row."""
 
     model: str = Field(description="Method, run folder or model file")
     preset: str | None = Field(None, description="With seeded random weights")
@@ -66,7 +66,7 @@ class Case(Config):
     task: str | None = Field(None, description="Time this task as a whole instead")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the task")
     size: tuple[int, ...] | None = Field(None, description="Side of the images, pixels; default: the model's")
-    batch: tuple[int, ...] = Field((1,), min_length=1, description="Samples a call")
+    batch: tuple[int, ...] = Field((1,), min_length=1, description="Samples per call")
     device: str | None = Field(None, description="cpu or cuda; default: a GPU where there is one")
     rows: tuple[Row, ...] = Field(min_length=1)
 
@@ -85,17 +85,17 @@ class Suite(Config):
     """Cases that are measured by one command, the most important first."""
 
     protocol: Protocol = Field(default_factory=Protocol)
-    seconds: float | None = Field(None, gt=0, description="Time box; rows that are not begun then are not measured")
+    seconds: float | None = Field(None, gt=0, description="Time box; rows not started by then are not measured")
     case: tuple[Case, ...] = Field(min_length=1)
 
 
 def read_suite(path: Path, protocol: Mapping[str, Any]) -> Suite:
-    """Read a suite and lay settings over its protocol; see `zoo.config.read_config_file` for what it raises."""
+    """Read a suite and override settings of its protocol; see `zoo.config.read_config_file` for what it raises."""
     return validate(Suite, merge(read_config_file(path), {"protocol": protocol}), what=f"suite {path.name}")
 
 
 def run_suite(suite: Suite, runs: Path, out: Path, bar: Bar) -> list[Record]:
-    """Measure all cases; what is measured is in ``out`` after each of them.
+    """Measure all cases; ``out`` holds what is measured after each of them.
 
     Args:
         suite: Cases and protocol.
@@ -118,7 +118,7 @@ def run_suite(suite: Suite, runs: Path, out: Path, bar: Bar) -> list[Record]:
 
 
 class Child:
-    """A process that does one job, and what it says."""
+    """A process that does one job, and its answers."""
 
     def __init__(self, job: Job) -> None:
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -137,7 +137,7 @@ class Child:
         self.errors.close()
 
     def tell(self, line: str) -> None:
-        """Send a line; a process that has died says so when it is next heard."""
+        """Send a line; a process that has died is noticed at the next `hear`."""
         assert self.process.stdin
         try:
             self.process.stdin.write(line + "\n")
@@ -162,7 +162,7 @@ class Child:
 
 
 class Bench:
-    """One command's measuring: its identity, protocol and time box."""
+    """What the measurements of one command share: identity, protocol and time box."""
 
     def __init__(self, protocol: Protocol, seconds: float | None, bar: Bar) -> None:
         self.protocol = protocol
@@ -187,7 +187,7 @@ class Bench:
 
 
 def run_case(bench: Bench, case: Case, runs: Path) -> list[Record]:
-    """Measure the rows of a case; one that cannot run stays, with its reason.
+    """Measure the rows of a case; a row that cannot run is recorded with its reason.
 
     Args:
         bench: The command.
@@ -249,7 +249,7 @@ def _has_gpu() -> bool:
 
 
 def _groups(rows: Sequence[Row], running: Sequence[Row], artifact: Artifact, device: str) -> Iterator[list[Row]]:
-    """Yield rows whose processes fit into memory together; the first is in every group, since ratios are to it."""
+    """Yield rows whose processes fit into memory together; the first is in every group, as ratios need it."""
     size = artifact.path.stat().st_size if artifact.path else 0
     each = PROCESS_BYTES + (MODEL_COPIES * size if device == "cpu" else size)
     together = max(int(machine.available_memory() // each), 2)
@@ -264,7 +264,7 @@ def _groups(rows: Sequence[Row], running: Sequence[Row], artifact: Artifact, dev
 
 
 def _blocked(reference: dict[str, Any], export: dict[str, Any]) -> dict[str, Any] | None:
-    """Return why a row need not be begun."""
+    """Return why a row need not be started; ``None`` where it can run."""
     if reference["status"] != "ok":
         return reference
     if export.get("status", "ok") != "ok":
@@ -275,7 +275,7 @@ def _blocked(reference: dict[str, Any], export: dict[str, Any]) -> dict[str, Any
 def _measure(
     bench: Bench, jobs: Sequence[Job], blocked: Sequence[dict[str, Any] | None], progress: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:
-    """Start a process a job, then let each run a round in turn; return what each said, with its rounds."""
+    """Start one process per job, then let each run a round in turn; return the answers of each, with its rounds."""
     protocol = bench.protocol
     order = json.dumps(
         {
@@ -352,7 +352,7 @@ def _skeleton(bench: Bench, case: Case, artifact: Artifact, job: Job, row: Row, 
 
 
 def _finished(skeleton: Record, outcome: dict[str, Any], export: dict[str, Any]) -> Record:
-    """Return the record with what its process found, or with why there is nothing."""
+    """Return the record with what its process measured, or with the reason why it measured nothing."""
     made = {name: export.get(name) for name in ("export_s", "build_s")}
     skeleton = skeleton.model_copy(
         update={"cold": Cold(**made), "artifact_bytes": export.get("bytes") or skeleton.artifact_bytes}

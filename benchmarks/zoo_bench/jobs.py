@@ -10,22 +10,22 @@ from zoo.config import Config
 
 
 class Protocol(Config):
-    """How long rows are measured. Calls and seconds are of a row, over all its rounds."""
+    """How long rows are measured. Calls and seconds are per row, over all its rounds."""
 
-    rounds: int = Field(5, ge=1, description="Turns of every row; the interval of the median is over rounds and calls")
+    rounds: int = Field(5, ge=1, description="Rounds of every row; the interval of the median is over rounds and calls")
     calls: int = Field(100, ge=1, description="Timed calls at least, if they fit into limit_s")
     seconds: float = Field(5.0, gt=0, description="Timed seconds at least, likewise")
-    limit_s: float = Field(60.0, gt=0, description="Timed seconds at most, but for the call under way")
+    limit_s: float = Field(60.0, gt=0, description="Timed seconds at most, except for a running call")
     warmup_calls: int = Field(10, ge=1, description="Untimed calls at least, if they fit into warmup_limit_s")
     warmup_s: float = Field(2.0, ge=0, description="Untimed seconds at least, likewise")
-    warmup_limit_s: float = Field(10.0, gt=0, description="Untimed seconds at most, but for the call under way")
+    warmup_limit_s: float = Field(10.0, gt=0, description="Untimed seconds at most, except for a running call")
 
 
 class Job(Config):
     """One piece of work for a child process.
 
     ``reference`` runs torch in fp32 once and keeps inputs and outputs in ``reference_file``; ``export`` makes the
-    backend's files; ``measure`` loads, warms up, compares with the reference, and then runs a round whenever told to.
+    backend's files; ``measure`` loads, warms up, compares with the reference, and then runs one round per order.
     """
 
     action: Literal["reference", "export", "measure"]

@@ -1,4 +1,4 @@
-"""The schema ``zoo-bench/1``: one JSON object a line, one line a row of the table; see ``docs/benchmarks.md``."""
+"""The schema ``zoo-bench/1``: one JSON object per line, one line per row of the table; see ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Backend(Config):
     """What ran them."""
 
     name: str = Field(description="As --backend takes it, or the peer's library")
-    version: str = Field("", description="Of the package behind it")
+    version: str = Field("", description="Of its package")
     cuda_graph: bool = Field(False, description="The call was captured once and is replayed")
     contiguous: bool = Field(False, description="Torch with weights as they are stored, instead of channels last")
 
@@ -54,7 +54,7 @@ class Work(Config):
 
 
 class Cold(Config):
-    """Seconds until the first result; none where a step was not needed. Exports count as when they were made."""
+    """Seconds until the first result; none where a step was not needed. An export counts when it was made."""
 
     export_s: float | None = Field(None, description="Writing the ONNX file with its checks")
     build_s: float | None = Field(None, description="Compiling it for the backend, checks included")
@@ -67,15 +67,15 @@ class Latency(Config):
 
     timer: Timer
     n: int = Field(description="Timed calls")
-    warmup: int = Field(description="Calls before them")
+    warmup: int = Field(description="Untimed calls before them")
     median: float
     median_ci95: tuple[float, float] | None = Field(None, description="Bootstrap over rounds and calls")
     p90: float | None = Field(None, description="From 20 calls on")
     p95: float | None = Field(None, description="From 100 calls on")
     p99: float | None = Field(None, description="From 1000 calls on")
     minimum: float
-    iqr: float = Field(description="75th less 25th percentile")
-    round_medians: tuple[float, ...] = Field(description="In order; rounds of all rows of a group took turns")
+    iqr: float = Field(description="75th minus 25th percentile")
+    round_medians: tuple[float, ...] = Field(description="In order; rounds of all rows of a group were interleaved")
 
     @classmethod
     def of(
@@ -103,16 +103,16 @@ class Memory(Config):
     """Most bytes held since the process began, weights and libraries included."""
 
     host_peak: int = Field(description="Resident memory of the process")
-    torch_cuda_peak: int | None = Field(None, description="What torch's allocator gave out; other runtimes not counted")
-    gpu_used: int | None = Field(None, description="Rise of the GPU's used memory (NVML), whoever took it")
+    torch_cuda_peak: int | None = Field(None, description="Of torch's allocator; other runtimes not counted")
+    gpu_used: int | None = Field(None, description="Increase of the GPU's used memory (NVML), by any process")
 
 
 class Quality(Config):
     """How far the results are from torch in fp32, on the same inputs."""
 
     max_abs: float | None = Field(None, description="Largest absolute difference")
-    rel_max: float | None = Field(None, description="The same, by the largest value of the reference")
-    rel_l2: float | None = Field(None, description="Norm of the difference by the norm of the reference")
+    rel_max: float | None = Field(None, description="The same, divided by the largest value of the reference")
+    rel_l2: float | None = Field(None, description="Norm of the difference divided by the norm of the reference")
     psnr: float | None = Field(None, description="Whole task, dB, inside the mask where there is one; 100 at most")
     ssim: float | None = Field(None, description="Whole task, likewise")
     parity: Literal["passed", "failed", "not run"] = Field(
@@ -127,7 +127,7 @@ class Record(Config):
 
     schema_: Literal["zoo-bench/1"] = Field(SCHEMA, alias="schema")
     run_id: str = Field(description="The same for all rows of a command")
-    group: int = Field(0, description="Rows of one group lived side by side and took turns; ratios are within it")
+    group: int = Field(0, description="Rows of one group ran side by side, interleaved; ratios are within it")
     time: str = Field(description="UTC, ISO 8601")
     model: Model
     backend: Backend
@@ -136,7 +136,7 @@ class Record(Config):
     work: Work
     environment: dict[str, Any] = Field(description="Machine, versions, threads, clocks; no names of people or folders")
     cold: Cold = Field(default_factory=Cold)
-    latency_ms: Latency | None = Field(None, description="What the caller waits, the device synchronised")
+    latency_ms: Latency | None = Field(None, description="Time that the caller waits, the device synchronised")
     gpu_latency_ms: Latency | None = Field(None, description="Between CUDA events round the call")
     throughput: float | None = Field(None, description="Units per second: batch by median latency")
     memory: Memory | None = None
@@ -172,7 +172,7 @@ class Record(Config):
 
     @property
     def case(self) -> tuple[str, int]:
-        """What rows share that took turns, and that ratios are within."""
+        """What interleaved rows share; ratios are within it."""
         return self.run_id, self.group
 
 

@@ -24,7 +24,7 @@ _COLOURS = ("#1f4e79", "#e08a00", "#3f8f4f", "#b04a3a", "#7a5195", "#5f6b7a", "#
 
 
 def table(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Return one row of text a record, in the order measured; a figure that was not measured is empty."""
+    """Return one row of text per record, in the order measured; a figure that was not measured is empty."""
     first: dict[tuple[str, int], Record] = {}
     return [_cells(record, first.setdefault(record.case, record)) for record in records]
 
@@ -58,7 +58,7 @@ def _cells(record: Record, first: Record) -> dict[str, str]:
 
 
 def speedup(first: Record, record: Record) -> float | None:
-    """Return how many times as fast as the first row of its case a row is: the median of the ratios of their rounds.
+    """Return the speed of a row relative to the first row of its case: the median of the ratios of their rounds.
 
     Rounds took turns, so what slows the machine for a while is in both sides of a ratio.
     """
@@ -87,7 +87,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """Return the table in Markdown, columns that are empty throughout left out, and below it the machines."""
+    """Return the table in Markdown, without columns that are empty, and below it the machines."""
     rows = table(records)
     columns = [column for column in COLUMNS if any(row[column] for row in rows)]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -167,7 +167,7 @@ def _latency_throughput(axes: Any, row: str, records: Sequence[Record], colour: 
 
 
 def _quality_latency(axes: Any, row: str, records: Sequence[Record], colour: str) -> None:
-    """Draw one backend's relative error against latency, at its smallest batch; no point for one without error."""
+    """Draw one backend's relative error against latency, at its smallest batch; a row without error has no point."""
     record = records[0]
     if record.latency_ms and record.quality.rel_l2:
         axes.plot(record.latency_ms.median, record.quality.rel_l2, "o", color=colour, label=row, markersize=8)

@@ -1,4 +1,4 @@
-"""Figures of a sample of latencies, none of them from fewer calls than it takes."""
+"""Statistics of latencies; each needs a minimum number of calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESAMPLES = 1000
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
-    """Return a percentile of ``values``, or ``None`` where they are fewer than `ENOUGH` for it."""
+    """Return a percentile of ``values``, or ``None`` where there are fewer than it needs (`ENOUGH`)."""
     return float(np.percentile(values, percent)) if len(values) >= ENOUGH[percent] else None
 
 

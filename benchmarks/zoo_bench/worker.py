@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -162,9 +163,14 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
+@contextmanager
+def _silent(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show no progress: the parent shows its own."""
+    yield lambda done, total: None
+
+
 def make_export(job: Job) -> dict[str, Any]:
     """Make the files that the backend needs; files that exist and fit are used."""
-    from zoo.cli.output import progress_bar
     from zoo.exporting.export import ONNX_WRITER, export
     from zoo.exporting.job import ExportOptions
     from zoo.models.artifact import Artifact
@@ -172,7 +178,7 @@ def make_export(job: Job) -> dict[str, Any]:
     batches = sorted(job.batches)
     profile = (batches[0], batches[len(batches) // 2], batches[-1])
     options = ExportOptions(precision=job.precision, batch=profile)
-    reports = export(Artifact.open(job.model), [job.backend], options, [], progress_bar)
+    reports = export(Artifact.open(job.model), [job.backend], options, [], _silent)
     own = [report for report in reports if report.backend == job.backend]
     seconds = {"onnx": 0.0, "own": 0.0}
     for report in reports:

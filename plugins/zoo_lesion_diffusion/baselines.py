@@ -1,4 +1,4 @@
-"""The classic lesion fillers: methods without training, what models are measured against, and what some start from."""
+"""The classic lesion fillers: methods without training, used as baselines and as the start of some models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = -0.9
 """Voxels above this are head, on the scale of [-1, 1]."""
 
 _FADED = 0.75
-"""A slice whose head is darker than this share of the median slice's is a half-faded rim of the field of view."""
+"""A slice whose head is darker than this share of the median slice's head is half faded."""
 
 
 def biharmonic_fill(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
@@ -30,14 +30,14 @@ def biharmonic_fill(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
         lesion_mask: bool ``[K, I, J]``.
 
     Returns:
-        Of the type of ``image``, within the range of what is known of each slice; outside the mask bit for bit the
-        input.
+        The type of ``image``. Filled voxels are in the range of the slice's known voxels; all others are bit-identical
+        to the input.
 
     Raises:
-        DataError: A slice is covered whole.
+        DataError: The mask covers a whole slice.
 
-    Source: biharmonic inpainting (Chui and Mhaskar 2010); the equations and the answer are those of scikit-image's
-    ``inpaint_biharmonic``, solved for all holes of a slice at once.
+    Source: biharmonic inpainting (Chui and Mhaskar 2010); same equations and solution as scikit-image's
+    ``inpaint_biharmonic``, but solved for all holes of a slice at once.
     """
     filled = image.copy()
     for index in np.flatnonzero(lesion_mask.any(axis=(1, 2))):
@@ -48,33 +48,34 @@ def biharmonic_fill(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
         low, high = known[~hole].min(axis=0), known[~hole].max(axis=0)
         known[hole] = 0
         rows = _biharmonic(lesion_mask.shape[1:])[hole]
-        # Symmetric and positive definite: a minimum-degree ordering without pivoting halves the time.
+        # The matrix is symmetric and positive definite: a minimum-degree ordering without pivoting halves the time.
         solver = splu(rows[:, hole].tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
         filled[:, index, lesion_mask[index]] = np.clip(solver.solve(-(rows @ known)), low, high).T
     return filled
 
 
 def biharmonic_fill_3d(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray:
-    """Fill holes by the smoothest body through their rims, across slices.
+    """Fill holes by the smoothest function through their rims, across slices.
 
     Args:
-        image: ``[C, K, I, J]``, any units. Its axes count alike, whatever the distance of the slices.
+        image: ``[C, K, I, J]``, any units. All axes count alike, whatever the distance of the slices.
         lesion_mask: bool ``[K, I, J]``.
 
     Returns:
-        Of the type of ``image``, within the range of what is known of it; outside the mask bit for bit the input.
+        The type of ``image``. Filled voxels are in the range of the known voxels; all others are bit-identical to the
+        input.
 
     Raises:
-        DataError: The image is covered whole.
+        DataError: The mask covers the whole image.
 
-    Source: as `biharmonic_fill`, in three dimensions. Holes that share no equation are solved apart, by conjugate
+    Source: as `biharmonic_fill`, in three dimensions. Holes that share no equation are solved separately, by conjugate
     gradients to a relative residual of 1e-6.
     """
     if lesion_mask.all():
         raise DataError("The lesion mask covers all of the image; nothing is left to fill it from.")
     filled = image.copy()
     known_range = [(channel[~lesion_mask].min(), channel[~lesion_mask].max()) for channel in image]
-    # An equation reaches two voxels far: holes whose rims of one voxel do not touch share none.
+    # An equation has a reach of two voxels: holes whose rims of one voxel do not touch share none.
     groups, _ = ndimage.label(ndimage.binary_dilation(lesion_mask))
     for number, box in enumerate(ndimage.find_objects(groups), start=1):
         wider = tuple(slice(max(side.start - 2, 0), side.stop + 2) for side in box)
@@ -85,7 +86,7 @@ def biharmonic_fill_3d(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray
         for channel, (low, high) in enumerate(known_range):
             part = filled[channel][wider]
             values = part.astype(np.float64).ravel()
-            offset = values[~hole].mean()  # the residual is relative to what is asked for
+            offset = values[~hole].mean()  # the residual is relative to the right-hand side
             values = np.where(hole, 0, values - offset)
             solved, _ = cg(equations, -(rows @ values), rtol=1e-6, M=scale)
             part[hole.reshape(part.shape)] = np.clip(solved + offset, low, high)
@@ -94,7 +95,7 @@ def biharmonic_fill_3d(image: np.ndarray, lesion_mask: np.ndarray) -> np.ndarray
 
 @lru_cache(maxsize=8)
 def _biharmonic(shape: tuple[int, ...]) -> sparse.csr_array:
-    """Return the squared Laplacian of a slice or a box as a matrix, mirrored at the edges."""
+    """Return the squared Laplacian of a slice or a box as a matrix, with mirrored edges."""
     laplacian = sparse.csr_array((1, 1))
     for extent in shape:
         before, line = sparse.eye_array(laplacian.shape[0]), sparse.eye_array(extent)
@@ -112,8 +113,8 @@ def _second_difference(extent: int) -> sparse.dia_array:
 def sharp_slices(image: np.ndarray) -> np.ndarray:
     """Return which slices show the head in full brightness, bool ``[k]``.
 
-    Where an aligned slab was interpolated beyond its end, the last slices are half faded. A slice counts as such where
-    the mean intensity of its head is below 0.75 of the median slice's.
+    If an aligned slab was interpolated beyond its end, the last slices are half faded: the mean intensity of their head
+    is below 0.75 of the median slice's.
 
     Args:
         image: ``[i, j, k]`` in [-1, 1].
@@ -128,23 +129,23 @@ def sharp_slices(image: np.ndarray) -> np.ndarray:
 def neighbour_fill(
     image: np.ndarray, lesion_mask: np.ndarray, white_matter: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fill lesions with random white matter: normal numbers with the mean and half the spread of each slice's own.
+    """Fill lesions with random white matter: normal numbers with the mean and half the deviation of the slice's own.
 
     Args:
         image: ``[C, K, I, J]``, any units.
         lesion_mask: bool ``[K, I, J]``.
         white_matter: bool ``[K, I, J]``, or ``None`` to take the brighter half (of the first channel) of a ring of 3
-            voxels round the lesions.
-        rng: Decides the values.
+            voxels around the lesions.
+        rng: Source of the values.
 
     Returns:
-        Of the type of ``image``; outside the mask bit for bit the input.
+        The type of ``image``; voxels outside the mask are bit-identical to the input.
 
     Raises:
-        DataError: There is no white matter besides the lesions.
+        DataError: There is no white matter outside the lesions.
 
-    Source: Valverde et al. 2014. Departures: a slice with fewer than ten voxels of white matter takes the mean and
-    spread of the whole volume; the ring where no white matter is given.
+    Source: Valverde et al. 2014. Departures: a slice with fewer than ten voxels of white matter takes mean and
+    deviation of the whole volume; the ring, if no white matter is given.
     """
     if white_matter is None:
         ring = ndimage.binary_dilation(lesion_mask, iterations=_RING) & ~lesion_mask
@@ -152,7 +153,7 @@ def neighbour_fill(
     else:
         normal = white_matter & ~lesion_mask
     if not normal.any():
-        raise DataError("There is no white matter besides the lesions to fill them from.")
+        raise DataError("There is no white matter outside the lesions to fill them from.")
     filled = image.copy()
     for channel in range(len(image)):
         everywhere = image[channel][normal]
@@ -174,7 +175,7 @@ def biharmonic(
     *,
     white_matter: Tensor | None = None,
 ) -> Tensor:
-    """Fill by `biharmonic_fill`; see `zoo.tasks.FillTask`. Nothing is random, and white matter is not looked at."""
+    """Fill by `biharmonic_fill`; see `zoo.tasks.FillTask`. Nothing is random, and white matter is not used."""
     return _by_slices(biharmonic_fill(_slices_first(image), _slices_first(lesion_mask)))
 
 
@@ -190,9 +191,9 @@ def biharmonic_2d3d(
 ) -> Tensor:
     """Fill by the mean of `biharmonic_fill` and `biharmonic_fill_3d`; nothing is random.
 
-    What each gets wrong differs, so the mean is nearer to the truth than either. The 3D fill takes slices in full
-    brightness for its neighbours alone (`sharp_slices`): a half-faded slice at the rim of a slab would darken it. Other
-    slices take the 2D fill.
+    Their errors differ, so the mean is nearer to the truth than either. The 3D fill uses only slices in full brightness
+    (`sharp_slices`), since a half-faded slice at the end of a slab would darken its neighbours. Other slices take the
+    2D fill.
     """
     volume, mask = _slices_first(image), _slices_first(lesion_mask)
     filled = biharmonic_fill(volume, mask)

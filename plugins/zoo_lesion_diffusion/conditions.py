@@ -1,4 +1,4 @@
-"""What the network is given besides the noisy image: the known image, with its holes, and the slices next to it."""
+"""The conditions of the network: the known image with its holes, and neighbouring slices."""
 
 from __future__ import annotations
 

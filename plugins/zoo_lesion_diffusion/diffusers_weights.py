@@ -11,7 +11,7 @@ from zoo_lesion_diffusion.networks import DenoisingUNet, ResidualBlock
 
 
 def diffusers_options(unet: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of ``UNet2DModel`` for the settings of a `UNetConfig`, but for its channels in and out."""
+    """Return the arguments of ``UNet2DModel`` for the settings of a `UNetConfig`, except input and output channels."""
     attends = [level in unet["attention_levels"] for level in range(len(unet["channels"]))]
     return {
         "block_out_channels": tuple(unet["channels"]),
@@ -24,12 +24,12 @@ def diffusers_options(unet: dict[str, Any]) -> dict[str, Any]:
 
 
 def diffusers_state_dict(unet: DenoisingUNet) -> dict[str, Tensor]:
-    """Return the weights of a 2D network as a ``UNet2DModel`` takes them.
+    """Return the weights of a 2D network under the names of ``UNet2DModel``.
 
-    A resampler that ends a level there begins the next one here.
+    A resampler is the last layer of a level there, and the first layer of the next level here.
 
     Raises:
-        ConfigError: The network is pseudo-3D, which ``UNet2DModel`` does not know.
+        ConfigError: The network is pseudo-3D, which ``UNet2DModel`` cannot be.
     """
     if unet.pseudo_3d:
         raise ConfigError("diffusers' UNet2DModel has no slice-axis convolutions; only network=2d has its weights.")

@@ -1,9 +1,9 @@
 """The denoising U-Net of the lesion-diffusion methods, in 2D and pseudo-3D.
 
 Source: Uhr 2024 (MSc thesis, University of Bern), section 3.2 "U-Net Architectures", figures 3.6 and 3.7.
-Hyper-parameters that the text leaves open are those of its library, diffusers' ``UNet2DModel``: attention
-heads of 8 channels, attention in the middle block, GroupNorm epsilon 1e-5, additive time embedding, and
-PyTorch's default initialisation.
+Where the text is silent, hyper-parameters are those of its library, diffusers' ``UNet2DModel``: attention heads of 8
+channels, attention in the middle block, GroupNorm epsilon 1e-5, additive time embedding, and PyTorch's default
+initialisation.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
         channels: Even width of the embedding; frequencies fall geometrically from 1 to almost 1/10000.
 
     Returns:
-        ``[N, channels]``, always float32: half precision cannot hold the angles.
+        ``[N, channels]``, always float32, since half precision cannot hold the angles.
 
-    Source: Ho et al. 2020, with the cosines first and no frequency shift, as the thesis' library has it.
+    Source: Ho et al. 2020, with the cosines first and no frequency shift, as in the thesis' library.
     """
     half = channels // 2
     exponent = -math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half
@@ -42,13 +42,13 @@ def timestep_embedding(timestep: Tensor, channels: int) -> Tensor:
 
 
 class PlaneConv(nn.Module):
-    """3×3 convolution in the plane and, with ``across_slices``, one of length 3 along the slice axis after it.
+    """3×3 convolution in the plane and, with ``across_slices``, then one of length 3 along the slice axis.
 
-    The slice-axis convolution starts as the identity, so a pseudo-3D network starts as its 2D twin.
+    The slice-axis convolution starts as the identity, so a pseudo-3D network starts like its 2D counterpart.
 
     Source: thesis figure 3.6, after Zhu et al. 2023 (Make-A-Volume). Departure: run as a Conv2d with kernel
-    (3, 1) on ``[B, C, D, H·W]``, which gives the numbers of the rearranged Conv1d, needs no copy when the
-    memory is channels-last, and is 1.2 to 1.9 times as fast on a CPU.
+    (3, 1) on ``[B, C, D, H·W]``, which equals the rearranged Conv1d, needs no copy if the memory is channels-last, and
+    is 1.2 to 1.9 times as fast on a CPU.
     """
 
     def __init__(self, in_channels: int, out_channels: int, across_slices: bool) -> None:
@@ -70,7 +70,7 @@ class PlaneConv(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention among the pixels of a slice, added to its input: GroupNorm, q/k/v, heads, projection."""
+    """Self-attention among the pixels of a slice, with a residual connection: GroupNorm, q/k/v, heads, projection."""
 
     def __init__(self, channels: int, head_dim: int, groups: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions round the time embedding, added to their input; then attention, if it attends.
+    """Two normalised convolutions with the time embedding between them and a residual connection; then attention.
 
     Source: thesis figure 3.7.
     """
@@ -122,7 +122,7 @@ class ResidualBlock(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """One resolution on the way down: halve unless it is the first, then the blocks; every result is a skip."""
+    """One resolution of the encoder: halve it except at the first, then the blocks; every result is a skip."""
 
     def __init__(self, downsample: nn.Module | None, blocks: list[ResidualBlock]) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """One resolution on the way up: double unless it is the first, then the blocks, each taking the last skip."""
+    """One resolution of the decoder: double it except at the first, then the blocks, each with the last skip."""
 
     def __init__(self, upsample: nn.Module | None, blocks: list[ResidualBlock]) -> None:
         super().__init__()
@@ -159,23 +159,23 @@ class UpLevel(nn.Module):
 class DenoisingUNet(nn.Module):
     """Predict the noise in an image, or in a slab of slices, from the image and its timestep.
 
-    Conditions (voided image, lesion mask) are further input channels, concatenated by the caller.
+    Conditions (known image, lesion mask) are further input channels, concatenated by the caller.
 
     Args:
         in_channels: Channels of the noisy image and of its conditions together.
         out_channels: Channels of the predicted noise.
         channels: Width of each resolution level, finest first; each level halves the image.
-        blocks_per_level: Residual blocks of a level on the way down; one more on the way up.
+        blocks_per_level: Residual blocks per level of the encoder; the decoder has one more.
         attention_levels: Levels, counted from 0 at full resolution, with self-attention after every residual
             block. The middle block always has it.
-        head_dim: Channels of an attention head. Weights have the same shapes for every value but mean another
-            function, so the value belongs to the saved configuration.
-        groups: Groups of every GroupNorm; divides each entry of ``channels``.
+        head_dim: Channels per attention head. It changes the function but not the shapes of the weights, so the saved
+            configuration must hold it.
+        groups: Groups of every GroupNorm; must divide each entry of ``channels``.
         pseudo_3d: Add a slice-axis convolution after each 3×3 convolution of the down and up residual blocks.
-            The middle block, the resampling, the normalisation and the attention stay within a slice.
+            The middle block, resampling, normalisation and attention work within a slice.
 
     Raises:
-        ConfigError: A width, level or head that does not fit.
+        ConfigError: Widths, levels or heads that do not fit together.
 
     Source: thesis section 3.2; the paper's network is ``channels=(128, 128, 256, 256, 512, 512)``, 2 blocks,
     attention at level 4 and heads of 8: 113.67 M parameters in 2D, 134.33 M in pseudo-3D.
@@ -203,13 +203,13 @@ class DenoisingUNet(nn.Module):
 
         block = partial(ResidualBlock, time_channels=time_channels, groups=groups, head_dim=head_dim)
 
-        # Every block reads the embedding through a SiLU, so it is applied here once.
+        # Every block applies a SiLU to the embedding, so it is applied here once.
         self.time = nn.Sequential(
             nn.Linear(channels[0], time_channels), nn.SiLU(), nn.Linear(time_channels, time_channels), nn.SiLU()
         )
         self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
 
-        # Down: remember the width of every skip for the way up.
+        # Encoder; the decoder needs the width of every skip.
         self.down = nn.ModuleList()
         skip_channels = [channels[0]]
         for level, width in enumerate(channels):
@@ -231,7 +231,7 @@ class DenoisingUNet(nn.Module):
             [block(deepest, deepest, attends=attends, across_slices=False) for attends in (True, False)]
         )
 
-        # Up: one block more than on the way down, because the resampled image is a skip as well.
+        # Decoder: one block more per level, because the resampled image is a skip as well.
         self.up = nn.ModuleList()
         current = deepest
         for level, width in reversed(list(enumerate(channels))):
@@ -257,13 +257,13 @@ class DenoisingUNet(nn.Module):
             x: Noisy image and conditions, ``[B, in_channels, H, W]``, in pseudo-3D ``[B, in_channels, D, H, W]``
                 with D neighbouring slices; intensities in [-1, 1] plus noise. H and W are multiples of
                 ``size_multiple``; D is free.
-            timestep: Step of the noise schedule, int64 ``[B]``; in pseudo-3D also ``[B, D]``, one a slice.
+            timestep: Step of the noise schedule, int64 ``[B]``; in pseudo-3D also ``[B, D]``, one per slice.
 
         Returns:
             ``[B, out_channels, H, W]`` or ``[B, out_channels, D, H, W]``.
 
         Raises:
-            DataError: A shape that does not fit.
+            DataError: Shapes that do not fit.
         """
         self._check_input(x, timestep)
         if not self.pseudo_3d:
@@ -276,7 +276,7 @@ class DenoisingUNet(nn.Module):
         return noise.unflatten(0, (batch, depth)).transpose(1, 2)
 
     def _denoise_slices(self, x: Tensor, timestep: Tensor, depth: int) -> Tensor:
-        """Run the network on slices ``[N, C, H, W]`` with a timestep each, ``depth`` consecutive ones a slab."""
+        """Run the network on slices ``[N, C, H, W]`` with one timestep each; ``depth`` slices in a row are a slab."""
         embedding = timestep_embedding(timestep, self.embedding_channels)
         time = self.time(embedding.to(self.conv_in.weight.dtype))
 
@@ -306,8 +306,8 @@ class DenoisingUNet(nn.Module):
         per_image, per_slice = (x.shape[0],), (x.shape[0], x.shape[2])
         if timestep.shape != per_image and not (self.pseudo_3d and timestep.shape == per_slice):
             raise DataError(
-                f"timestep must hold one step an image, {list(per_image)}, "
-                f"{f'or one a slice, {list(per_slice)}, ' if self.pseudo_3d else ''}got {list(timestep.shape)}."
+                f"timestep must hold one step per image, {list(per_image)}, "
+                f"{f'or one per slice, {list(per_slice)}, ' if self.pseudo_3d else ''}got {list(timestep.shape)}."
             )
 
 
@@ -340,11 +340,11 @@ def _check_architecture(
 
 
 class LesionFiller(nn.Module):
-    """The network that is trained and exported: noise in an image, given what is known of the image and the mask.
+    """The network that is trained and exported: predicts the noise in an image, given the known image and the mask.
 
-    Source: thesis section 3.2 "Conditional Lesion Filling", equation 3.6: conditions joined as channels.
-    Departures, all settings: the conditions may hold neighbouring slices and a coarse fill, the image may be the
-    difference to that fill, and the output may be the velocity.
+    Source: thesis section 3.2 "Conditional Lesion Filling", equation 3.6: conditions concatenated as channels.
+    Departures, all settings: the conditions may hold neighbouring slices and a biharmonic fill, the difference to that
+    fill may be diffused, and the output may be the velocity.
     """
 
     def __init__(self, config: FillingConfig) -> None:
@@ -407,7 +407,7 @@ def prior_parts(config: PriorConfig) -> dict[str, Part]:
 
 
 def _denoiser(config: DenoiserConfig, diffused: str, *conditions: TensorSpec) -> Part:
-    """Return the part that takes what is ``diffused`` and its conditions to the noise in it, or its velocity."""
+    """Return the part that predicts the noise, or the velocity, from what is ``diffused`` and its conditions."""
     image = _shape(config, len(config.data.contrasts))
     return Part(
         module="",

@@ -1,6 +1,6 @@
-"""RePaint: an unconditional denoiser fills a hole, because what is known is put back at every noise level.
+"""RePaint: an unconditional denoiser fills a hole, because the known voxels are put back at every noise level.
 
-As the samplers, a free function of ``denoise(x, t) -> epsilon``; randomness is passed in.
+Like the samplers, it is a function of ``denoise(x, t) -> epsilon``; randomness is passed in.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from zoo_lesion_diffusion.schedule import NoiseSchedule
 
 
 def repaint_moves(steps: int, jump_length: int, resamples: int) -> list[tuple[int, int]]:
-    """Return the walk over the noise levels, as (from, to): down by one, or up by ``jump_length``.
+    """Return the moves between noise levels, as (from, to): down by one, or up by ``jump_length``.
 
-    Level ``steps`` is where sampling begins, level 0 is the image without noise. At the levels 0, ``jump_length``,
-    2 · ``jump_length`` … below ``steps - jump_length`` the walk jumps up again, until the stretch above has been gone
-    down ``resamples`` times.
+    Sampling starts at level ``steps``; level 0 is the image without noise. From the levels 0, ``jump_length``,
+    2 · ``jump_length`` … below ``steps - jump_length`` a move jumps up again, until the stretch above the level is
+    denoised ``resamples`` times.
 
     Args:
-        steps: Levels on the way down, at least 1.
-        jump_length: j, at least 1, and less than ``steps`` where there are jumps.
-        resamples: r, at least 1; 1 goes straight down.
+        steps: Noise levels, at least 1.
+        jump_length: j, at least 1, and less than ``steps`` if there are jumps.
+        resamples: r, at least 1; 1 makes no jumps.
 
     Returns:
-        The moves. The network is needed for those that go down: as many as ``evaluations`` says.
+        The moves. Moves down need the network: ``evaluations`` counts them.
 
     Raises:
         ConfigError: A number out of range.
 
     Source: Lugmayr et al. 2022, section 4.2 and its schedule of jumps; thesis figure 3.4 and table 3.1. As in the
-    thesis' library the lowest jump starts at level 0; in the paper's code every jump starts one level above.
+    thesis' library the lowest jump starts at level 0; in the paper's code every jump starts one level higher.
     """
     if min(steps, jump_length, resamples) < 1 or (resamples > 1 and jump_length >= steps):
         raise ConfigError(
@@ -56,7 +56,7 @@ def repaint_moves(steps: int, jump_length: int, resamples: int) -> list[tuple[in
 
 
 def evaluations(moves: Sequence[tuple[int, int]]) -> int:
-    """Return how often the network is called on a walk: 482 times for (50, 8, 10), 2410 for (250, 10, 10)."""
+    """Return how often the moves call the network: 482 times for (50, 8, 10), 2410 times for (250, 10, 10)."""
     return sum(there < here for here, there in moves)
 
 
@@ -74,18 +74,18 @@ def repaint(
     clip: bool = True,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Fill the hole of an image with what an unconditional denoiser holds likely there.
+    """Fill the hole of an image with what is likely there under an unconditional denoiser.
 
     Args:
         denoise: Callable ``(x, t) -> epsilon``, as for ``samplers.Sampler``.
         x: Standard normal noise, ``[B, C, *spatial]``.
-        known: The image, of the shape of ``x``, intensities in [-1, 1]; what it holds in the hole is never used.
+        known: The image, of the shape of ``x``, intensities in [-1, 1]; its values in the hole are not used.
         hole: bool, ``[B, 1, *spatial]``: where to fill.
         schedule: The noise schedule of the training.
-        timesteps: One a level, strictly falling, as for ``samplers.Sampler``.
+        timesteps: One per level, strictly falling, as for ``samplers.Sampler``.
         jump_length, resamples: As for `repaint_moves`.
-        noise: Callable ``(shape) -> standard normal noise``, called once at the start and once a move, but not for
-            moves to level 0.
+        noise: Callable ``(shape) -> standard normal noise``, called once at the start and once per move, except moves
+            to level 0.
         clip: Clamp the predicted image to [-1, 1] at every step.
         progress: Called with (evaluations done, evaluations in all) after every evaluation.
 
@@ -93,13 +93,13 @@ def repaint(
         Images of the shape of ``x``; outside the hole exactly ``known``.
 
     Raises:
-        ConfigError: Timesteps, ``jump_length`` or ``resamples`` that make no walk.
+        ConfigError: Timesteps, ``jump_length`` or ``resamples`` out of range.
 
     Source: Lugmayr et al. 2022, algorithm 1 and equation 8; thesis equations 3.7 to 3.9. Departures: the variance is
-    the posterior's (the paper's network learns one, the thesis' library takes a DDIM step without noise); a jump of j
+    the posterior's (the paper's network learns it, the thesis' library takes a DDIM step without noise); a jump of j
     levels is one draw of q(x_{t+j} | x_t), which has the distribution of the papers' j draws; the known part and the
-    hole take their noise from one draw, since each voxel is of one of them; the known part is at its noise level from
-    the start.
+    hole take their noise from one draw, since each voxel belongs to one of them; the known part has the right noise
+    level from the start.
     """
     downward = list(levels(schedule, timesteps))
     moves = repaint_moves(len(downward), jump_length, resamples)
@@ -122,5 +122,5 @@ def repaint(
 
 
 def _noised(x: Tensor, share: float, noise: Tensor) -> Tensor:
-    """Return ``x`` at the noise level where it keeps ``share`` of its variance; 1 returns it as it is."""
+    """Return ``x`` with noise added, so that it keeps ``share`` of its variance; 1 returns it unchanged."""
     return math.sqrt(share) * x + math.sqrt(1 - share) * noise

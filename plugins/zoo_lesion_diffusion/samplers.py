@@ -1,8 +1,7 @@
-"""Samplers: from noise to an image, by way of a callable that predicts the noise.
+"""Samplers: from noise to an image, with a callable that predicts the noise.
 
-Each is a free function of ``denoise(x, t) -> epsilon``, so a torch module, an ONNX Runtime session and a
-TensorRT engine sample alike. Coefficients are Python floats and randomness is passed in. Conditions are the
-caller's: ``denoise`` closes over them.
+Each is a function of ``denoise(x, t) -> epsilon``, so a torch module, an ONNX Runtime session and a TensorRT engine all
+work. Coefficients are Python floats and randomness is passed in. ``denoise`` closes over conditions.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ Progress = Callable[[int, int], None]
 
 
 class Sampler(Protocol):
-    """What the entries of ``SAMPLERS`` have in common.
+    """The signature of the entries of ``SAMPLERS``.
 
     Args:
         denoise: Callable ``(x, t) -> epsilon`` with t int64 ``[B]`` on the device of ``x``.
         x: Images at the noise level of ``timesteps[0]``, ``[B, C, *spatial]``; intensities in [-1, 1] plus noise.
         schedule: The noise schedule of the training.
         timesteps: Where to evaluate ``denoise``, strictly falling; any subset of the schedule's steps. After the
-            last one the noise is gone.
-        noise: Callable ``(shape) -> standard normal noise``, called once a step that needs it; its result is moved
+            last one no noise is left.
+        noise: Callable ``(shape) -> standard normal noise``, called once per step that needs it; its result is moved
             to the device and dtype of ``x``. One generator per sample keeps a sample independent of its batch.
-        clip: Clamp the predicted image to [-1, 1] at every step, as the thesis does.
+        clip: Clamp the predicted image to [-1, 1] in every step, as the thesis does.
         progress: Called with (steps done, steps in all) after every step.
 
     Returns:
         Images of the shape of ``x``.
 
     Raises:
-        ConfigError: Timesteps that are none, out of range or not falling.
+        ConfigError: Timesteps that are empty, out of range or not falling.
     """
 
     def __call__(
@@ -67,9 +66,9 @@ def ddpm(
     clip: bool = True,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Sample ancestrally, with the posterior's variance (the smaller of the two fixed choices).
+    """Sample by DDPM, with the variance of the posterior (the smaller of the paper's two choices).
 
-    Arguments as in ``Sampler``. Fresh noise after every step but the last.
+    Arguments as in ``Sampler``. New noise is added after every step but the last.
 
     Source: Ho et al. 2020, algorithm 2 with equations 6 and 7; thesis equation 3.4. On a subset of the steps,
     alpha_t is the ratio of the neighbouring alpha_bar (Nichol & Dhariwal 2021, section 4).
@@ -94,10 +93,10 @@ def ddim(
     clip: bool = True,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Sample by DDIM, deterministic with ``eta`` 0; the sampler of the thesis, with 50 steps.
+    """Sample by DDIM, which is deterministic for ``eta`` = 0; the sampler of the thesis, with 50 steps.
 
-    Arguments as in ``Sampler``; ``noise`` is needed only where ``eta`` > 0. ``eta`` in [0, 1] scales the noise added
-    after every step but the last, up to the variance of ``ddpm``.
+    Arguments as in ``Sampler``; ``noise`` is needed only if ``eta`` > 0. ``eta`` in [0, 1] scales the noise added after
+    every step but the last, up to the variance of ``ddpm``.
 
     Raises:
         ConfigError: Also for ``eta`` out of range, or ``eta`` > 0 without ``noise``.
@@ -130,14 +129,14 @@ def dpm_solver_pp_2m(
     clip: bool = True,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Solve the probability-flow ODE by DPM-Solver++(2M): second order at one evaluation a step.
+    """Solve the probability-flow ODE by DPM-Solver++(2M): second order with one evaluation per step.
 
     Arguments as in ``Sampler``; ``noise`` is never called, as the solver is deterministic. The first step has no
-    predecessor and the last ends without noise, where the half log-SNR is infinite: both are of first order.
+    predecessor, and the last ends without noise, where the half log-SNR is infinite: both are of first order.
 
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2, midpoint form, on the discrete steps of the schedule.
     """
-    previous: tuple[Tensor, float] | None = None  # the step before: its image and the length it had in log-SNR
+    previous: tuple[Tensor, float] | None = None  # image and length in log-SNR of the step before
     for step, (t, alpha_bar, alpha_bar_next) in enumerate(levels(schedule, timesteps), start=1):
         _, x0 = _predict(denoise, x, t, alpha_bar, clip)
         length = _half_log_snr(alpha_bar_next) - _half_log_snr(alpha_bar)
@@ -162,10 +161,10 @@ def count_draws(solver: str, steps: int) -> int:
 
 
 def levels(schedule: NoiseSchedule, timesteps: Sequence[int]) -> Iterator[tuple[int, float, float]]:
-    """Yield each timestep with its alpha_bar and that of the next, which after the last is 1: no noise.
+    """Yield each timestep with its alpha_bar and that of the next; after the last there is no noise, 1.
 
     Raises:
-        ConfigError: Timesteps that are none, out of range or not falling.
+        ConfigError: Timesteps that are empty, out of range or not falling.
     """
     if not timesteps or any(now <= then for now, then in pairwise(timesteps)):
         raise ConfigError(f"Timesteps must be at least one and strictly falling, got {list(timesteps)}.")

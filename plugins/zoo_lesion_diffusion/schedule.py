@@ -1,7 +1,7 @@
-"""The noise schedule: how much of the image and how much noise there is at each timestep.
+"""The noise schedule: the shares of image and noise at each timestep.
 
-Source: Ho et al. 2020, equation 4; thesis (Uhr 2024) equations 3.1 and 3.2. Departure: timesteps count
-from 0, as in code, where the papers count from 1; so step 0 already holds a little noise.
+Source: Ho et al. 2020, equation 4; thesis (Uhr 2024) equations 3.1 and 3.2. Departure: timesteps count from 0, the
+papers count from 1; so step 0 already holds a little noise.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class NoiseSchedule:
         return alpha_bar
 
     def timesteps(self, count: int, start: float = 1.0) -> list[int]:
-        """Return ``count`` evenly spaced timesteps to sample at, noisiest first, from ``start · T`` - 1 on.
+        """Return ``count`` evenly spaced timesteps, noisiest first, from ``start · T`` - 1.
 
-        50 of 1000 are 999, 979 … 19, and one is 999: the "trailing" spacing, which begins where all is noise with
+        50 of 1000 are 999, 979 … 19, and one is 999. This is the "trailing" spacing, which starts at full noise for
         any number of steps.
 
         Raises:
@@ -68,8 +68,8 @@ class NoiseSchedule:
     def leading_timesteps(self, count: int, start: float = 1.0) -> list[int]:
         """Return ``count`` evenly spaced timesteps below ``start · T``, noisiest first, ending at 0.
 
-        50 of 1000 are 980, 960 … 0: the "leading" spacing without offset, which the thesis used. The first is
-        (count - 1) · (T // count), so a handful of steps starts below pure noise, and a single one at 0.
+        50 of 1000 are 980, 960 … 0. This is the "leading" spacing without offset, used in the thesis. The first is
+        (count - 1) · (T // count), so a few steps start well below full noise, and a single step starts at 0.
 
         Raises:
             ConfigError: ``count`` is not in 1 … ``start · T``.
@@ -81,14 +81,14 @@ class NoiseSchedule:
     def log_snr_timesteps(self, count: int, start: float = 1.0) -> list[int]:
         """Return ``count`` timesteps spaced evenly in log-SNR, noisiest first, from ``start · T`` - 1 to 0.
 
-        The spacing for DPM-Solver++, whose error grows with the longest step in log-SNR; on even timesteps that is
-        the one to step 0, and most of the gain over DDIM is lost. 10 of 1000 are 999, 886, 757 … 5, 0.
+        This spacing suits DPM-Solver++, whose error grows with the longest step in log-SNR; with even timesteps the
+        longest is the step to 0, and most of the gain over DDIM is lost. 10 of 1000 are 999, 886, 757 … 5, 0.
 
         Raises:
             ConfigError: ``count`` is not in 1 … ``start · T``.
 
-        Source: Lu et al. 2022 (DPM-Solver), uniform steps of lambda. Departure: rounded to whole timesteps; where
-        two would fall on one, the noisier moves up to the next.
+        Source: Lu et al. 2022 (DPM-Solver), uniform steps of lambda. Departure: rounded to whole timesteps; if two
+        are equal, the noisier one moves up.
         """
         first = self._check_count(count, start)
         log_snr = np.log(self.alpha_bar / (1 - self.alpha_bar))
@@ -99,22 +99,22 @@ class NoiseSchedule:
         return np.minimum(distinct, first - rank).tolist()
 
     def _check_count(self, count: int, start: float) -> int:
-        """Return the last timestep of the first ``start · T``, if there are enough for ``count``."""
+        """Return ``start · T`` - 1, if there are at least ``count`` timesteps up to it."""
         first = round(start * self.steps) - 1
         if not 1 <= count <= first + 1:
             raise ConfigError(f"Sampling takes 1 to {first + 1} steps on this noise schedule, got {count}.")
         return first
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return ``x_t``, the image ``x0`` as it looks at timestep ``t``.
+        """Return ``x_t``, the image ``x0`` with the noise of timestep ``t``.
 
         Args:
             x0: Images, ``[B, C, H, W]`` or ``[B, C, D, H, W]``, intensities in [-1, 1].
             noise: Standard normal, of the shape of ``x0``.
-            t: Timesteps, int64 ``[B]``; for ``[B, C, D, H, W]`` also ``[B, D]``, one a slice.
+            t: Timesteps, int64 ``[B]``; for ``[B, C, D, H, W]`` also ``[B, D]``, one per slice.
 
         Raises:
-            DataError: ``t`` fits neither the images nor their slices.
+            DataError: The shape of ``t`` fits neither the images nor their slices.
 
         Source: thesis equation 3.2.
         """
@@ -122,7 +122,7 @@ class NoiseSchedule:
         return signal * x0 + sigma * noise
 
     def x0_from_epsilon(self, x: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
-        """Return the image that ``x`` at timestep ``t`` hides if ``epsilon`` is its noise; inverts ``add_noise``.
+        """Return the image in ``x`` at timestep ``t`` if ``epsilon`` is its noise; inverts ``add_noise``.
 
         Shapes and errors as for ``add_noise``; the result is not clipped.
         """
@@ -135,7 +135,7 @@ class NoiseSchedule:
         return (x - signal * x0) / sigma
 
     def velocity(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return v, what a velocity network predicts at ``t``: from -x0 where all is noise to the noise where none is.
+        """Return v, which a velocity network predicts at ``t``: -x0 at full noise, the noise where there is none.
 
         Shapes and errors as for ``add_noise``.
 
@@ -145,7 +145,7 @@ class NoiseSchedule:
         return signal * noise - sigma * x0
 
     def epsilon_from_velocity(self, x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-        """Return the noise in ``x`` at timestep ``t`` that a predicted ``velocity`` means; shapes as there."""
+        """Return the noise in ``x`` at timestep ``t`` if ``velocity`` is its velocity; shapes as for ``add_noise``."""
         signal, sigma = self._scales(t, x)
         return signal * velocity + sigma * x
 
@@ -175,7 +175,7 @@ class NoiseSchedule:
 
         Args:
             t: Timesteps, int64, any shape.
-            gamma: SNR above which a step counts less; the source uses 5.
+            gamma: SNR above which a timestep has less weight; the source uses 5.
             prediction: What the network predicts, ``"noise"`` or ``"velocity"``.
 
         Returns:
@@ -196,7 +196,7 @@ def noise_schedule(config: DenoiserConfig) -> NoiseSchedule:
 def _scale_tables(schedule: NoiseSchedule, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return sqrt(alpha_bar) and sqrt(1 - alpha_bar), float32 ``[T]``, on a device.
 
-    They stay there: copying them in every step would make a GPU wait, and cannot be part of a CUDA graph.
+    They stay there: a copy in every step would make the GPU wait, and cannot be part of a CUDA graph.
     """
     with torch.inference_mode(False):
         return _table(np.sqrt(schedule.alpha_bar), device), _table(np.sqrt(1 - schedule.alpha_bar), device)
@@ -212,11 +212,11 @@ def _gather(table: np.ndarray, t: Tensor) -> Tensor:
 
 
 def _broadcast(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
-    """Return ``table[t]`` shaped to multiply ``x``: ``[B, 1, 1, …]``, or ``[B, 1, D, 1, 1]`` for one a slice."""
+    """Return ``table[t]`` shaped to multiply ``x``: ``[B, 1, 1, …]``, or ``[B, 1, D, 1, 1]`` for one per slice."""
     per_slice = x.dim() == 5 and t.shape == (x.shape[0], x.shape[2])
     if t.shape != x.shape[:1] and not per_slice:
         raise DataError(
-            f"Timesteps must be one an image or, for a slab [B, C, D, H, W], one a slice; "
+            f"Timesteps must be one per image or, for a slab [B, C, D, H, W], one per slice; "
             f"got {list(t.shape)} for images of shape {list(x.shape)}."
         )
     values = table[t]

@@ -20,9 +20,9 @@ from zoo.errors import ConfigError
     "--protocol",
     "protocol_file",
     type=click.Path(path_type=Path),
-    help="TOML file of who is measured; --data is then the folder of its cohorts.",
+    help="TOML file that names the subjects; --data is then the folder of its cohorts.",
 )
-@click.option("--on", "part", type=click.Choice(["tuning", "test"]), help="Part of the protocol that is measured.")
+@click.option("--on", "part", type=click.Choice(["tuning", "test"]), help="Part of the protocol to measure on.")
 @click.option("--with", "evaluators", multiple=True, metavar="NAME", help="Evaluator; default: the method's own.")
 @click.option("--lpips-weights", type=click.Path(path_type=Path), help="AlexNet weights for LPIPS, a local file.")
 @click.option("--backend", help="Runtime of the network; zoo list shows them. Default: torch.")
@@ -41,7 +41,7 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Measure a model on the subjects that it has not seen, beside baselines and the paper's figures.
+    """Measure a model on subjects that it has not seen, compared with baselines and the paper's results.
 
     \b
     zoo evaluate RUN --data my-bids-folder
@@ -80,11 +80,11 @@ def command(
             title = f"\nReported in the paper ({artifact.method.reported_on})"
             table(title, list(reported[0]), [[str(value) for value in row.values()] for row in reported])
         click.echo(f"\n{explain(result)}")
-    note(f"Kept in {artifact.folder / 'evaluations'}")
+    note(f"Saved in {artifact.folder / 'evaluations'}")
 
 
 def _show(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows, but not what follows from the inside of the masks."""
+    """Print rows without the columns that follow from the inside of the masks."""
     if rows:
         columns = [column for column in rows[0] if not column.endswith(("_out", "_full"))]
         table(title, columns, [[str(row.get(column, "")) for column in columns] for row in rows])

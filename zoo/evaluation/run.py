@@ -1,4 +1,4 @@
-"""Running evaluators on subjects that training has not seen, and keeping the results."""
+"""Running evaluators on subjects that training has not seen, and saving the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def evaluate(
     options: Mapping[str, Any],
     bar: Bar,
 ) -> dict[str, Evaluation]:
-    """Run evaluators on the subjects of a cohort that the model has not seen, and keep their results in the run.
+    """Run evaluators on the subjects of a cohort that the model has not seen, and save the results in the run.
 
     Args:
         artifact: The trained model.
@@ -41,7 +41,7 @@ def evaluate(
 
     Raises:
         UnknownNameError: There is no such evaluator.
-        DataError: Nobody is left to measure on, or an image cannot be used.
+        DataError: No subject is left to measure on, or an image cannot be used.
     """
     cohort = unseen(artifact, read_cohort(data).with_all(artifact.config.data.contrasts))
     return _run_evaluators(artifact, cohort, None, evaluators, options, bar)
@@ -59,23 +59,23 @@ def evaluate_by_protocol(
     """Run evaluators on the subjects and with the lesion masks of one part of a protocol, as `evaluate` does.
 
     Raises:
-        DataError: Besides those of `evaluate`, training has seen a subject or laid a mask of the part.
+        DataError: As for `evaluate`; or training has seen a subject or used a lesion mask of the part.
     """
     cohort = protocol.subjects(part).with_all(artifact.config.data.contrasts)
     known = sorted(seen_subjects(artifact, cohort, tuning=part == "tuning"))
     if known:
         raise DataError(
             f"Training has seen {', '.join(known)} of the protocol's {part} part; a model is not measured on them. "
-            "Evaluate a model trained by the same protocol."
+            "Evaluate a model that was trained with the same protocol."
         )
     masks = protocol.evaluation_options(part)
     if masks.get("lesion_masks"):
         bank = read_cohort(Path(masks["lesion_masks"])).named(masks.get("lesion_mask_subjects", ()))
-        laid = sorted(set(bank.subjects) - set(unlaid(artifact, bank).subjects))
-        if laid:
+        used = sorted(set(bank.subjects) - set(unlaid(artifact, bank).subjects))
+        if used:
             raise DataError(
-                f"Training has laid the lesion masks of {', '.join(laid)}, of the protocol's {part} part; a model is "
-                "not measured under them. Evaluate a model trained by the same protocol."
+                f"Training has used the lesion masks of {', '.join(used)}, of the protocol's {part} part; a model is "
+                "not measured under them. Evaluate a model that was trained with the same protocol."
             )
     return _run_evaluators(artifact, cohort, protocol.about(part), evaluators, {**masks, **options}, bar)
 
@@ -90,7 +90,7 @@ def _run_evaluators(
 ) -> dict[str, Evaluation]:
     names = list(evaluators) or list(artifact.method.evaluators)
     if not names:
-        raise DataError(f"Method {artifact.method.name!r} names no evaluator; choose one: --with NAME (zoo list).")
+        raise DataError(f"Method {artifact.method.name!r} names no evaluator; choose one with --with NAME (zoo list).")
     results: dict[str, Evaluation] = {}
     for name in names:
         evaluator = registry().evaluators[name]
@@ -103,7 +103,7 @@ def _run_evaluators(
 
 
 def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
-    """Write JSON and a page beside the model."""
+    """Write JSON and a page into the folder of the model."""
     from zoo.report.html import Section, write_report
 
     stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
@@ -114,7 +114,7 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
         stem.with_name(f"{stem.name}.html"),
         f"{artifact.method.name}: {name}",
         [
-            Section(heading="Figures", text=explain(evaluation), table=evaluation.table()),
+            Section(heading="Scores", text=explain(evaluation), table=evaluation.table()),
             Section(heading="The model against each baseline", text=PAIRED, table=evaluation.paired_table()),
             Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact)),
             Section(heading="Pictures", figures=list(evaluation.pictures)),

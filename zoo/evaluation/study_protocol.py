@@ -1,4 +1,4 @@
-"""A protocol: which subjects and lesion masks are trained on, choices are made on, and figures are printed of."""
+"""A study protocol: which subjects and lesion masks are for training, which for choices, which for the test."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PartName = Literal["training", "tuning", "test"]
 
 
 class Part(Config):
-    """Who and which lesion masks are for one purpose; cohorts are folders in the folder given as ``--data``."""
+    """Subjects and lesion masks for one purpose; cohorts are folders in the folder given as ``--data``."""
 
     cohort: str = Field(description="BIDS folder or .tsv manifest")
-    subjects: tuple[str, ...] = Field((), description="By name; none: everybody in the cohort")
-    lesion_masks: str | None = Field(None, description="Cohort whose lesion masks are laid on these subjects")
-    lesion_mask_subjects: tuple[str, ...] = Field((), description="Patients whose masks are laid; none: all")
+    subjects: tuple[str, ...] = Field((), description="By name; none: all subjects of the cohort")
+    lesion_masks: str | None = Field(None, description="Cohort whose lesion masks are placed on these subjects")
+    lesion_mask_subjects: tuple[str, ...] = Field((), description="Patients whose masks are used; none: all")
 
 
 class ProtocolFile(Config):
-    """What stands in a protocol's TOML file; no subject and no patient's masks are in two parts."""
+    """Content of a protocol's TOML file; no subject and no patient's masks are in two parts."""
 
     name: str = Field(min_length=1)
     training: Part
@@ -48,7 +48,7 @@ class ProtocolFile(Config):
 
 def _check_apart(what: str, one: tuple[str, ...], other: tuple[str, ...]) -> None:
     if not (one and other):
-        raise ValueError(f"{what} of a common cohort must be named in both, so that they are apart")
+        raise ValueError(f"{what} of a common cohort must be named in both parts, so that none is in two")
     both = sorted(set(one) & set(other))
     if both:
         raise ValueError(f"{what} must be apart, and {both[0]!r} is in both")
@@ -59,9 +59,9 @@ class Protocol:
     """A protocol read from its file.
 
     Attributes:
-        content: What stands in it.
-        sha256: Hash of the file, kept with every figure.
-        folder: Folder in which its cohorts lie.
+        content: Its content.
+        sha256: Hash of the file, saved with every score.
+        folder: Folder of its cohorts.
     """
 
     content: ProtocolFile
@@ -74,18 +74,19 @@ class Protocol:
 
         Args:
             file: TOML.
-            folder: Folder in which its cohorts lie (``--data``).
+            folder: Folder of its cohorts (``--data``).
 
         Raises:
-            ConfigError: The file is missing or no protocol; the message says what is wrong.
+            ConfigError: The file is missing or is no protocol; the message says what is wrong.
         """
         content = validate(ProtocolFile, read_config_file(file), what=f"the protocol {file.name}")
         return cls(content, sha256(file), folder)
 
     def training_settings(self) -> dict[str, Any]:
-        """Return the settings ``data.*`` of a training; where they share a cohort, tuning subjects are validated on.
+        """Return the settings ``data.*`` of a training.
 
-        So the choice of a checkpoint is made on tuning subjects, too.
+        If training and tuning share a cohort, the tuning subjects are the validation subjects, on which a checkpoint is
+        chosen.
         """
         training, tuning = self.content.training, self.content.tuning
         validated = tuning.subjects if tuning.cohort == training.cohort else ()
@@ -119,12 +120,12 @@ class Protocol:
         """Return the scans of a part.
 
         Raises:
-            DataError: There is no such cohort, or it lacks a subject that is named.
+            DataError: There is no such cohort, or it lacks a named subject.
         """
         return read_cohort(self.cohort_path(part)).named(self._part(part).subjects)
 
     def about(self, part: PartName) -> dict[str, str]:
-        """Return what is kept with a figure: name, hash and part."""
+        """Return what is saved with scores: name, hash and part."""
         return {"name": self.content.name, "sha256": self.sha256, "part": part}
 
     def _part(self, part: PartName) -> Part:
@@ -136,7 +137,7 @@ class Protocol:
         path = self.folder / part.lesion_masks
         if not path.exists():
             raise DataError(
-                f"There is no {path}, whose lesion masks the protocol {self.content.name!r} lays; --data is the folder "
+                f"There is no {path}, whose lesion masks the protocol {self.content.name!r} uses; --data is the folder "
                 "that holds the protocol's cohorts."
             )
         return str(path)

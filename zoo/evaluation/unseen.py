@@ -1,4 +1,4 @@
-"""Which subjects and masks training has seen."""
+"""Which subjects and lesion masks training has seen."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from zoo.models.artifact import Artifact
 
 
 def seen_subjects(artifact: Artifact, cohort: Cohort, *, tuning: bool = False) -> set[str]:
-    """Return the subjects that training or the choice of a checkpoint has seen; of training alone for ``tuning``.
+    """Return the subjects that training or the choice of a checkpoint has seen; with ``tuning`` only those of training.
 
-    An image is known by its decoded voxels and grid, so a copy that was renamed, compressed otherwise or stored as
-    another type is recognised; models of version 0.1.0 know their images by the bytes of the file alone. With one image
-    of a subject all of that subject's scans count as seen. Images are packed for the model on the way, so none is
-    decoded again.
+    Images are recognised by their decoded voxels and grid, also in a copy with another name, compression or type;
+    models of version 0.1.0 recognise only the bytes of the file. If one image of a subject is recognised, all scans of
+    the subject count as seen. Images are packed for the model, so no image is decoded twice.
 
     Raises:
         DataError: An image cannot be used.
@@ -36,14 +35,14 @@ def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
     """Leave out every subject that training or the choice of a checkpoint has seen, see `seen_subjects`.
 
     Raises:
-        DataError: Nobody is left, or an image cannot be used.
+        DataError: No subject is left, or an image cannot be used.
     """
     known = seen_subjects(artifact, cohort)
     left = cohort.subset(set(cohort.subjects) - known)
     if not left.scans:
         raise DataError(
             f"All {len(known)} subjects in {cohort.root} were used in training; a model is not measured on them. "
-            "Give other subjects, or keep some when training (data.test)."
+            "Give other subjects, or keep some from training (data.test)."
         )
     return left
 
@@ -54,7 +53,7 @@ def has_seen(artifact: Artifact, scan: PackedScan) -> bool:
 
 
 def _seen_images(artifact: Artifact) -> set[str]:
-    """Return the hashes by which a model knows the images of its training: of voxels, or with 0.1.0 of files."""
+    """Return the hashes of the images of a model's training: of voxels; in models of 0.1.0, of files."""
     manifest = artifact.manifest
     return set(manifest.get("trained_on_voxels", manifest.get("trained_on", ())))
 
@@ -64,9 +63,9 @@ def _hashes(artifact: Artifact, scan: PackedScan) -> tuple[str, ...]:
 
 
 def unlaid(artifact: Artifact, bank: Cohort) -> Cohort:
-    """Leave out the lesion masks of every patient whose mask training has laid on its subjects.
+    """Leave out the lesion masks of every patient whose mask training has placed on its subjects.
 
-    Masks are known by their voxels. A model that does not record them (of version 0.1.0) has laid none that are known.
+    Masks are recognised by their voxels. Models of version 0.1.0 do not record them, so nothing is left out.
     """
     laid = set(artifact.manifest.get("masks_laid", ()))
     masked = bank.with_all(["lesion-mask"]) if laid else bank

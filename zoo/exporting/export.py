@@ -8,30 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from zoo.descriptors import Exporter, resolve
-from zoo.errors import (
-    ConfigError,
-    MissingExtraError,
-    TaskGateError,
-    UnknownNameError,
-    did_you_mean,
-)
-from zoo.models.artifact import (
-    Artifact,
-    check_precision,
-)
-from zoo.registry import registry
-from zoo.system.files import locked, write_text
-
-if TYPE_CHECKING:
-    pass
+from zoo.errors import ConfigError, MissingExtraError, TaskGateError, UnknownNameError, did_you_mean
 from zoo.exporting.files import FOLDER, rejected
 from zoo.exporting.job import ExportJob, ExportOptions, ExportReport
+from zoo.models.artifact import Artifact, check_precision
 from zoo.models.find import resized
 from zoo.models.runtime import Runtime
 from zoo.progress import Bar
+from zoo.registry import registry
+from zoo.system.files import locked, write_text
 
 ONNX_WRITER = "onnxruntime"
 """The exporter that writes the ONNX file other backends start from."""
@@ -50,13 +37,13 @@ def export(
         bar: Makes progress bars.
 
     Returns:
-        One report a part and backend, in the order they were made.
+        One report per part and backend, in the order they were made.
 
     Raises:
         UnknownNameError: No such backend or part.
         MissingExtraError: A backend is not installed; nothing is exported then.
         ConfigError: A backend does not know the precision or needs no export, or the size does not fit.
-        ExportError, ParityError: A part does not compile, or does not compute the same.
+        ExportError, ParityError: A part does not compile, or its numbers are not those of torch.
     """
     exporters = [registry().exporters[name] for name in backends]
     for exporter in exporters:
@@ -101,8 +88,8 @@ def _gated(
 ) -> list[ExportReport]:
     """Check the tasks with what was just exported, and write the figures into its reports.
 
-    A part that was not exported now runs in torch, and so does a bf16 ONNX file, which nothing runs on a CPU. A
-    failing file is left as ``NAME.rejected``.
+    Parts that were not exported in this call run in torch, and so does a bf16 ONNX file, which no CPU runtime takes. A
+    failing file is kept as ``NAME.rejected``.
     """
     from zoo.exporting.gates import check_tasks
 
@@ -110,7 +97,7 @@ def _gated(
         return list(reports)
     runs = {report.part for report in reports if report.status == "ok"}
     if exporter.onnx and not runs:
-        return list(reports)  # the ONNX file that it starts from has been through this
+        return list(reports)  # the ONNX file that it starts from has been checked already
     backends = {True: exporter.name, False: "torch"}
     loaders = {here: resolve(registry().exporters[name].load) for here, name in backends.items()}
     candidates = {
@@ -132,7 +119,7 @@ def _gated(
 
 
 def _steps(exporters: Sequence[Exporter], precision: str) -> list[tuple[Exporter, str]]:
-    """Return each exporter and its precision, after the one of the ONNX file it starts from."""
+    """Return each exporter with its precision, each after the writer of the ONNX file that it starts from."""
     steps: dict[tuple[str, str], tuple[Exporter, str]] = {}
     for exporter in exporters:
         if exporter.onnx:

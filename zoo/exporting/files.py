@@ -1,4 +1,4 @@
-"""Exported files and the keys they were made under.
+"""Exported files, and the keys that say what they were made from.
 
 The files lie in ``exports/`` beside the model, each with a JSON report that holds the key it was made under. A file
 is used only while its key is the model's: another model, setting or damaged file is refused and named.
@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.config import differences
-from zoo.errors import (
-    ArtifactError,
-)
-from zoo.models.artifact import (
-    Artifact,
-)
+from zoo.errors import ArtifactError
+from zoo.exporting.job import ExportJob, ExportReport
+from zoo.models.artifact import Artifact
 from zoo.system.files import sha256, write_text
 
 if TYPE_CHECKING:
     pass
-from zoo.exporting.job import ExportJob, ExportReport
 
 FOLDER = "exports"
 """Folder of exported files, beside ``model.safetensors``."""

@@ -1,37 +1,32 @@
-"""What an exporter is asked for, and what it reports."""
+"""What an exporter gets, and what it reports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from zoo.config import Config
 from zoo.descriptors import Part
-from zoo.models.artifact import (
-    Artifact,
-)
-
-if TYPE_CHECKING:
-    pass
+from zoo.models.artifact import Artifact
 
 
 class ExportOptions(Config):
     """How parts are exported."""
 
-    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="What weights and activations are held in")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="Number format of weights and activations")
     batch: tuple[int, int, int] = Field((1, 2, 4), description="Smallest, usual and largest batch")
     size: tuple[int, ...] | None = Field(None, description="Side of the images, pixels; default: the model's")
     opset: int | None = Field(None, ge=18, description="ONNX operator set; default: 21, for bf16 22")
-    workspace_bytes: int = Field(4 << 30, gt=0, description="Memory an engine's builder may use for a layer")
+    workspace_bytes: int = Field(4 << 30, gt=0, description="Memory an engine's builder may use per layer")
     opt_level: int | None = Field(None, ge=0, le=5, description="Effort of an engine's builder; default: its own")
     target_cc: tuple[int, ...] = Field((), description="Compute capabilities an engine is built for, e.g. 86,89,120")
     timing_cache: str | None = Field(None, description="File in which native TensorRT keeps its timings")
-    check_only: bool = Field(False, description="Check that engines would build, and build none")
-    force: bool = Field(False, description="Export again what is there already")
+    check_only: bool = Field(False, description="Check that engines would build, without building them")
+    force: bool = Field(False, description="Export again what exists already")
 
     @model_validator(mode="after")
     def _fits(self) -> ExportOptions:
@@ -75,11 +70,11 @@ class ExportReport:
 
     Attributes:
         part, backend, precision: What was exported for what.
-        files: What was written, or was there already; the last is the JSON report.
+        files: Written files, or those that existed already; the last is the JSON report.
         seconds: Time of each stage.
         checks: What was verified, with its figures.
-        status: ``"not run"`` where the file could be made but not be run here.
-        note: What the user should know: why it was not run, that it was there already.
+        status: ``"not run"`` where the file could be made but cannot run here.
+        note: What the user should know: why it was not run, or that it existed already.
     """
 
     part: str

@@ -8,23 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.descriptors import Part
-from zoo.errors import (
-    ParityError,
-)
-from zoo.models.artifact import (
-    Artifact,
-)
+from zoo.errors import ParityError
+from zoo.exporting.job import ExportJob
+from zoo.models.artifact import Artifact
 
 if TYPE_CHECKING:
     from torch import Tensor
-from zoo.exporting.job import ExportJob
 
 TOLERANCES = {"fp32": (1e-4, 3e-5), "fp16": (1e-2, 2e-3), "bf16": (1e-1, 8e-2)}
 """Largest rel_max and rel_l2 of a part by precision.
 
-The order of sums alone makes a rel_l2 of 5e-6 in a U-Net of 114 M parameters, 5e-7 in one of 4 M.
-bf16 keeps less than three digits: U-Nets came out at a rel_l2 of 0.4e-2 to 1.5e-2 in torch and, where norms are cast,
-too, of 1.1e-2 to 5.3e-2 in OpenVINO. What that does to images is for the task's gate to judge.
+The order of summation alone gives a rel_l2 of 5e-6 in a U-Net of 114 M parameters, 5e-7 in one of 4 M.
+bf16 keeps less than three digits: U-Nets had a rel_l2 of 0.4e-2 to 1.5e-2 in torch and, where norms are cast, too, of
+1.1e-2 to 5.3e-2 in OpenVINO. The gate of the task judges what that does to images.
 """
 
 
@@ -59,7 +55,7 @@ def parity(
 
 
 def parity_inputs(part: Part, samples: int) -> list[Tensor]:
-    """Return seeded inputs: each sample from a seed of its own, whole numbers spread evenly over their range."""
+    """Return seeded inputs: each sample from a seed of its own, integers spread evenly over their range."""
     import torch
 
     from zoo.models.golden import example_inputs
@@ -86,7 +82,7 @@ def compare(
     precision: str,
     batches: Sequence[int],
 ) -> dict[str, Any]:
-    """Compare what ``candidate`` makes of ``inputs`` with ``expected``, which `parity` explains."""
+    """Compare the outputs of ``candidate`` for ``inputs`` with ``expected``; see `parity`."""
     rel_max, rel_l2 = TOLERANCES[precision]
     worst = {"max_abs": 0.0, "rel_max": 0.0, "rel_l2": 0.0, "cosine": 1.0}
     for batch in sorted(set(batches)):
@@ -128,7 +124,7 @@ def _figures(found: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 def _where(found: Tensor, truth: Tensor, inputs: Sequence[Tensor], part: Part) -> str:
-    """Say where two outputs differ most."""
+    """Return where two outputs differ most, in words."""
     flat = int((found - truth).abs().nan_to_num(nan=float("inf")).argmax())
     place: list[int] = []
     for size in reversed(found.shape):

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.descriptors import Parts
+    from zoo.models.runtime import Runtime
     from zoo.progress import Progress
     from zoo.tasks.edit.protocol import EditOptions, EditTask
     from zoo.tasks.edit.task import LatentTask
     from zoo.tasks.fill.protocol import FillOptions, FillTask
+    from zoo.tasks.image_to_image import image_to_image_files
+    from zoo.tasks.images import Samples
     from zoo.tasks.project.protocol import Distance, Placed, Projected, ProjectOptions, ProjectTask
-    from zoo.tasks.sample.protocol import SampleOptions, Samples, SampleTask
+    from zoo.tasks.sample.protocol import SampleOptions, SampleTask
     from zoo.tasks.trial import Trial, phantom_patient
 
 __all__ = [
@@ -32,21 +35,26 @@ __all__ = [
     "ProjectOptions",
     "ProjectTask",
     "Projected",
+    "Runtime",
     "SampleOptions",
     "SampleTask",
     "Samples",
     "Trial",
+    "image_to_image_files",
     "phantom_patient",
 ]
 
 _MODULES = {
     "zoo.descriptors": ("Parts",),
+    "zoo.models.runtime": ("Runtime",),
     "zoo.progress": ("Progress",),
     "zoo.tasks.edit.protocol": ("EditOptions", "EditTask"),
     "zoo.tasks.edit.task": ("LatentTask",),
     "zoo.tasks.fill.protocol": ("FillOptions", "FillTask"),
+    "zoo.tasks.image_to_image": ("image_to_image_files",),
+    "zoo.tasks.images": ("Samples",),
     "zoo.tasks.project.protocol": ("Distance", "Placed", "ProjectOptions", "ProjectTask", "Projected"),
-    "zoo.tasks.sample.protocol": ("SampleOptions", "SampleTask", "Samples"),
+    "zoo.tasks.sample.protocol": ("SampleOptions", "SampleTask"),
     "zoo.tasks.trial": ("Trial", "phantom_patient"),
 }
 

@@ -12,8 +12,8 @@ from zoo_lesion_diffusion.config import FillingConfig, PriorConfig
 
 CONDITIONAL = [f"paper-{dims}-{masks}" for dims in ("2d", "3d") for masks in ("circles", "lesions", "mixture")]
 PRESETS = {
-    "lesion-filling": [*CONDITIONAL, "small", "tiny"],
-    "lesion-prior": ["paper-2d", "paper-3d", "small", "tiny"],
+    "lesion-filling": ["small", "tiny", *CONDITIONAL],
+    "lesion-prior": ["small", "tiny", "paper-2d", "paper-3d"],
 }
 PAPERS = [(method, name) for method, names in PRESETS.items() for name in names if name.startswith("paper")]
 

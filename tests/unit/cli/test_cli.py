@@ -40,7 +40,7 @@ def test_info_of_a_method_a_run_and_a_file(zoo_command, trained: Path) -> None:
     about = json.loads(zoo_command("info", "lesion-filling", "--json")[1])
     assert about["tasks"] == ["fill"]
     assert about["verbs"] == {"fill": "Fill the lesions of a patient."}
-    assert about["presets"][:2] == ["small", "tiny"]
+    assert {"small", "tiny"} <= set(about["presets"])
     for path in (trained, trained / "model.safetensors"):
         code, out, _ = zoo_command("info", path, "--json")
         manifest = json.loads(out)

@@ -103,7 +103,7 @@ def test_subjects_and_masks_of_training_are_refused(run: Path, folder: Path, tmp
         measure(test_subjects=["sub-001"], test_lesion_mask_subjects=["sub-B"], tuning_lesion_mask_subjects=["sub-A"])
     with pytest.raises(DataError, match="Training has seen sub-003"):  # seen by the choice of a checkpoint
         measure(test_subjects=["sub-003"], tuning_subjects=["sub-004"], test_lesion_mask_subjects=["sub-A"])
-    with pytest.raises(DataError, match="Training has laid the lesion masks of sub-A"):
+    with pytest.raises(DataError, match="Training has used the lesion masks of sub-A"):
         measure(test_lesion_mask_subjects=["sub-A"])
 
 

@@ -11,10 +11,11 @@ from zoo.config import Config
 from zoo.descriptors import Method, Parts
 from zoo.errors import ConfigError
 from zoo.tasks.edit.task import LatentTask
-from zoo.tasks.sample.protocol import Samples
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from zoo.tasks.images import Samples
 
 
 class EditOptions(Config):

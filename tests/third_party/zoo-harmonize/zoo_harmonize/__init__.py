@@ -1,0 +1,1 @@
+"""Harmonize scans: give a scan the intensity curve of the scans that a model was trained on."""
