@@ -156,12 +156,14 @@ def fit_intensity(
     else:
         high, name = float(values.max()), "maximum"
     if not high > noise_floor:
-        raise DataError(f"The image is empty: its {name} is {high:g}.")
+        hint = " A map of small values needs a range: data.scales.CHANNEL.range=LOW,HIGH." if high > 0 else ""
+        raise DataError(f"The image is empty: its {name} is {high:g}.{hint}")
     # Among voxels that are not 0: zeros around a standardised head would hide its negative half.
     negative = np.count_nonzero(values < -0.01 * high) / np.count_nonzero(values)
     if negative > _NEGATIVE:
         raise DataError(
             f"{negative:.0%} of the voxels that are not 0 are negative, down to {values.min():g}; magnitude images "
-            "start at 0. Give the image before it was standardised, or shift it."
+            "start at 0. Give the image before it was standardised, or a signed map a scale for negative values: "
+            "data.scales.CHANNEL.signed=true."
         )
     return Intensity(noise_floor, high)

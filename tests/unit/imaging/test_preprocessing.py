@@ -258,3 +258,10 @@ def test_generated_values_come_back_in_the_unit_of_a_fixed_range() -> None:
     assert written["PET"] == pytest.approx([0, 7e-4, 1.4e-3])
     assert written["DVR"] == [-2, 0, 2]
     assert written["sub"] == pytest.approx([-1.4e-3, 0, 1.4e-3])
+
+
+def test_small_and_signed_maps_without_a_scale_are_refused_with_the_setting_that_helps() -> None:
+    with pytest.raises(DataError, match=r"is 0.0007. A map of small values needs a range: data.scales.CHANNEL.range"):
+        fit_intensity(np.full((4, 4, 4), 7e-4), VOXEL, "max")
+    with pytest.raises(DataError, match=r"a signed map a scale for negative values: data.scales.CHANNEL.signed=true"):
+        fit_intensity(np.linspace(-1, 1, 64).reshape(4, 4, 4), VOXEL, "max")
