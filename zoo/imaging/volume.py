@@ -24,6 +24,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 
 from zoo.errors import DataError
+from zoo.imaging.cohort import lesion_table
 from zoo.system.files import replacing
 
 MAX_VOXELS = 250_000_000
@@ -348,7 +349,8 @@ def mask_of(volume: Volume, labels: Sequence[int] = ()) -> tuple[np.ndarray, str
     """Return the voxels of a mask.
 
     Two values (0 and 1, 0 and 255, or 0 and another positive one) are a mask. Values from 0 to 1 are probabilities,
-    with a threshold of 0.5; interpolation may overshoot by a quarter.
+    with a threshold of 0.5; interpolation may overshoot by a quarter. Of a mask with several numbers, all count if the
+    table beside it lists them (`lesion_table`).
 
     Args:
         volume: The mask, slope and intercept applied.
@@ -382,6 +384,8 @@ def mask_of(volume: Volume, labels: Sequence[int] = ()) -> tuple[np.ndarray, str
             )
         taken = values > 0.5
         return taken, f"{name} holds values from {low:.3g} to {high:.3g}; the {taken.sum()} voxels above 0.5 are taken"
+    if set(found.tolist()) <= set(lesion_table(volume.path)):
+        return values > 0, f"{name}: all {len(found)} lesions of its table are taken"
     if low >= 0 and np.array_equal(found, np.round(found)):
         per_cent = " If they are per cent or grey levels, threshold the mask to 0 and 1." if len(found) > 9 else ""
         raise DataError(
