@@ -81,7 +81,7 @@ def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]
     if not artifact.method.real:
         raise DataError(f"Method {artifact.method.name!r} names no real examples; its Method needs real=.")
     config, examples_of = artifact.config, resolve(artifact.method.real)
-    packed = pack_cohort(cohort, config.data)
+    packed = pack_cohort(cohort, config.data, targets=False)
     images: list[np.ndarray] = []
     owners: list[str] = []
     for subject in cohort.subjects:

@@ -38,7 +38,7 @@ from zoo.system.files import replacing
 from zoo.training.checks import check_parts, check_trainer, plugin_of
 from zoo.training.folds import leave_out, shares
 from zoo.training.loop import Outcome, Report, Stop, TrainingLoop, validation_scores
-from zoo.training.made import Made, Making, is_made
+from zoo.training.made import Making, is_made, made_by
 from zoo.training.plan import Prepared, prepare, settings_of
 from zoo.training.protocol import Examples, Maker, Trainer
 
@@ -215,7 +215,7 @@ class MethodTraining:
         child = open_child(folder, {**prepared.record, **about}, self.fabric)
         with nothing_left_of_a_refused_start(child, self.fabric, begun=begun):
             seed = seed_for(self.config.seed, STAGE, number, 0 if fold is None else fold + 1)
-            examples = functools.partial(resolve(stage.examples), made=self._made(number))
+            examples = functools.partial(resolve(stage.examples), made=made_by(self.run, self.stages[:number]))
             base = self._weights(number, fold)
             if stage.fit:
                 outcome = self._fit(child, number, prepared, examples, base=base, seed=seed, about=about, words=words)
@@ -375,7 +375,7 @@ class MethodTraining:
     def _making(self, number: int, config: MethodConfig, models: Callable[[int | None], nn.Module]) -> Making:
         stage = self.stages[number]
         kind: type[Maker] = resolve(stage.make)
-        cohort, made = self.prepared.packed, self._made(number)
+        cohort, made = self.prepared.packed, made_by(self.run, self.stages[:number])
         return Making(
             where=f"Maker of stage {stage.name!r} of method {self.method.name!r} ({plugin_of(self.method)})",
             folder=self._folder(stage),
@@ -397,10 +397,6 @@ class MethodTraining:
         for stage in self.stages[:count]:
             weights |= load_file(self._folder(stage, fold) / MODEL_FILE)
         return weights
-
-    def _made(self, count: int) -> dict[str, Made]:
-        """Return what the first ``count`` stages made, by the stage's name."""
-        return {stage.name: Made(self._folder(stage)) for stage in self.stages[:count] if stage.make}
 
 
 def _link_or_copy(source: str, target: str) -> None:

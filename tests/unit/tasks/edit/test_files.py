@@ -19,10 +19,11 @@ from zoo.imaging.phantom import make_subject
 from zoo.metrics.bpf import by_levels
 from zoo.metrics.features import load_extractor
 from zoo.models.golden import example_inputs
+from zoo.models.runtime import TORCH
 from zoo.tasks.edit.alpha_range import BPF, BPF_SLOPE, AlphaRange, Criterion, alphas_within, find_alpha_range
-from zoo.tasks.edit.directions import Directions
+from zoo.tasks.edit.directions import Direction, Directions
 from zoo.tasks.edit.real_images import RealImages, discriminator_of
-from zoo.tasks.edit.session import among_random, random_directions
+from zoo.tasks.edit.session import EditSession, EditSettings, among_random, random_directions
 from zoo.tasks.edit.slices import measure_slices
 from zoo.tasks.projections import Projections
 
@@ -316,3 +317,12 @@ def test_the_task_makes_the_same_image_of_the_same_code(run: Path) -> None:
     codes, *noise = example_inputs(artifact.part_specs()["synthesis"], seed=3, axes={"batch": 2}).values()
     made = resolve(task.run)(artifact.parts(), artifact.config, codes, noise, resolve(task.options)())
     assert made.images.shape == (2, 1, 40, 48)
+
+
+def test_alphas_that_end_in_nan_are_named(run: Path, projections: Path) -> None:
+    session = EditSession(
+        zoo.load(run), Projections.read(projections), EditSettings(folds=2), load_extractor("radiomic"), TORCH
+    )
+    far = Direction(torch.full(session.projections.codes.shape[1:], torch.inf), {})
+    with pytest.raises(DataError, match=r"alpha -1 to 2 failed: .*NaN.* Choose smaller alphas"):
+        session.images([0, 1], far, [-1.0, 2.0])
