@@ -95,6 +95,11 @@ def check(
         usable = cohort.fit_for(data, method.needs)
         method_notes.append(f"{method.name} can use {len(usable.scans)} of {len(cohort.scans)} scans")
         method_notes += [note for note in usable.notes if note not in cohort.notes]
+        if len(usable.scans) < len(cohort.scans):
+            method_notes.append(
+                "to use the other scans, add these files and columns, or remove them from data.contrasts, "
+                "data.targets, data.regions, data.labels and data.lesion_labels"
+            )
     labels, label_notes = {}, []
     try:
         labels = find_labels(cohort)
