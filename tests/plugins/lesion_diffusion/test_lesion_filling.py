@@ -1,4 +1,4 @@
-"""What lesion filling trains on, and how."""
+"""What lesion filling trains on, how it trains, and how it fills."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+import zoo
 from zoo.config import DataConfig, MethodConfig, resolve_config
 from zoo.descriptors import resolve
 from zoo.errors import ConfigError, DataError
 from zoo.imaging.cache import PackedCohort, pack_cohort
 from zoo.imaging.cohort import read_cohort
-from zoo.nn.ema import MovingAverage
-from zoo.randomness import Randomness, seed_for
+from zoo.randomness import Randomness
 from zoo.registry import registry
 from zoo.training.launch import launch
 from zoo_lesion_diffusion.baselines import biharmonic_fill
@@ -66,7 +66,7 @@ def test_circles_are_drawn_as_in_the_thesis(packed: PackedCohort) -> None:
     assert np.std(centres, axis=0) == pytest.approx([30, 30], abs=4)
 
 
-def test_slab_has_one_centre_and_a_radius_a_slice(packed: PackedCohort) -> None:
+def test_slab_has_one_centre_and_one_radius_per_slice(packed: PackedCohort) -> None:
     examples = FillingExamples(
         _config("masks=circles", "network=pseudo-3d", "slab=4", "neighbours=0", "size=[64, 64]"), packed
     )
@@ -78,9 +78,7 @@ def test_slab_has_one_centre_and_a_radius_a_slice(packed: PackedCohort) -> None:
 
 
 @pytest.mark.parametrize("masks", ["circles", "lesions"])
-def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort, masks: str) -> None:
-    healthy = FillingExamples(_config("lesions.in_context=false"), packed)
-    assert not any(scan.lesion_mask.any() for scan in healthy.scans)
+def test_own_lesions_stay_visible_and_are_never_filled(packed: PackedCohort, masks: str) -> None:
     whole = FillingExamples(_config(f"masks={masks}", "size=[64, 64]", "augmentation.mirror=false"), packed)
     patients = [n for n, (scan, _) in enumerate(whole.starts) if whole.scans[scan].lesion_mask.any()]
     assert patients
@@ -93,7 +91,13 @@ def test_own_lesions_stay_visible_and_are_never_cut_out(packed: PackedCohort, ma
         assert not (mask[top : top + rows, left : left + columns] & scan.lesion_mask[first]).any()
 
 
-def test_lesion_masks_are_subsets_of_laid_lesions(packed: PackedCohort) -> None:
+def test_patients_can_be_left_out(packed: PackedCohort) -> None:
+    healthy = FillingExamples(_config("lesions.in_context=false"), packed)
+    assert healthy.scans
+    assert not any(scan.lesion_mask.any() for scan in healthy.scans)
+
+
+def test_lesion_masks_are_subsets_of_placed_lesions(packed: PackedCohort) -> None:
     examples = FillingExamples(_config("masks=lesions", "lesions.min_voxels=2"), packed)
     for n in range(60):
         rng = np.random.default_rng(n)
@@ -111,7 +115,7 @@ def test_lesion_masks_are_subsets_of_laid_lesions(packed: PackedCohort) -> None:
 
 
 def _sparse(packed: PackedCohort) -> PackedCohort:
-    """Keep the laid lesions on one slice of each scan, as where children have lesions on few slices."""
+    """Keep the placed lesions on one slice of each scan, like children who have lesions on few slices."""
     lesions = []
     for laid in packed.lesions:
         slices = np.concatenate([one.voxels[:, 0] for one in laid])
@@ -121,7 +125,7 @@ def _sparse(packed: PackedCohort) -> PackedCohort:
 
 
 def _lesion_share(examples: FillingExamples, count: int) -> float:
-    """Return how many of the given masks are laid lesions; a circle is not part of any."""
+    """Return the share of examples whose mask is made of lesions, not circles."""
     windows = []
     circles = examples._circles
     examples._circles = lambda *args: windows.append(1) or circles(*args)  # type: ignore[method-assign, assignment, func-returns-value]
@@ -132,7 +136,7 @@ def _lesion_share(examples: FillingExamples, count: int) -> float:
 
 @pytest.mark.parametrize(("masks", "share"), [("circles", 0), ("lesions", 1), ("mixture", 0.5)])
 @pytest.mark.parametrize("size", [16, 64])
-def test_the_masks_given_are_those_asked_for(packed: PackedCohort, masks: str, share: float, size: int) -> None:
+def test_masks_are_of_the_kind_in_the_settings(packed: PackedCohort, masks: str, share: float, size: int) -> None:
     examples = FillingExamples(_config(f"masks={masks}", f"size=[{size}, {size}]"), _sparse(packed))
     # 500 tosses of a coin: three standard deviations are 0.067.
     assert _lesion_share(examples, 500) == pytest.approx(share, abs=0.067 if masks == "mixture" else 0)
@@ -155,9 +159,13 @@ def test_lesions_too_small_for_the_settings_are_refused_by_their_size(packed: Pa
             FillingExamples(_config(f"masks={masks}", "lesions.min_voxels=100000"), packed)
 
 
-def test_circles_outside_the_window_are_drawn_anew(packed: PackedCohort) -> None:
+def test_circles_outside_the_window_are_drawn_again(packed: PackedCohort) -> None:
     examples = FillingExamples(_config("masks=circles", "circles.centre_sd=1"), packed)
     assert all(example["lesion_mask"][1].any() for example in _many(examples, 40))
+
+
+def test_circles_that_find_no_place_are_refused(packed: PackedCohort) -> None:
+    examples = FillingExamples(_config("masks=circles"), packed)
     with pytest.raises(DataError, match="circles in a row"):
         examples._circles(np.ones((3, 32, 32), bool), np.random.default_rng(0))
 
@@ -177,11 +185,14 @@ def test_examples_are_windows_of_the_packed_image(packed: PackedCohort) -> None:
         assert np.isin(inside, np.unique(scan.images[examples.starts[n][1]].astype(np.float32))).all()
 
 
-def test_lesion_masks_are_asked_for_when_there_are_none(packed: PackedCohort) -> None:
+def test_lesion_masks_are_needed_unless_masks_are_circles(packed: PackedCohort) -> None:
     bare = PackedCohort(packed.scans, tuple(() for _ in packed.scans))
     with pytest.raises(DataError, match="--set masks=circles"):
         FillingExamples(_config("masks=mixture"), bare)
     assert len(FillingExamples(_config("masks=circles"), bare)) > 0
+
+
+def test_scans_thinner_than_a_slab_are_refused(packed: PackedCohort) -> None:
     with pytest.raises(DataError, match="fewer than slab=400"):
         FillingExamples(_config("network=pseudo-3d", "slab=400", "neighbours=0"), packed)
 
@@ -194,7 +205,7 @@ def _trainer(*assignments: str) -> FillingTrainer:
 
 
 def _batch(*slab: int) -> dict[str, torch.Tensor]:
-    """Return three examples without neighbours, the holes void."""
+    """Return three examples without neighbours, with zeros in the holes."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((3, 1, *slab, 32, 32), generator=generator) * 2 - 1
     mask = torch.zeros_like(image)
@@ -202,7 +213,7 @@ def _batch(*slab: int) -> dict[str, torch.Tensor]:
     return {"image": image, "context": image * (1 - mask), "lesion_mask": mask}
 
 
-def test_loss_looks_where_it_is_told() -> None:
+def test_loss_is_of_the_region_in_the_settings() -> None:
     trainer = _trainer(*THESIS)
     batch = _batch()
 
@@ -219,26 +230,32 @@ def test_loss_looks_where_it_is_told() -> None:
     assert (everywhere > 10).all()
 
 
-def test_min_snr_and_a_timestep_a_slice() -> None:
-    slab = _batch(4)
-    given = {}
+SLAB = (*THESIS, "network=pseudo-3d", "slab=4", "diffusion.loss_region=image")
+
+
+def _loss_of_zeros(*settings: str) -> tuple[FillingTrainer, torch.Tensor, torch.Tensor]:
+    """Return a trainer, the loss of a network that predicts zeros on a batch of slabs, and its timesteps."""
+    given: list[torch.Tensor] = []
 
     def denoiser(noisy, known, mask, timestep):
-        given["timestep"] = timestep
+        given.append(timestep)
         return torch.zeros_like(noisy)
 
-    settings = (*THESIS, "network=pseudo-3d", "slab=4", "diffusion.loss_region=image")
-    plain = _trainer(*settings, "diffusion.timestep_per=slice")
-    loss = plain._loss(denoiser, slab, Randomness([1, 2, 3]))
-    assert given["timestep"].shape == (3, 4)
-    weighted = _trainer(*settings, "diffusion.timestep_per=slice", "diffusion.min_snr_gamma=5")
-    lighter = weighted._loss(denoiser, slab, Randomness([1, 2, 3]))
-    weight = weighted.schedule.min_snr_weight(given["timestep"], 5)
-    assert (lighter <= loss + 1e-6).all()
-    expected = (loss.new_tensor([0, 0, 0]) + weight.mean(1)) * loss
-    assert torch.allclose(lighter, expected, rtol=0.1)
-    _trainer(*settings)._loss(denoiser, slab, Randomness([1, 2, 3]))
-    assert given["timestep"].shape == (3,)
+    trainer = _trainer(*SLAB, *settings)
+    return trainer, trainer._loss(denoiser, _batch(4), Randomness([1, 2, 3])), given[0]
+
+
+@pytest.mark.parametrize(("per", "shape"), [("slab", (3,)), ("slice", (3, 4))])
+def test_a_slab_or_each_slice_has_a_noise_level(per: str, shape: tuple[int, ...]) -> None:
+    _, _, timestep = _loss_of_zeros(f"diffusion.timestep_per={per}")
+    assert timestep.shape == shape
+
+
+def test_min_snr_weighs_the_loss_of_each_slice() -> None:
+    _, loss, _ = _loss_of_zeros("diffusion.timestep_per=slice")
+    trainer, weighted, timestep = _loss_of_zeros("diffusion.timestep_per=slice", "diffusion.min_snr_gamma=5")
+    assert (weighted <= loss + 1e-6).all()
+    assert torch.allclose(weighted, trainer.schedule.min_snr_weight(timestep, 5).mean(1) * loss, rtol=0.1)
 
 
 def test_learning_rate_rises_then_falls_to_nothing() -> None:
@@ -256,18 +273,6 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-def test_average_forgets_half_in_its_half_life() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    average = MovingAverage(model, 100, ramp_up=1e9)
-    old = average.model.weight.item()
-    with torch.no_grad():
-        model.weight.fill_(old + 1)
-    for _ in range(10):
-        average.update(1000, 10)
-    assert average.model.weight.item() == pytest.approx(old + 0.5, abs=1e-5)
-    assert MovingAverage(model, 0).model is model
-
-
 def _sample(config: MethodConfig, denoiser, known: torch.Tensor, mask: torch.Tensor, solver: str) -> torch.Tensor:
     noise = Randomness([1, 2, 3]).normal((1, 32, 32))
     problem = Problem(config, SamplingConfig(solver=solver, steps=6), known, mask)  # type: ignore[arg-type]
@@ -275,7 +280,7 @@ def _sample(config: MethodConfig, denoiser, known: torch.Tensor, mask: torch.Ten
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
-def test_known_voxels_are_held_while_sampling(solver: str) -> None:
+def test_known_voxels_keep_their_values_while_sampling(solver: str) -> None:
     batch = _batch()
     image, mask = batch["image"], batch["lesion_mask"]
     filled = _sample(_config(*THESIS), lambda noisy, *_: torch.zeros_like(noisy), image, mask, solver)
@@ -303,7 +308,7 @@ def test_a_network_that_knows_the_image_returns_it(solver: str, settings: tuple[
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm-solver++"])
-def test_one_step_of_any_solver_is_the_networks_image_and_not_the_coarse_fill(solver: str) -> None:
+def test_one_step_of_any_solver_is_the_networks_image_and_not_the_biharmonic_fill(solver: str) -> None:
     config = _config()
     image = torch.rand(1, 40, 40, 3, generator=torch.Generator().manual_seed(0)) - 0.5
     hole = torch.zeros(40, 40, 3, dtype=torch.bool)
@@ -312,7 +317,7 @@ def test_one_step_of_any_solver_is_the_networks_image_and_not_the_coarse_fill(so
 
     def denoiser(noisy: torch.Tensor, known: torch.Tensor, mask: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         given.extend(timestep.tolist())
-        return torch.full_like(noisy, -0.8)  # v at full noise is minus the difference to the coarse fill
+        return torch.full_like(noisy, -0.8)  # v at full noise is minus the difference to the biharmonic fill
 
     options = FillingOptions(solver=solver, steps=1)  # type: ignore[arg-type]
     filled = fill({"denoiser": denoiser}, config, image, hole, options)  # type: ignore[arg-type]
@@ -323,15 +328,23 @@ def test_one_step_of_any_solver_is_the_networks_image_and_not_the_coarse_fill(so
     assert (filled - expected)[:, hole].abs().max() < 0.01
 
 
-def test_the_spacing_of_the_thesis_is_recorded_and_is_that_of_old_models() -> None:
-    paper = resolve_config(registry().methods["lesion-filling"], preset="paper-2d-lesions")
-    assert paper.sampling.spacing == "leading"  # type: ignore[attr-defined]
+def test_recorded_settings_are_read_again() -> None:
     config = _config("sampling.solver=ddim", "sampling.steps=4")
     assert config.sampling.spacing == "trailing"  # type: ignore[attr-defined]
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "timesteps"),
+    [(FillingOptions(), [750, 500, 250, 0]), (FillingOptions(steps=2), [999, 499])],
+    ids=["its own steps", "other steps"],
+)
+def test_a_model_of_0_1_0_starts_below_full_noise_with_its_own_steps_alone(
+    options: FillingOptions, timesteps: list[int]
+) -> None:
+    config = _config("sampling.solver=ddim", "sampling.steps=4")
     recorded = config.model_dump(mode="json")
-    assert type(config).model_validate(recorded) == config
-    del recorded["sampling"]["spacing"]  # as 0.1.0 recorded it
-    old = type(config).model_validate(recorded)
+    del recorded["sampling"]["spacing"]  # 0.1.0 did not record it
     hole = torch.zeros(40, 40, 3, dtype=torch.bool)
     hole[14:22, 12:25, 1] = True
     given: list[int] = []
@@ -340,14 +353,12 @@ def test_the_spacing_of_the_thesis_is_recorded_and_is_that_of_old_models() -> No
         given.extend(conditions[-1].tolist())
         return torch.zeros_like(noisy)
 
-    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions())  # type: ignore[arg-type]
-    assert given == [750, 500, 250, 0]
-    given.clear()
-    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, FillingOptions(steps=2))  # type: ignore[arg-type]
-    assert given == [999, 499]
+    old = type(config).model_validate(recorded)
+    fill({"denoiser": denoiser}, old, torch.zeros(1, 40, 40, 3), hole, options)  # type: ignore[arg-type]
+    assert given == timesteps
 
 
-def test_a_fill_can_begin_at_the_coarse_fill() -> None:
+def test_a_fill_can_begin_at_the_biharmonic_fill() -> None:
     config = _config()
     known, mask = (torch.cat([_batch()[name]] * 3, dim=1) for name in ("context", "lesion_mask"))
     given: list[int] = []
@@ -363,21 +374,16 @@ def test_a_fill_can_begin_at_the_coarse_fill() -> None:
     assert given[0] == 399
     assert len(given) == 3
     assert torch.allclose(filled, known[:, 1:2].clamp(-1, 1), atol=1e-3)
+
+
+def test_a_model_of_the_image_itself_begins_at_noise_alone() -> None:
     plain = _config(*THESIS)
     volume, hole = torch.zeros(1, 32, 32, 4), torch.ones(32, 32, 4, dtype=torch.bool)
     with pytest.raises(ConfigError, match="only with a model that diffuses the difference"):
         fill({}, plain, volume, hole, FillingOptions(start=0.5))  # type: ignore[arg-type]
 
 
-def test_a_sample_does_not_depend_on_its_batch() -> None:
-    together, alone = Randomness([3, 4, 5]), Randomness([4])
-    assert torch.equal(together.normal((2, 2))[1], alone.normal((2, 2))[0])
-    assert torch.equal(together.uniform()[1], alone.uniform()[0])
-    assert torch.equal(together.integers(9)[1], alone.integers(9)[0])
-    assert len({seed_for(0, 1), seed_for(1, 0), seed_for(0, 1, 0), seed_for(0)}) == 4
-
-
-def test_some_examples_are_all_noise() -> None:
+def test_a_share_of_the_examples_is_at_full_noise() -> None:
     given: list[torch.Tensor] = []
 
     def denoiser(noisy, known, mask, timestep):
@@ -415,7 +421,54 @@ def test_a_fill_can_see_other_windows_than_training() -> None:
     hole[40:44, 50:53, 2] = True
     fill({"denoiser": denoiser}, config, torch.zeros(1, 100, 90, 5), hole, FillingOptions())  # type: ignore[arg-type]
     assert seen == {(48, 32)}
+
+
+def test_the_window_of_a_fill_is_that_of_exports_and_not_of_training() -> None:
+    config = _config("size=[64, 64]", "sampling.window=[48, 32]")
     assert resolve(registry().methods["lesion-filling"].parts)(config)["denoiser"].inputs[0].shape[-2:] == (48, 32)
     assert config.while_training.window == (64, 64)  # type: ignore[attr-defined]
+
+
+def test_a_window_that_the_network_cannot_halve_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"sampling\.window \(51, 48\) must be multiples of 2"):
         _config("sampling.window=[51, 48]")
+
+
+# --- The task. ---
+
+
+def test_seed_decides_and_batches_do_not(trained: Path) -> None:
+    artifact = zoo.load(trained)
+    parts = artifact.parts()
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.uniform(-1, 1, (1, 40, 50, 6)).astype(np.float32))
+    mask = torch.from_numpy(rng.random((40, 50, 6)) < 0.01)
+    results = [
+        fill(parts, artifact.config, image, mask, FillingOptions(seed=seed, batch_size=size))
+        for seed, size in ((0, 16), (0, 3), (1, 16))
+    ]
+    assert torch.allclose(results[0], results[1], atol=1e-5)
+    assert not torch.allclose(results[0], results[2], atol=1e-2)
+    assert torch.equal(results[0][:, ~mask], image[:, ~mask])
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_specks_everywhere_and_at_the_edges_are_filled(trained: Path, count: int) -> None:
+    artifact = zoo.load(trained)
+    rng = np.random.default_rng(count)
+    image = torch.from_numpy(rng.uniform(-1, 1, (1, 40, 44, 12)).astype(np.float32))
+    mask = torch.zeros(40, 44, 12, dtype=torch.bool)
+    mask[[0, 39, 0, 39], [0, 43, 43, 0], [0, 11, 0, 11]] = True  # corners
+    mask.view(-1)[torch.from_numpy(rng.permutation(mask.numel())[:count])] = True
+    filled = fill(artifact.parts(), artifact.config, image, mask, FillingOptions())  # type: ignore[arg-type]
+    assert torch.isfinite(filled).all()
+    assert torch.equal(filled[:, ~mask], image[:, ~mask])
+    assert (filled[:, mask] != image[:, mask]).float().mean() > 0.99
+
+
+def test_volume_thinner_than_the_slab_is_refused() -> None:
+    config = resolve_config(
+        registry().methods["lesion-filling"], preset="tiny", assignments=["network=pseudo-3d", "slab=4", "neighbours=0"]
+    )
+    with pytest.raises(DataError, match="has 3 slices; this model sees 4 together"):
+        fill({}, config, torch.zeros(1, 8, 8, 3), torch.ones(8, 8, 3, dtype=torch.bool), FillingOptions())
