@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zoo.descriptors import Stage, resolve
+from zoo.errors import ZooError
 from zoo.models.artifact import MODEL_FILE, make_manifest, write_model
 from zoo.models.golden import write_golden
 from zoo.models.run import Run
@@ -74,9 +75,14 @@ class MethodTraining:
             DataError: There is nothing to train on.
             ArtifactError: The disk is full, the folder cannot be written, or no checkpoint can be read.
         """
-        if self.run.record["status"] == "new":
-            check_parts(self.method, self.config, self.fabric.device)
-        return self._train_stages() if self.stages else self._train_alone()
+        try:
+            if self.run.record["status"] == "new":
+                check_parts(self.method, self.config, self.fabric.device)
+            return self._train_stages() if self.stages else self._train_alone()
+        except Exception as error:
+            if not isinstance(error, ZooError):
+                error.add_note(f"Raised while training method {self.method.name!r} ({plugin_of(self.method)}).")
+            raise
 
     def _train_alone(self) -> Outcome:
         """Train a method of one training in the run folder itself."""
