@@ -33,6 +33,8 @@ VOXEL_MM = (0.05, 20.0)
 """Smallest and largest side of a voxel."""
 HEAD_MM = (50.0, 1000.0)
 """The longest side of a field of view that can show a head."""
+WHOLE_MARKER = b"mri-zoo: synthetic image"
+"""Description in the header of an image that is synthetic in every voxel."""
 MARKER = b"mri-zoo: synthetic tissue inside the lesion mask"
 """Description in the header of every image that filling writes."""
 
@@ -449,7 +451,7 @@ def write_filled(path: Path, volume: Volume, values: np.ndarray, mask: np.ndarra
             _write(plain, header, stored)
 
 
-def write_map(path: Path, volume: Volume, values: np.ndarray) -> None:
+def write_map(path: Path, volume: Volume, values: np.ndarray, marker: bytes = MARKER) -> None:
     """Write ``values`` ``[C, i, j, k]`` as float32 on the grid of ``volume``, with nothing else of its header.
 
     Raises:
@@ -459,7 +461,7 @@ def write_map(path: Path, volume: Volume, values: np.ndarray) -> None:
     image = nibabel.Nifti1Image(data.astype(np.float32), volume.affine)
     image.set_sform(volume.affine, volume.space_code)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = MARKER
+    image.header["descrip"] = marker
     with replacing(path) as temporary:
         nibabel.save(image, temporary)
 
@@ -489,12 +491,12 @@ def changed_voxels(before: Volume, after: Volume) -> np.ndarray:
 
 
 def made_by_zoo(path: Path) -> bool:
-    """Tell whether a NIfTI file is one that filling wrote, by its header alone; what cannot be read is not."""
+    """Tell whether a NIfTI file is one that this program wrote, by its header alone; what cannot be read is not."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             with gzip.open(raw) if packed else raw as file:
-                return bool(_read_header(file, path)["descrip"].item() == MARKER)
+                return bool(_read_header(file, path)["descrip"].item() in (MARKER, WHOLE_MARKER))
     except (OSError, EOFError, zlib.error, DataError):
         return False

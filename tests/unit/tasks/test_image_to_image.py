@@ -79,6 +79,7 @@ def test_a_result_lies_on_the_grid_and_in_the_units_of_its_image(
     assert (brighter_image.get_fdata() > values)[middle].all()
     assert sidecar == json.loads((tmp_path / "brighter.json").read_text())
     assert sidecar["Synthetic"] is True
+    assert brighter_image.header["descrip"].item() == b"mri-zoo: synthetic image"
     assert sidecar["Command"] == "zoo lighten sub-001_T1w.nii.gz"
 
 
@@ -91,6 +92,19 @@ def test_a_wrong_result_is_refused_and_nothing_is_written(
     with pytest.raises(DataError, match=message):
         _run(artifact(function), _image(phantom), tmp_path / "out.nii.gz")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_result_of_this_program_is_replaced_and_another_file_is_not(
+    artifact: Callable[[str], Artifact], phantom: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.nii.gz"
+    for function in ("same", "brighter"):
+        _run(artifact(function), _image(phantom), out)
+    assert nibabel.load(out).get_fdata().mean() > nibabel.load(_image(phantom)).get_fdata().mean()
+    out.write_bytes(_image(phantom).read_bytes())
+    (tmp_path / "out.json").unlink()
+    with pytest.raises(DataError, match="not made by this program"):
+        _run(artifact("same"), _image(phantom), out)
 
 
 def test_wrong_requests_are_refused(artifact: Callable[[str], Artifact], phantom: Path, tmp_path: Path) -> None:
