@@ -154,8 +154,9 @@ def test_validation_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise KeyError("no_such_tensor")
 
     monkeypatch.setattr(training.AutoencoderTrainer, "validate", broken)
-    with pytest.raises(KeyError, match="no_such_tensor"):
+    with pytest.raises(KeyError, match="no_such_tensor") as raised:
         _train(tmp_path / "run")
+    assert "method 'toy-filling' (plugin tests.toy.plugin" in raised.value.__notes__[0]
     assert not list((tmp_path / "run").rglob("checkpoints"))
 
 
