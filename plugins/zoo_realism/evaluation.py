@@ -79,7 +79,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
 def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]:
     """Return the real images of all subjects, ``[N, contrasts, *spatial]``, and the subject of each."""
     config, examples_of = artifact.config, resolve(artifact.method.real)
-    packed = pack_cohort(cohort, config.data)
+    packed = pack_cohort(cohort, config.data, targets=False)
     images: list[np.ndarray] = []
     owners: list[str] = []
     for subject in cohort.subjects:

@@ -118,7 +118,10 @@ class StyleGANConfig(MethodConfig):
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Voxel size of the training images, mm; ``None`` where each scan keeps its own."""
         spacing = self.data.spacing_mm
-        return (spacing * self.pool, spacing * self.pool, spacing) if spacing else None
+        if spacing is None:
+            return None
+        i, j, k = spacing if isinstance(spacing, tuple) else (spacing, spacing, spacing)
+        return i * self.pool, j * self.pool, k
 
     @model_validator(mode="after")
     def _groups_fit(self) -> StyleGANConfig:

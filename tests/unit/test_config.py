@@ -5,8 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
-from zoo.config import differences, parse_assignment, resolve_config
+from zoo.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    Scale,
+    differences,
+    parse_assignment,
+    parse_derived,
+    resolve_config,
+    validate,
+)
 from zoo.errors import ConfigError, UnknownNameError, ZooError
 from zoo.registry import registry
 
@@ -54,7 +65,7 @@ def test_assignments_are_read_as_toml_else_as_text(text: str, expected: dict) ->
         ("network=pseudo-3d", r"network 'pseudo-3d' and slab 1 do not fit"),
         ("size=[65, 64]", r"size \(65, 64\) must be multiples of 8"),
         ("unet.groups=7", r"cannot be divided into unet.groups 7"),
-        ("data.test=0.95", r"leave nobody to train on"),
+        ("data.test=0.95", r"leave no subject to train on"),
         ("seed", r"--set 'seed' is not an assignment; write --set training.images=20000"),
         (".seed=1", r"is not an assignment"),
         ("unet=os.system", r"unet: "),
@@ -100,3 +111,97 @@ def test_none_can_be_written() -> None:
     assert resolve_config(method, assignments=["sampling.window=none"]).sampling.window is None
     with pytest.raises(ConfigError, match="size"):
         resolve_config(method, assignments=["size=none"])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed=true", r"seed: must be a number, got True"),
+        ("data.validation=true", r"data.validation: must be a number, got True"),
+        ("size=[true, 64]", r"size: must be a number"),
+        ("augmentation.mirror=1", r"augmentation.mirror: must be true or false, got 1"),
+        ("data.validation=nan", r"data.validation: input should be a finite number"),
+        ("data.noise_floor=inf", r"data.noise_floor: input should be a finite number"),
+        ("data.percentile=NaN", r"data.percentile: "),
+        ("data.spacing_mm=nan", r"data.spacing_mm must be one voxel size or three"),
+        ("data.spacing_mm=true", r"data.spacing_mm must be one voxel size or three"),
+        ("data.spacing_mm=1,1", r"data.spacing_mm must be .* got \['1', '1'\]"),
+        ("data.spacing_mm=1,0,3", r"each above 0 and at most 20 mm"),
+        ("data.scales.T1w.range=5,5", r"range 5,5 of a scale must be its low and then its high value"),
+        ("data.scales.T1w.range=0,inf", r"finite number"),
+        ("data.scales.PET.unit=SUV", r"data.scales names 'PET', which is no channel"),
+        ("data.scales.T1w.like=T2w", r"'like' names 'T2w', which is no channel|like names 'T2w', which is no channel"),
+        ("data.targets=T1w", r"'T1w' is in data.contrasts and in data.targets"),
+        ("data.derived.sub=post1-pre", r"'post1-pre' is no sum or difference of channels"),
+        ("data.derived.sub=__import__('os')", r"is no sum or difference"),
+    ],
+)
+def test_values_that_pydantic_alone_would_take(method, assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_config(method, assignments=[assignment])
+
+
+def test_numbers_and_flags_may_be_written_as_text(method) -> None:
+    config = resolve_config(method, assignments=['seed="1"', 'data.validation="0.2"', "augmentation.mirror=false"])
+    assert (config.seed, config.data.validation, config.augmentation.mirror) == (1, 0.2, False)
+    assert resolve_config(method, assignments=["data.spacing_mm=1,1,3"]).data.spacing_mm == (1.0, 1.0, 3.0)
+    assert resolve_config(method, assignments=["data.spacing_mm=2"]).data.spacing_mm == 2.0
+
+
+class _Inner(Config):
+    first: int = 1
+    second: int = 2
+
+
+class _Middle(Config):
+    inner: _Inner = Field(default_factory=lambda: _Inner(first=10))
+    other: int = 0
+
+
+class _OwnDefaults(MethodConfig):
+    data: DataConfig = Field(default_factory=lambda: DataConfig(spacing_mm=2))
+    middle: _Middle = _Middle(other=5)
+
+
+def test_nested_defaults_of_a_method_are_not_lost() -> None:
+    config = validate(_OwnDefaults, {"data": {"contrasts": ["FLAIR"]}, "middle": {"inner": {"second": 3}}}, what="it")
+    assert (config.data.spacing_mm, config.data.contrasts) == (2.0, ("FLAIR",))
+    assert (config.middle.other, config.middle.inner.first, config.middle.inner.second) == (5, 10, 3)
+    assert validate(_OwnDefaults, {"data": {"spacing_mm": 3}}, what="it").data.spacing_mm == 3.0
+    assert validate(_OwnDefaults, config.model_dump(mode="json"), what="it") == config
+
+
+def test_paths_of_a_file_are_relative_to_it(method, tmp_path: Path) -> None:
+    file = tmp_path / "settings" / "train.toml"
+    file.parent.mkdir()
+    file.write_text('[data]\nlesion_masks = "../patients"\n')
+    assert resolve_config(method, file=file).data.lesion_masks == str(tmp_path / "patients")
+    assert resolve_config(method, assignments=["data.lesion_masks=patients"]).data.lesion_masks == "patients"
+    file.write_text(f'[data]\nlesion_masks = "{tmp_path}/masks"\n')
+    assert resolve_config(method, file=file).data.lesion_masks == f"{tmp_path}/masks"
+    file.write_text('[data]\nlesion_masks = "none"\n')
+    assert resolve_config(method, file=file).data.lesion_masks is None
+
+
+def test_derived_channels_are_read_by_names_alone() -> None:
+    assert parse_derived("post1 - pre") == ((1, "post1"), (-1, "pre"))
+    assert parse_derived("ce-gadolinium_T1w - T1w + FLAIR") == ((1, "ce-gadolinium_T1w"), (-1, "T1w"), (1, "FLAIR"))
+    for text in ("pre", "post1 * pre", "post1 -pre", "- pre", "post1 - ", "f(x) - pre", ""):
+        with pytest.raises(ValueError, match="no sum or difference"):
+            parse_derived(text)
+
+
+def test_a_difference_needs_a_scale_for_negative_values() -> None:
+    values = {"contrasts": ["sub"], "derived": {"sub": "post1 - pre"}}
+    with pytest.raises(ConfigError, match=r"set data.scales.sub.signed=true or data.scales.sub.range=LOW,HIGH"):
+        validate(DataConfig, values, what="it")
+    data = validate(DataConfig, {**values, "scales": {"sub": {"signed": True, "like": "pre"}}}, what="it")
+    assert data.inputs == ("post1", "pre")
+
+
+def test_images_of_training_and_of_use() -> None:
+    data = DataConfig(
+        contrasts=("MTR", "FA"), targets=("PET",), scales={"FA": Scale(like="MTR"), "PET": Scale(range=(0, 1e-3))}
+    )
+    assert data.inputs == ("MTR", "FA")
+    assert data.images == ("MTR", "FA", "PET")

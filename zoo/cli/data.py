@@ -13,7 +13,7 @@ from zoo.cli.output import progress_bar, show_json, table
 
 @click.group(name="data")
 def command() -> None:
-    """Make the phantom cohort, check a cohort, or lay patients' lesion masks on healthy subjects.
+    """Make the phantom cohort, check a cohort, or transfer patients' lesion masks to healthy subjects.
 
     \b
     zoo data phantom phantom --subjects 8
@@ -45,30 +45,55 @@ def phantom(out: Path, subjects: int, seed: int, spacing: str) -> None:
 @command.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Decode every voxel; else the headers are read.")
+@click.option("--method", "method_name", metavar="NAME", help="Say what training this method would need.")
+@click.option("--preset", help="Preset of --method.")
+@click.option("--set", "assignments", multiple=True, metavar="K=V", help="A setting of --method, data.targets=PET.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(folder: Path, deep: bool, as_json: bool) -> None:
+def check(
+    folder: Path,
+    deep: bool,
+    method_name: str | None,
+    preset: str | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Say what a BIDS folder or manifest holds, what each subject lacks, and what is wrong with its images.
 
     \b
     zoo data check my-bids-folder
     zoo data check scans.tsv
     zoo data check my-bids-folder --deep --json
+    zoo data check my-bids-folder --method lesion-filling --set data.contrasts=T1w,FLAIR
     """
-    from zoo.errors import DataError
+    from zoo.config import resolve_config
+    from zoo.errors import ConfigError, DataError
     from zoo.imaging.check import check_scan
     from zoo.imaging.cohort import read_cohort
     from zoo.imaging.labels import doubts, find_labels
+    from zoo.registry import registry
 
+    if not method_name and (preset or assignments):
+        raise ConfigError("--preset and --set are settings of a method; name it: --method lesion-filling.")
+    method = registry().methods[method_name] if method_name else None
+    data = resolve_config(method, preset=preset, assignments=assignments).data if method else None
     cohort = read_cohort(folder)
     counts = Counter(name for scan in cohort.scans for name in (*scan.images, *scan.maps))
     columns = sorted(counts)
     problems: dict[str, str] = {}
+    out_of_range: dict[str, str] = {}
     grids: dict[str, str] = {}
     with progress_bar("Reading voxels" if deep else "Reading headers") as progress:
         for number, scan in enumerate(cohort.scans):
-            grids[scan.id], wrong = check_scan(scan, deep=deep)
-            problems |= {f"{scan.id} {name}": why for name, why in wrong.items()}
+            found = check_scan(scan, deep=deep, data=data)
+            grids[scan.id] = found.grid
+            problems |= {f"{scan.id} {name}": why for name, why in found.problems.items()}
+            out_of_range |= {f"{scan.id} {name}": why for name, why in found.out_of_range.items()}
             progress(number + 1, len(cohort.scans))
+    method_notes = []
+    if method and data:
+        usable = cohort.fit_for(data, method.needs)
+        method_notes.append(f"{method.name} can use {len(usable.scans)} of {len(cohort.scans)} scans")
+        method_notes += [note for note in usable.notes if note not in cohort.notes]
     labels, label_notes = {}, []
     try:
         labels = find_labels(cohort)
@@ -88,8 +113,9 @@ def check(folder: Path, deep: bool, as_json: bool) -> None:
                     for scan in cohort.scans
                 ],
                 "problems": problems,
+                "out_of_range": out_of_range,
                 "tissue_labels": {scan: asdict(found) for scan, found in labels.items()},
-                "notes": [*cohort.notes, *label_notes],
+                "notes": [*cohort.notes, *label_notes, *method_notes],
             }
         )  # fmt: skip
     else:
@@ -98,7 +124,8 @@ def check(folder: Path, deep: bool, as_json: bool) -> None:
             for scan in cohort.scans
         ]
         table(f"{len(cohort.scans)} scans of {len(cohort.subjects)} subjects", ["scan", *columns, "grid"], rows)
-        for line in (*cohort.notes, *label_notes, *(f"{where}: {why}" for where, why in problems.items())):
+        found_wrong = [f"{where}: {why}" for where, why in (*out_of_range.items(), *problems.items())]
+        for line in (*cohort.notes, *label_notes, *method_notes, *found_wrong):
             click.echo(f"note: {line}")
     if problems:
         raise DataError(f"{len(problems)} of the images in {folder} cannot be used; they are named above.")
@@ -108,12 +135,12 @@ def check(folder: Path, deep: bool, as_json: bool) -> None:
 @click.argument("patients", type=click.Path(path_type=Path))
 @click.argument("healthy", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--nonlinear", is_flag=True, help="Register each pair with ANTs (extra: registration), 30 s a pair.")
+@click.option("--nonlinear", is_flag=True, help="Register each pair with ANTs (extra: registration), 30 s per pair.")
 @click.option("--wm-labels", default="find", show_default=True,
               help="White matter in dseg images: labels (2,41), a scheme (freesurfer, fast …), or find.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def transfer(patients: Path, healthy: Path, out: Path, nonlinear: bool, wm_labels: str, as_json: bool) -> None:
-    """Lay the lesion masks of PATIENTS on HEALTHY subjects, cut to white matter, as masks to train with.
+    """Transfer the lesion masks of PATIENTS to HEALTHY subjects, cut to white matter, as masks to train with.
 
     \b
     zoo data transfer-masks patients healthy masks
@@ -129,7 +156,7 @@ def transfer(patients: Path, healthy: Path, out: Path, nonlinear: bool, wm_label
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     cohorts = read_cohort(patients), read_cohort(healthy)
-    with progress_bar("Laying masks") as progress:
+    with progress_bar("Transferring masks") as progress:
         done = transfer_masks(*cohorts, out, nonlinear=nonlinear, white_matter_labels=labels, progress=progress)
     if as_json:
         show_json([asdict(row) for row in done])

@@ -8,33 +8,40 @@ from typing import Any
 import click
 
 from zoo.cli.output import show_json, table
+from zoo.errors import ConfigError
 from zoo.registry import registry
 
 
 @click.command(name="info")
 @click.argument("what")
+@click.option("--preset", help="Show the settings of this preset instead of the method's defaults.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(what: str, as_json: bool) -> None:
+def command(what: str, preset: str | None, as_json: bool) -> None:
     """Show a method with its settings, or a run or model file with its manifest.
 
     \b
     zoo info lesion-filling
+    zoo info lesion-filling --preset tiny
     zoo info runs/lesion-filling/2026-01-31T10-20-30
     zoo info model.safetensors --json
     """
     path = Path(what)
     if what in registry().methods or not (path.exists() or "/" in what or path.suffix):
-        about = _method(what)
+        about = _method(what, preset)
         show_json(about) if as_json else _show_method(about)
+    elif preset:
+        raise ConfigError(
+            "--preset goes with a method's name; a run or model file shows the settings it was trained with."
+        )
     else:
         about = _model(path)
         show_json(about) if as_json else _show_model(about)
 
 
-def _method(name: str) -> dict[str, Any]:
+def _method(name: str, preset: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from zoo.descriptors import resolve
+    from zoo.config import resolve_config
 
     method = registry().methods[name]
     origin = registry().methods.origins[name]
@@ -51,20 +58,21 @@ def _method(name: str) -> dict[str, Any]:
         "verbs": {verb: registry().verbs[verb].summary for verb in method.tasks},
         "evaluators": list(method.evaluators),
         "presets": list(method.presets),
-        "settings": _settings(resolve(method.config)) if method.trainable else [],
+        "settings": _settings(resolve_config(method, preset=preset)) if method.trainable else [],
         "reported": {"on": method.reported_on, "rows": [dict(row) for row in method.reported]},
     }
 
 
-def _settings(kind: Any, prefix: str = "") -> list[dict[str, str]]:
+def _settings(config: Any, prefix: str = "") -> list[dict[str, str]]:
+    """Return one row per setting, with its value in ``config``."""
     from pydantic import BaseModel
 
     rows: list[dict[str, str]] = []
-    for name, info in kind.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            rows += _settings(info.annotation, f"{prefix}{name}.")
+    for name, info in type(config).model_fields.items():
+        default = getattr(config, name)
+        if isinstance(default, BaseModel):
+            rows += _settings(default, f"{prefix}{name}.")
         else:
-            default = info.get_default(call_default_factory=True)
             bounds = " ".join(
                 f"{sign} {getattr(rule, key)}"
                 for rule in info.metadata

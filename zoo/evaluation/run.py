@@ -43,7 +43,7 @@ def evaluate(
         UnknownNameError: There is no such evaluator.
         DataError: No subject is left to measure on, or an image cannot be used.
     """
-    cohort = unseen(artifact, read_cohort(data).with_all(artifact.config.data.contrasts))
+    cohort = unseen(artifact, read_cohort(data).with_all(artifact.config.data.images))
     return _run_evaluators(artifact, cohort, None, evaluators, options, bar)
 
 
@@ -61,7 +61,7 @@ def evaluate_by_protocol(
     Raises:
         DataError: As for `evaluate`; or training has seen a subject or used a lesion mask of the part.
     """
-    cohort = protocol.subjects(part).with_all(artifact.config.data.contrasts)
+    cohort = protocol.subjects(part).with_all(artifact.config.data.images)
     known = sorted(seen_subjects(artifact, cohort, tuning=part == "tuning"))
     if known:
         raise DataError(

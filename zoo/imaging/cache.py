@@ -1,7 +1,7 @@
 """The packed cache: each volume is decoded and preprocessed once, then memory-mapped.
 
-One folder a scan, named by the hash of its files and of the settings that shaped it, so a changed image or
-setting never meets an old packing, and adding a subject packs one subject.
+One folder per scan, named by the hash of its files and of the settings that shaped it: a changed image or setting
+never reuses a stale packing, and adding a subject packs one subject.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from zoo.config import DataConfig
 from zoo.errors import DataError, ZooError
-from zoo.imaging.cohort import Cohort, Scan
+from zoo.imaging.cohort import Cohort, Scan, lesion_table
 from zoo.imaging.geometry import Grid, model_grid, to_grid
 from zoo.imaging.labels import find_labels
 from zoo.imaging.masks import LaidLesions, lay_lesions
-from zoo.imaging.preprocessing import Intensity, fit_intensity
+from zoo.imaging.preprocessing import Intensity, scale_intensity
 from zoo.imaging.transfer import LAID_ON
 from zoo.imaging.volume import Volume, read_volume
 from zoo.system.files import cache_folder, replacing, sha256
 
-PACKING = 2
-"""Raised when what is packed changes, so that old packings are not used."""
+PACKING = 3
+"""Version of what is packed; packings of other versions are not used."""
 
 Progress = Callable[[int, int], None]
 
@@ -38,27 +38,39 @@ class PackedScan:
 
     Attributes:
         id, subject, covariates: As in the cohort.
-        images: float16 ``[K, C, I, J]`` in [-1, 1].
+        images: float16 ``[K, C, I, J]`` in [-1, 1], one channel per contrast.
+        targets: float32 ``[K, T, I, J]``, one channel per target, scaled but never clamped: values may lie outside
+            [-1, 1]. T is 0 where targets are not asked for.
         tissue: uint8 ``[K, I, J]`` labels, all zero where the cohort has none.
         white_matter: bool ``[K, I, J]``, all false where the cohort has none.
         lesion_mask: bool ``[K, I, J]``, all false where the cohort has none.
+        lesion_numbers: uint16 ``[K, I, J]``: the value of each lesion's voxels in the mask, where a table says what
+            is known of each lesion (`zoo.imaging.cohort.lesion_table`), else all zero.
+        lesion_labels: Columns of that table by lesion number; empty without a table.
+        regions: bool ``[K, I, J]`` by role, for the roles of ``data.regions`` that the scan has.
         lesion_free: float16 ``[K, I, J]`` twin of the T1w channel, or ``None``.
         grid: The model's grid, axes (i, j, k) in RAS.
         intensities: How each channel's units map to [-1, 1].
-        image_hashes: SHA-256 of each image file.
-        voxel_hashes: Of each image, by its decoded voxels and grid (`voxel_hash`).
+        target_intensities: The same for each target; ``decode`` gives its physical unit back.
+        image_hashes: SHA-256 of each file that contrasts and targets are made of.
+        voxel_hashes: The same by decoded voxels and grid (`voxel_hash`).
     """
 
     id: str
     subject: str
     covariates: dict[str, str]
     images: np.ndarray
+    targets: np.ndarray
     tissue: np.ndarray
     white_matter: np.ndarray
     lesion_mask: np.ndarray
+    lesion_numbers: np.ndarray
+    lesion_labels: dict[int, dict[str, str]]
+    regions: dict[str, np.ndarray]
     lesion_free: np.ndarray | None
     grid: Grid
     intensities: tuple[Intensity, ...]
+    target_intensities: tuple[Intensity, ...]
     image_hashes: tuple[str, ...]
     voxel_hashes: tuple[str, ...]
 
@@ -71,11 +83,11 @@ class PackedScan:
 
 @dataclass(frozen=True)
 class PackedCohort:
-    """Packed scans, and the lesions of other subjects laid on each.
+    """Packed scans, and the lesions of other subjects that are placed on each.
 
     Attributes:
         scans: The scans.
-        lesions: For each scan, one entry a lesion mask of the bank; empty where there is no bank.
+        lesions: For each scan, one entry per lesion mask of the bank; empty where there is no bank.
     """
 
     scans: tuple[PackedScan, ...]
@@ -99,27 +111,30 @@ def pack_cohort(
     *,
     mask_bank: Cohort | None = None,
     own_bank: bool = False,
+    targets: bool = True,
     progress: Progress | None = None,
 ) -> PackedCohort:
     """Pack a cohort for training or evaluation.
 
     Args:
         cohort: Scans that have all contrasts of ``config``.
-        config: Contrasts, grid and scaling.
-        mask_bank: Scans whose lesion masks are laid on these; none lays nothing.
-        own_bank: The bank is of the same cohort; a subject's own lesions are then not laid on itself.
+        config: Channels, grid and scaling.
+        mask_bank: Scans whose lesion masks are placed on these; none places nothing.
+        own_bank: The bank is of the same cohort; a subject's own lesions are then not placed on itself.
+        targets: Pack the targets of ``config``, too; a task needs contrasts only.
         progress: Called with (scans packed, scans in all).
 
     Raises:
-        DataError: An image cannot be used; the message names the scan. Or which tissue labels are white matter is not
-            known.
+        DataError: An image cannot be used or is missing; the message names the scan. Or the labels of white matter are
+            not known.
     """
     labels = find_labels(cohort, config.white_matter_labels)
     banked = mask_bank.scans if mask_bank else ()
     scans: list[PackedScan] = []
     lesions: list[tuple[LaidLesions, ...]] = []
     for number, scan in enumerate(cohort.scans):
-        packed = pack_scan(scan, config, labels[scan.id].white_matter if scan.id in labels else ())
+        white_matter = labels[scan.id].white_matter if scan.id in labels else ()
+        packed = pack_scan(scan, config, white_matter, targets=targets)
         scans.append(packed)
         lesions.append(_laid(packed, lenders(scan.subject, banked, own_bank=own_bank)))
         if progress:
@@ -138,24 +153,32 @@ def lenders(subject: str, bank: Sequence[Scan], *, own_bank: bool) -> list[Scan]
     ]
 
 
-def pack_scan(scan: Scan, config: DataConfig, white_matter_labels: Sequence[int] = ()) -> PackedScan:
-    """Return one scan packed, from the cache where it is there.
+def pack_scan(
+    scan: Scan, config: DataConfig, white_matter_labels: Sequence[int] = (), *, targets: bool = False
+) -> PackedScan:
+    """Return one scan packed, from the cache where possible.
 
     Args:
         scan: With all contrasts of ``config``.
-        config: Contrasts, grid and scaling.
+        config: Channels, grid and scaling.
         white_matter_labels: Of its tissue labels; not used where it has a mask of white matter.
+        targets: Pack the targets of ``config``, too.
 
     Raises:
-        DataError: An image cannot be used; the message names the scan.
+        DataError: An image cannot be used or is missing; the message names the scan.
     """
+    if not targets:
+        config = config.model_copy(update={"targets": ()})
+    missing = [name for name in config.images if name not in scan.images]
+    if missing:
+        raise DataError(f"{scan.id} has no {', '.join(missing)}, which its channels and their scales need.")
+    used = (*config.images, *_MAPS, *config.regions)
     try:
-        hashes = {key: sha256(path) for key, path in sorted({**scan.images, **scan.maps}.items()) if _used(key, config)}
+        hashes = {key: sha256(path) for key, path in sorted({**scan.images, **scan.maps}.items()) if key in used}
     except OSError as error:
         raise DataError(f"{scan.id}: {error.filename} cannot be read ({error.strerror}).") from None
-    settings = config.model_dump(
-        mode="json", include={"contrasts", "spacing_mm", "scaling", "percentile", "noise_floor"}
-    )
+    shaping = {"contrasts", "targets", "derived", "scales", "spacing_mm", "scaling", "percentile", "noise_floor"}
+    settings = config.model_dump(mode="json", include={*shaping, "regions"})
     key = _key("scan", PACKING, hashes, settings)
     folder = cache_folder() / "packed" / key[:2] / key
     if not (folder / "scan.json").is_file():
@@ -164,11 +187,10 @@ def pack_scan(scan: Scan, config: DataConfig, white_matter_labels: Sequence[int]
                 _pack(scan, config, temporary)
         except ZooError as error:
             raise type(error)(f"{scan.id}: {error}") from None
-    return _open(folder, scan, white_matter_labels, tuple(hashes[contrast] for contrast in config.contrasts))
+    return _open(folder, scan, white_matter_labels, config.regions, tuple(hashes[name] for name in config.images))
 
 
-def _used(key: str, config: DataConfig) -> bool:
-    return key in config.contrasts or key in ("lesion-mask", "tissue", "white-matter", "lesion-free")
+_MAPS = ("lesion-mask", "tissue", "white-matter", "lesion-free")
 
 
 def _key(*parts: object) -> str:
@@ -176,27 +198,27 @@ def _key(*parts: object) -> str:
 
 
 def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
-    first = read_volume(scan.images[config.contrasts[0]])
+    names = config.images
+    first = read_volume(scan.images[names[0]])
     grid = model_grid(first.shape, first.affine, config.spacing_mm)
-    channels: list[np.ndarray] = []
-    intensities: list[Intensity] = []
-    voxel_hashes: list[str] = []
-    for contrast in config.contrasts:
-        volume = first if contrast == config.contrasts[0] else read_volume(scan.images[contrast])
+    values: dict[str, np.ndarray] = {}
+    hashes: dict[str, str] = {}
+    for name in names:
+        volume = first if name == names[0] else read_volume(scan.images[name])
         if len(volume.data) != 1:
-            raise DataError(f"{contrast} has {len(volume.data)} volumes; training needs one volume a contrast.")
-        values = to_grid(volume.data[0], volume.affine, grid)
-        intensity = fit_intensity(values, grid.spacing_mm, config.scaling, config.percentile, config.noise_floor)
-        channels.append(intensity.encode(values))
-        intensities.append(intensity)
-        voxel_hashes.append(voxel_hash(volume))
+            raise DataError(f"{name} has {len(volume.data)} volumes; training needs one volume per channel.")
+        values[name] = to_grid(volume.data[0], volume.affine, grid)
+        hashes[name] = voxel_hash(volume)
     folder.mkdir()
-    images = np.stack([_slices_first(channel) for channel in channels], axis=1)  # [K, C, I, J]
-    np.save(folder / "images.npy", images.astype(np.float16))
-    for role in ("tissue", "white-matter", "lesion-mask"):
+    intensities = _pack_channels(config.contrasts, values, grid, config, np.float16, folder / "images.npy")
+    target_intensities = _pack_channels(config.targets, values, grid, config, np.float32, folder / "targets.npy")
+    for role in ("tissue", "white-matter", "lesion-mask", *config.regions):
         if role in scan.maps:
-            labels = _labels(scan.maps[role], role, grid)
-            np.save(folder / f"{role}.npy", _slices_first(labels))
+            volume = read_volume(scan.maps[role])
+            np.save(folder / f"{role}.npy", _slices_first(_labels(volume, role, grid)))
+            if role == "lesion-mask" and volume.data.max() > 1:
+                numbers = to_grid(volume.data[0], volume.affine, grid, order=0).round().clip(0, 2**16 - 1)
+                np.save(folder / "lesion-numbers.npy", _slices_first(numbers.astype(np.uint16)))
     if "lesion-free" in scan.maps and "T1w" in config.contrasts:
         twin = read_volume(scan.maps["lesion-free"])
         encoded = intensities[config.contrasts.index("T1w")].encode(to_grid(twin.data[0], twin.affine, grid))
@@ -205,9 +227,29 @@ def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
         "shape": grid.shape,
         "affine": grid.affine.tolist(),
         "intensities": [intensity.to_json() for intensity in intensities],
-        "voxel_hashes": voxel_hashes,
+        "target_intensities": [intensity.to_json() for intensity in target_intensities],
+        "voxel_hashes": [hashes[name] for name in names],
     }
     (folder / "scan.json").write_text(json.dumps(description), encoding="utf-8")
+
+
+def _pack_channels(
+    names: Sequence[str],
+    values: dict[str, np.ndarray],
+    grid: Grid,
+    config: DataConfig,
+    dtype: type[np.floating],
+    file: Path,
+) -> list[Intensity]:
+    """Write channels as ``[K, C, I, J]`` and return how each is scaled."""
+    packed = np.zeros((grid.shape[2], len(names), *grid.shape[:2]), dtype)
+    intensities = []
+    for index, name in enumerate(names):
+        channel, intensity = scale_intensity(name, values, grid.spacing_mm, config)
+        packed[:, index] = _slices_first(intensity.encode(channel))
+        intensities.append(intensity)
+    np.save(file, packed)
+    return intensities
 
 
 _AFFINE_STEP_MM = 0.0137
@@ -215,10 +257,10 @@ _AFFINE_STEP_MM = 0.0137
 
 
 def voxel_hash(volume: Volume) -> str:
-    """Return a hash of what an image shows and where: its decoded voxels and its grid.
+    """Return a hash of an image's decoded voxels and grid.
 
-    Compression, file name, free text of the header, the stored type of the same values and the order in which the axes
-    are stored do not change it. Values are compared as float32, with slope and intercept applied.
+    It does not depend on compression, file name, free text of the header, the stored type of the same values or the
+    order in which the axes are stored. Values are compared as float32, with slope and intercept applied.
     """
     turn = io_orientation(volume.affine)
     shape = volume.shape
@@ -232,8 +274,7 @@ def voxel_hash(volume: Volume) -> str:
     return digest.hexdigest()
 
 
-def _labels(path: Path, role: str, grid: Grid) -> np.ndarray:
-    volume = read_volume(path)
+def _labels(volume: Volume, role: str, grid: Grid) -> np.ndarray:
     values = volume.data[0] if role == "tissue" else (volume.data[0] > 0.5).astype(np.float32)
     return to_grid(values, volume.affine, grid, order=0).round().astype(np.uint8)
 
@@ -242,7 +283,13 @@ def _slices_first(volume: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(volume, 2, 0))
 
 
-def _open(folder: Path, scan: Scan, white_matter_labels: Sequence[int], image_hashes: tuple[str, ...]) -> PackedScan:
+def _open(
+    folder: Path,
+    scan: Scan,
+    white_matter_labels: Sequence[int],
+    regions: Sequence[str],
+    image_hashes: tuple[str, ...],
+) -> PackedScan:
     description = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
     images = np.load(folder / "images.npy", mmap_mode="r")
     nothing = np.broadcast_to(np.uint8(0), (images.shape[0], *images.shape[2:]))
@@ -252,18 +299,26 @@ def _open(folder: Path, scan: Scan, white_matter_labels: Sequence[int], image_ha
     )
     if "white-matter" not in scan.maps:
         white_matter = np.isin(tissue, white_matter_labels)
+    labels = lesion_table(scan.maps["lesion-mask"]) if "lesion-mask" in scan.maps else {}
+    numbered = folder / "lesion-numbers.npy"
+    numbers = np.load(numbered, mmap_mode="r") if labels and numbered.is_file() else (lesion_mask > 0) * bool(labels)
     twin = folder / "lesion-free.npy"
     return PackedScan(
         id=scan.id,
         subject=scan.subject,
         covariates=scan.covariates,
         images=images,
+        targets=np.load(folder / "targets.npy", mmap_mode="r"),
         tissue=tissue,
         white_matter=white_matter.astype(bool),
         lesion_mask=lesion_mask.astype(bool),
+        lesion_numbers=numbers.astype(np.uint16),
+        lesion_labels=labels,
+        regions={role: np.load(folder / f"{role}.npy").astype(bool) for role in regions if role in scan.maps},
         lesion_free=np.load(twin, mmap_mode="r") if twin.is_file() else None,
         grid=Grid(tuple(description["shape"]), np.array(description["affine"])),
         intensities=tuple(Intensity.from_json(item) for item in description["intensities"]),
+        target_intensities=tuple(Intensity.from_json(item) for item in description["target_intensities"]),
         image_hashes=image_hashes,
         voxel_hashes=tuple(description["voxel_hashes"]),
     )

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config import DataConfig
 from zoo.errors import DataError, did_you_mean
-from zoo.imaging.bids import BidsName, bids_name, check_spaces, disagreement
+from zoo.imaging.bids import BidsName, bids_name, different_spaces, disagreement
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -26,7 +27,16 @@ _NO_CONTRAST = ("mask", "roi", "dseg", "probseg", "defacemask")
 """BIDS suffixes of what is drawn on an image; none of them is a contrast."""
 
 ROLES = ("lesion-mask", "tissue", "white-matter", "lesion-free")
-"""What a scan may carry beside its contrasts."""
+"""Roles of the maps that the zoo itself uses; a scan may have further masks (`is_role`)."""
+
+
+def is_role(name: str) -> bool:
+    """Return whether a name is that of a map and not of a contrast: one of `ROLES`, or a mask such as brain-mask."""
+    return name in ROLES or name.endswith("-mask")
+
+
+def _contrasts(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not is_role(name)]
 
 
 def as_number(text: str) -> float | None:
@@ -46,8 +56,8 @@ class Scan:
         subject: ``"sub-07"``; splits never cut through a subject.
         images: Path by contrast, e.g. ``{"T1w": …, "FLAIR": …}``.
         maps: Path by role: ``lesion-mask``, ``tissue`` (dseg), ``white-matter``, ``lesion-free`` (the twin of the
-            T1w without lesions, where the truth is known). All are of one image: the T1w, where there is one, or
-            the contrast of `of_contrast`.
+            T1w without lesions, where the truth is known), and masks of regions, for example ``brain-mask``. All
+            belong to one image: the T1w, where there is one, or the contrast of `of_contrast`.
         covariates: Columns of participants.tsv and sessions.tsv, as text.
         files: All files by contrast and role, in a BIDS folder; ``images`` and ``maps`` are chosen from them.
         unpaired: Why none of the files of a role is used, by role.
@@ -61,9 +71,23 @@ class Scan:
     files: Mapping[str, Sequence[Path]] = field(default_factory=dict, repr=False)
     unpaired: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def lacks(self, needs: Iterable[str]) -> list[str]:
-        """Return which of ``needs`` (contrasts and roles) this scan does not have."""
-        return [need for need in needs if need not in self.images and need not in self.maps]
+    def lacks(self, needs: Iterable[str], labels: Iterable[str] = (), lesion_labels: Iterable[str] = ()) -> list[str]:
+        """Return in words what this scan does not have.
+
+        Args:
+            needs: Contrasts and roles.
+            labels: Columns of the subject's table that need a value.
+            lesion_labels: Columns that each row of the table beside the lesion mask needs.
+
+        Raises:
+            DataError: The table beside the lesion mask cannot be read.
+        """
+        absent = [need for need in needs if need not in self.images and need not in self.maps]
+        absent += [f"label {name}" for name in labels if self.covariates.get(name, "").lower() in _NOT_KNOWN]
+        wanted = list(lesion_labels) if "lesion-mask" in self.maps else []
+        rows = lesion_table(self.maps["lesion-mask"]).values() if wanted else []
+        known = [name for name in wanted if rows and all(row.get(name, "").lower() not in _NOT_KNOWN for row in rows)]
+        return absent + [f"lesion label {name}" for name in wanted if name not in known]
 
     def of_contrast(self, contrast: str) -> Scan:
         """Return the scan with the masks and segmentations of another of its images."""
@@ -87,30 +111,50 @@ class Cohort:
     scans: tuple[Scan, ...]
     notes: tuple[str, ...] = ()
 
-    def with_all(self, needs: Sequence[str]) -> Cohort:
-        """Keep the scans that have all of ``needs``; say in ``notes`` what the others lack.
+    def with_all(self, needs: Sequence[str], labels: Sequence[str] = (), lesion_labels: Sequence[str] = ()) -> Cohort:
+        """Keep the scans that have all of ``needs`` and labels; say in ``notes`` what the others lack.
 
         Masks and segmentations are those of the first contrast among ``needs``.
 
+        Args:
+            needs: Contrasts and roles.
+            labels, lesion_labels: Columns, see `Scan.lacks`.
+
         Raises:
-            DataError: No scan has them all.
+            DataError: No scan has them all; the message says what is found, and which subjects lack which labels.
         """
-        contrast = next((need for need in needs if need not in ROLES), "")
+        contrast = next(iter(_contrasts(needs)), "")
         scans = [scan.of_contrast(contrast) for scan in self.scans]
-        kept = tuple(scan for scan in scans if not scan.lacks(needs))
-        without = [scan for scan in scans if scan.lacks(needs)]
-        lacking = [_lack(scan, needs) for scan in without]
+        absent = {scan.id: scan.lacks(needs, labels, lesion_labels) for scan in scans}
+        kept = tuple(scan for scan in scans if not absent[scan.id])
+        without = [scan for scan in scans if absent[scan.id]]
+        lacking = [_lack(scan, absent[scan.id]) for scan in without]
         said = {f"{scan.id}: {why}" for scan in without for why in scan.unpaired.values()}
         notes = [note for note in self.notes if note not in said]
         if not kept:
             found = sorted({name for scan in self.scans for name in (*scan.images, *scan.maps)})
-            reasons = [note for note in (*lacking, *notes) if "not used" in note][:3]
+            reasons = [note for note in (*lacking, *notes) if "not used" in note or "label" in note][:3]
+            wanted = [*needs, *(f"label {name}" for name in labels), *(f"lesion label {n}" for n in lesion_labels)]
             raise DataError(
-                f"None of the {len(self.scans)} scans in {self.root} has {', '.join(needs)}; found: "
+                f"None of the {len(self.scans)} scans in {self.root} has {', '.join(wanted)}; found: "
                 f"{', '.join(found) or 'nothing'}. {' '.join(f'{reason}.' for reason in reasons)}"
                 f"{' ' if reasons else ''}See: zoo data check {self.root}"
             )
         return Cohort(self.root, kept, (*notes, *lacking))
+
+    def fit_for(self, data: DataConfig, needs: Iterable[str] = ()) -> Cohort:
+        """Keep the scans that training can use, see `with_all`.
+
+        Args:
+            data: Its channels, regions and labels are needed.
+            needs: Of a method; its roles are needed, too. Its contrasts are replaced by those of ``data``.
+
+        Raises:
+            DataError: No scan has all of them.
+        """
+        roles = [need for need in needs if is_role(need)]
+        wanted = dict.fromkeys((*data.images, *roles, *data.regions))
+        return self.with_all(tuple(wanted), data.labels, data.lesion_labels)
 
     def subset(self, subjects: Iterable[str]) -> Cohort:
         """Keep the scans of ``subjects``."""
@@ -118,7 +162,7 @@ class Cohort:
         return Cohort(self.root, tuple(scan for scan in self.scans if scan.subject in wanted), self.notes)
 
     def named(self, subjects: Sequence[str]) -> Cohort:
-        """Keep the scans of ``subjects``, all of which must be there; everybody where nobody is named.
+        """Keep the scans of ``subjects``, all of which must be there; all scans where none is named.
 
         Raises:
             DataError: One of them is not there.
@@ -134,8 +178,7 @@ class Cohort:
         return tuple(dict.fromkeys(scan.subject for scan in self.scans))
 
 
-def _lack(scan: Scan, needs: Iterable[str]) -> str:
-    lacking = scan.lacks(needs)
+def _lack(scan: Scan, lacking: Sequence[str]) -> str:
     why = [scan.unpaired[role] for role in lacking if role in scan.unpaired]
     return f"{scan.id} has no {', '.join(lacking)}" + (f": {'; '.join(why)}" if why else "")
 
@@ -172,7 +215,7 @@ def split_subjects(
         validation_subjects, test_subjects: Subjects kept by name; they replace the shares.
 
     Raises:
-        DataError: A named subject does not exist or is named for both, or nobody is left to train on.
+        DataError: A named subject does not exist or is named for both, or no subject is left to train on.
     """
     for kind, names in (("Validation", validation_subjects), ("Test", test_subjects)):
         unknown = [name for name in names if name not in subjects]
@@ -205,7 +248,9 @@ def read_cohort(path: Path) -> Cohort:
 
     A manifest has one scan per line: ``participant_id``, optionally ``session_id``, a column for each contrast
     (``T1w``, ``FLAIR`` …) and role (``lesion-mask``, ``tissue``, ``white-matter``, ``lesion-free``) with paths
-    relative to the manifest, and any further columns as covariates.
+    relative to the manifest, and any further columns as covariates. A column that ends in ``-mask`` holds masks of a
+    region (``brain-mask``). In a BIDS folder those are named by label or are a brain mask: ``label-thalamus_mask``
+    is ``thalamus-mask``, and ``desc-brain_mask`` is ``brain-mask``.
 
     Raises:
         DataError: The path is missing, is neither, or holds no scan; a manifest names a file that is not there; an id
@@ -257,6 +302,31 @@ def _decode(raw: bytes, path: Path, notes: list[str]) -> str:
     except UnicodeDecodeError:
         notes.append(f"{path.name} is not UTF-8; it is read as Latin-1")
         return raw.decode("latin-1")
+
+
+def lesion_table(mask: Path) -> dict[int, dict[str, str]]:
+    """Read the table beside a lesion mask: what is known of each numbered lesion.
+
+    The table is named like the mask and follows the convention of BIDS for labels of a segmentation: the column
+    ``index`` is the value of a lesion's voxels in the mask, for example 3 for all voxels of the third lesion; all
+    further columns are labels. ``sub-07_label-lesion_mask.tsv`` belongs to ``sub-07_label-lesion_mask.nii.gz``.
+
+    Returns:
+        Labels by index; empty where there is no table.
+
+    Raises:
+        DataError: The table cannot be read, an index is no whole number above 0, or one stands there twice.
+    """
+    table = mask.with_name(f"{mask.name.removesuffix('.gz').removesuffix('.nii')}.tsv")
+    rows: dict[int, dict[str, str]] = {}
+    for row in _read_tsv(table, "index", []) if table.exists() or table.is_symlink() else ():
+        text = row.pop("index")
+        if not text.isdecimal() or not 0 < int(text) < 2**16:
+            raise DataError(f"{table} has the index {text!r}; an index is the value of a lesion in the mask, from 1.")
+        if int(text) in rows:
+            raise DataError(f"{table} has two rows for index {text}; keep one.")
+        rows[int(text)] = row
+    return rows
 
 
 def _subject_name(text: str) -> str:
@@ -344,12 +414,12 @@ def _read_manifest(path: Path) -> Cohort:
         maps: dict[str, Path] = {}
         covariates: dict[str, str] = {}
         for column, value in row.items():
-            if column not in ROLES and not value.endswith(_IMAGE_SUFFIXES):
+            if not is_role(column) and not value.endswith(_IMAGE_SUFFIXES):
                 covariates[column] = value
             elif value and value != "n/a":
-                (maps if column in ROLES else images)[column] = _named_file(path, value, column, subject)
+                (maps if is_role(column) else images)[column] = _named_file(path, value, column, subject)
         reference = images.get(_reference(images))
-        apart = {role: check_spaces(reference, file) for role, file in maps.items() if reference}
+        apart = {role: different_spaces(reference, file) for role, file in maps.items() if reference}
         unpaired = {role: f"{maps[role].name} is not used: {why}" for role, why in apart.items() if why}
         maps = {role: file for role, file in maps.items() if role not in unpaired}
         notes += [f"{scan_id}: {why}" for why in unpaired.values()]
@@ -383,7 +453,9 @@ def _read_bids(root: Path) -> Cohort:
     _share_among_sessions(found, notes)
     table = root / "participants.tsv"
     participants = _participants(table, notes)
-    with_images = {subject for (subject, _), files in found.items() if set(files) - set(ROLES)}
+    # A mask of a region alone makes no scan.
+    found = {key: files for key, files in found.items() if _contrasts(files) or set(files) & set(ROLES)}
+    with_images = {subject for (subject, _), files in found.items() if _contrasts(files)}
     scans: list[Scan] = []
     sessions: dict[str, dict[str, str]] = {}
     known = ""
@@ -441,7 +513,11 @@ def _what_it_is(name: BidsName, *, derivative: bool) -> str | None:
     """Return the contrast or role of a BIDS image, ``None`` for what the zoo does not use."""
     if name.suffix == "mask":
         label = name.entities.get("label", "").lower()
-        return {"lesion": "lesion-mask", "wm": "white-matter"}.get(label)
+        if not label and name.entities.get("desc", "").lower() == "brain":
+            label = "brain"
+        if not label or ("lesion" in label and label != "lesion"):
+            return None
+        return "white-matter" if label == "wm" else f"{label}-mask"
     if name.suffix == "dseg":
         lesions = any("lesion" in name.entities.get(key, "").lower() for key in ("desc", "label"))
         return None if lesions else "tissue"
@@ -459,9 +535,9 @@ def _share_among_sessions(found: dict[tuple[str, str], _Files], notes: list[str]
     for subject in sorted({subject for subject, session in found if not session}):
         shared = found[subject, ""]
         sessions = [
-            session for name, session in found if name == subject and session and set(found[name, session]) - set(ROLES)
+            session for name, session in found if name == subject and session and _contrasts(found[name, session])
         ]
-        if set(shared) - set(ROLES) or not sessions:
+        if _contrasts(shared) or not sessions:
             continue
         for role, files in shared.items():
             for file in files:
@@ -479,7 +555,7 @@ def _share_among_sessions(found: dict[tuple[str, str], _Files], notes: list[str]
 
 def _choose(scan_id: str, subject: str, files: _Files, covariates: dict[str, str], notes: list[str]) -> Scan:
     images: dict[str, Path] = {}
-    for contrast in (key for key in files if key not in ROLES):
+    for contrast in _contrasts(files):
         candidates = files[contrast] = sorted(files[contrast], key=_plainest)
         # A mask drawn on one of several images is worth more than a plain name.
         drawn_on = [image for image in candidates if any(_exact(image, mask) for mask in files.get("lesion-mask", ()))]
@@ -515,10 +591,12 @@ def _exact(image: Path, mask: Path) -> bool:
 
 def _paired(image: Path, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Path], dict[str, str]]:
     """Return which file of each role is of ``image``, and for the roles without one, why, naming both."""
-    rivals = next((files[key] for key in files if key not in ROLES and image in files[key]), [image])
+    rivals = next((files[key] for key in _contrasts(files) if image in files[key]), [image])
     maps: dict[str, Path] = {}
     unpaired: dict[str, str] = {}
-    for role in (key for key in ROLES if files.get(key)):
+    for role in (*ROLES, *sorted(key for key in files if is_role(key) and key not in ROLES)):
+        if not files.get(role):
+            continue
         reasons = []
         for file in sorted(files[role], key=lambda file: (not _exact(image, file), _plainest(file))):
             why = disagreement(image, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,8 +42,8 @@ class Grid:
         return float(i), float(j), float(k)
 
 
-def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float | None) -> Grid:
-    """Return the grid on which a model sees an image: the image's own axes in RAS order, isotropic.
+def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float | Sequence[float] | None) -> Grid:
+    """Return the grid on which a model sees an image: the image's own axes in RAS order, with the wanted voxel size.
 
     Oblique axes stay oblique, so going there and back never mixes axes. Where the spacing is the image's own
     (within 0.001 mm), the grid is a permutation and flip of the voxels, and nothing is interpolated.
@@ -50,7 +51,8 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
     Args:
         shape: The image's voxels.
         affine: Its voxel-to-world matrix, mm.
-        spacing_mm: Wanted voxel size; ``None`` keeps the image's own, which need not be isotropic.
+        spacing_mm: Wanted voxel size: one for all axes, or three along (i, j, k) in RAS order; ``None`` keeps the
+            image's own.
 
     Source: Uhr 2024, section 3.3 "Preprocessing" (nibabel's conform). Departures: the field of view is kept instead
     of being padded to 256 voxels, and its middle is exact; nibabel's is off by half a voxel where the count is even.
@@ -61,12 +63,15 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
     turned_shape = np.empty(3, int)
     turned_shape[turn[:, 0].astype(int)] = shape
     sizes = voxel_sizes(turned_affine)
-    if spacing_mm is None or np.all(np.abs(sizes - spacing_mm) < _SAME_SPACING_MM):
+    if spacing_mm is None:
         return Grid(_triple(turned_shape), turned_affine)
-    wanted = np.maximum(np.round(turned_shape * sizes / spacing_mm), 1).astype(int)
+    wanted_sizes = np.broadcast_to(np.asarray(spacing_mm, float), 3)
+    if np.all(np.abs(sizes - wanted_sizes) < _SAME_SPACING_MM):
+        return Grid(_triple(turned_shape), turned_affine)
+    wanted = np.maximum(np.round(turned_shape * sizes / wanted_sizes), 1).astype(int)
     # The middles of the two fields of view coincide, so every voxel's centre lies in the image.
     scaled = turned_affine.copy()
-    scaled[:3, :3] *= spacing_mm / sizes
+    scaled[:3, :3] *= wanted_sizes / sizes
     scaled[:3, 3] += turned_affine[:3, :3] @ ((turned_shape - 1) / 2) - scaled[:3, :3] @ ((wanted - 1) / 2)
     return Grid(_triple(wanted), scaled)
 

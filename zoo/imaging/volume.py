@@ -100,11 +100,13 @@ class Header:
     """What an image's header says.
 
     Attributes:
+        path: The file.
         shape: Voxels along (i, j, k).
         affine: Voxel to world, mm, ``[4, 4]``.
         space_code: As in `Volume`.
     """
 
+    path: Path
     shape: tuple[int, ...]
     affine: np.ndarray
     space_code: int
@@ -146,7 +148,7 @@ def read_header(path: Path) -> Header:
         DataError: As `read_volume`, but for what only the voxels tell.
     """
     with _opened(path) as (_, header, shape, _):
-        return Header(shape[:3], _affine(header, path), _space_code(header))
+        return Header(path, shape[:3], _affine(header, path), _space_code(header))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.config import DataConfig
 from zoo.errors import DataError
 from zoo.imaging.geometry import Grid, model_grid, to_grid, to_native
-from zoo.imaging.preprocessing import Intensity, fit_intensity
+from zoo.imaging.preprocessing import Intensity, scale_intensity
 from zoo.imaging.spaces import contradictions, unsettled
 from zoo.imaging.volume import MAX_VOXELS, Volume, check_field_of_view, check_same_grid, mask_of, read_volume
 
@@ -109,7 +109,7 @@ def check_belonging(images: Sequence[Volume], masks: Sequence[MaskFile], *, same
 # --- To the model's grid and back. ---
 
 
-def grid_for(image: Volume, spacing_mm: float | None) -> Grid:
+def grid_for(image: Volume, spacing_mm: float | tuple[float, float, float] | None) -> Grid:
     """Return the grid on which a model sees an image.
 
     Raises:
@@ -118,8 +118,9 @@ def grid_for(image: Volume, spacing_mm: float | None) -> Grid:
     grid = model_grid(image.shape, image.affine, spacing_mm)
     voxels = math.prod(grid.shape)
     if voxels > MAX_VOXELS:
+        size = " × ".join(f"{side:g}" for side in grid.spacing_mm)
         raise DataError(
-            f"{image.path.name} would have {voxels:,} voxels on the model's grid of {spacing_mm:g} mm; more than "
+            f"{image.path.name} would have {voxels:,} voxels on the model's grid of {size} mm; more than "
             f"{MAX_VOXELS:,} are refused. Crop the image to the head."
         )
     return grid
@@ -154,13 +155,16 @@ class ModelImage:
             data: Settings of the model's images.
 
         Raises:
-            DataError: A volume is empty or has negative intensities.
+            DataError: A volume is empty or has negative intensities, or a channel is made of other images.
         """
+        if set(data.inputs) != set(data.contrasts):
+            raise DataError(
+                f"The model's channels {', '.join(data.contrasts)} are made of {', '.join(data.inputs)}; a result of "
+                "such a channel cannot be written onto an image."
+            )
         channels = tuple(to_grid(volume.data[frame], volume.affine, grid) for volume in volumes)
-        intensities = tuple(
-            fit_intensity(values, grid.spacing_mm, data.scaling, data.percentile, data.noise_floor)
-            for values in channels
-        )
+        given = dict(zip(data.contrasts, channels, strict=True))
+        intensities = tuple(scale_intensity(contrast, given, grid.spacing_mm, data)[1] for contrast in data.contrasts)
         encoded = [scale.encode(values) for scale, values in zip(intensities, channels, strict=True)]
         native = Grid(volumes[0].shape, volumes[0].affine)
         return cls(torch.from_numpy(np.stack(encoded)), channels, intensities, grid, native)

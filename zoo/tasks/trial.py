@@ -120,16 +120,13 @@ def phantom_patient(data: DataConfig) -> tuple[Tensor, Tensor]:
     import torch
 
     from zoo.imaging.phantom import SPACINGS_MM, make_subject
-    from zoo.imaging.preprocessing import fit_intensity
+    from zoo.imaging.preprocessing import scale_intensity
 
-    spacing = min(SPACINGS_MM, key=lambda choice: abs(choice - (data.spacing_mm or 2.0)))
+    spacing = min(SPACINGS_MM, key=lambda choice: abs(choice - (data.finest_mm or 2.0)))
     subject = make_subject(0, seed=_SEED, spacing_mm=spacing, group="MS")
-    if unknown := [contrast for contrast in data.contrasts if contrast not in subject.images]:
+    if unknown := [contrast for contrast in data.inputs if contrast not in subject.images]:
         raise DataError(f"the phantom has no {unknown[0]}")
-    channels = [subject.images[contrast].astype(np.float32) for contrast in data.contrasts]
-    spacings = (spacing, spacing, spacing)
-    encoded = [
-        fit_intensity(values, spacings, data.scaling, data.percentile, data.noise_floor).encode(values)
-        for values in channels
-    ]
+    given = {contrast: subject.images[contrast].astype(np.float32) for contrast in data.inputs}
+    scaled = [scale_intensity(contrast, given, (spacing, spacing, spacing), data) for contrast in data.contrasts]
+    encoded = [intensity.encode(values) for values, intensity in scaled]
     return torch.from_numpy(np.stack(encoded)), torch.from_numpy(subject.lesion_mask.copy())

@@ -23,6 +23,7 @@ from zoo.evaluation.run import evaluate
 from zoo.exporting.export import export
 from zoo.exporting.job import ExportOptions
 from zoo.exporting.parity import TOLERANCES
+from zoo.imaging.cohort import is_role
 from zoo.imaging.phantom import write_phantom
 from zoo.models.artifact import Artifact
 from zoo.models.golden import example_inputs
@@ -176,6 +177,10 @@ class MethodContract(_Contract):
 
     def test_tiny_is_tiny(self, registered: Method, config: MethodConfig) -> None:
         assert estimate_cost(registered, config).parameters < TINY_PARAMETERS
+
+    def test_needs_are_channels_or_roles(self, registered: Method, config: MethodConfig) -> None:
+        for name in (*registered.needs, *registered.also):
+            assert is_role(name) or name in config.data.images, f"{name!r} is no channel of data and no role of a mask"
 
     def test_unknown_setting_is_refused(self, registered: Method) -> None:
         with pytest.raises(ConfigError, match="no setting 'no_such_setting'"):

@@ -53,13 +53,13 @@ def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: 
     """
     note = f"data: {data}"
     if data is None:
-        data = made_cohort(method.dataset, config.data.spacing_mm or 1.0, bar)
+        data = made_cohort(method.dataset, config.data.finest_mm or 1.0, bar)
         kind = "synthetic phantom" if method.dataset == "phantom" else method.dataset
         note = f"data: no --data was given, so the {kind} cohort in {data} is used"
     found = read_cohort(data)
     settings = config.data
     found = found.named(settings.subjects)
-    cohort = _with_known_lesions(found.with_all(settings.contrasts))
+    cohort = _with_known_lesions(found.fit_for(settings, method.needs))
     split = split_subjects(
         cohort.subjects,
         validation=settings.validation,

@@ -170,6 +170,42 @@ def test_data_check_tells_labels_and_reads_voxels_only_when_asked(zoo_command, p
     assert "lies on another grid" in json.loads(out)["problems"]["sub-001 lesion-mask"]
 
 
+def test_data_check_says_what_a_method_lacks_and_what_is_out_of_range(
+    zoo_command, phantom: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(phantom, tmp_path / "copy"))
+    (copy / "sub-002/anat/sub-002_FLAIR.nii.gz").unlink()
+    settings = ("--set", "data.targets=FLAIR", "--set", "data.scales.FLAIR.range=0,100")
+    code, out, _ = zoo_command("data", "check", copy, "--method", "lesion-filling", *settings)
+    assert code == 0
+    assert "lesion-filling can use 4 of 5 scans" in out
+    assert "sub-002 has no FLAIR" in out
+    assert "lie outside" not in out  # only with --deep
+    code, out, _ = zoo_command("data", "check", copy, "--method", "lesion-filling", *settings, "--deep", "--json")
+    found = json.loads(out)
+    assert (code, len(found["out_of_range"])) == (0, 4)
+    assert re.search(
+        r"lie outside 0 to 100 and are not clamped; .* --set data.scales.FLAIR.range=0,\d+",
+        found["out_of_range"]["sub-001 FLAIR"],
+    )
+    code, _, err = zoo_command("data", "check", copy, "--method", "lesion-filling", "--set", "data.labels=grade")
+    assert (code, "has no label grade" in err) == (1, True)
+    code, _, err = zoo_command("data", "check", copy, "--preset", "tiny")
+    assert (code, "--method" in err) == (1, True)
+
+
+def test_info_shows_the_settings_of_a_preset(zoo_command) -> None:
+    def shown(*arguments: str) -> dict[str, str]:
+        about = json.loads(zoo_command("info", *arguments, "--json")[1])
+        return {row["setting"]: row["default"] for row in about["settings"]}
+
+    assert shown("lesion-filling")["data.spacing_mm"] == "1.0"
+    assert shown("lesion-filling", "--preset", "tiny")["size"] == "32,32"
+    assert zoo_command("info", "lesion-filling", "--preset", "tinny")[0] != 0
+
+
 def test_phantom_command(zoo_command, tmp_path: Path) -> None:
     code, out, _ = zoo_command("data", "phantom", tmp_path / "p", "--subjects", 1, "--spacing", 4)
     assert code == 0

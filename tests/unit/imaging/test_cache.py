@@ -8,9 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import zoo.imaging.cache as cache
-from zoo.config import DataConfig
+from zoo.config import DataConfig, Scale
 from zoo.errors import DataError
 from zoo.imaging.cache import pack_cohort, voxel_hash
 from zoo.imaging.cohort import read_cohort
@@ -118,3 +119,93 @@ def test_image_is_known_by_its_voxels_however_it_is_written(phantom: Path, tmp_p
     voxels[20, 20, 20] += 1
     nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / "other.nii")
     assert voxel_hash(read_volume(tmp_path / "other.nii")) != known
+
+
+def _save(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)
+
+
+@pytest.fixture
+def with_maps(phantom: Path, tmp_path: Path) -> Path:
+    """The phantom with a PET map near 7e-4 and a mask of the brain; of one patient numbered lesions are known."""
+    copy = Path(shutil.copytree(phantom, tmp_path / "maps"))
+    for folder in sorted(copy.glob("sub-*/anat")):
+        subject = folder.parent.name
+        t1w = nibabel.load(folder / f"{subject}_T1w.nii.gz")
+        values = np.asarray(t1w.dataobj, np.float32)
+        _save(folder / f"{subject}_PET.nii.gz", (values / values.max() * 1.2e-3 - 1e-4).astype(np.float32), t1w.affine)
+        mask = copy / "derivatives/masks" / subject / "anat" / f"{subject}_desc-brain_mask.nii.gz"
+        _save(mask, (values > 50).astype(np.uint8), t1w.affine)
+    lesions = next(copy.rglob("*_label-lesion_mask.nii.gz"))
+    image = nibabel.load(lesions)
+    pieces, count = ndimage.label(np.asarray(image.dataobj) > 0, np.ones((3, 3, 3)))
+    assert count > 1
+    _save(lesions, pieces.astype(np.uint8), image.affine)
+    lesions.with_name(lesions.name.replace(".nii.gz", ".tsv")).write_text("index\tkind\n1\tcore\n2\tsmouldering\n")
+    return copy
+
+
+MAPS = DataConfig(
+    spacing_mm=4.0, targets=("PET",), scales={"PET": Scale(unit="1/s", range=(0, 1e-3))}, regions=("brain-mask",)
+)
+
+
+def test_targets_are_packed_unclamped_in_their_own_unit(with_maps: Path, own_cache: Path) -> None:
+    cohort = read_cohort(with_maps)
+    for scan, source in zip(pack_cohort(cohort, MAPS).scans, cohort.scans, strict=True):
+        expected = read_volume(source.images["PET"]).data[0]
+        assert scan.targets.dtype == np.float32
+        assert scan.targets.shape == (scan.shape[0], 1, *scan.shape[1:])
+        assert scan.targets.min() < -1  # -1e-4 and 1.1e-3 lie outside the range
+        assert scan.targets.max() > 1
+        back = np.moveaxis(scan.target_intensities[0].decode(scan.targets[:, 0]), 0, 2)
+        assert np.abs(back - expected).max() < 1e-3 * 1e-3
+        assert len(scan.image_hashes) == len(scan.voxel_hashes) == 2
+        assert scan.regions["brain-mask"].dtype == bool
+        assert np.array_equal(
+            np.moveaxis(scan.regions["brain-mask"], 0, 2), read_volume(source.images["T1w"]).data[0] > 50
+        )
+
+
+def test_a_task_needs_no_targets_and_training_does(with_maps: Path, own_cache: Path) -> None:
+    (with_maps / "sub-002/anat/sub-002_PET.nii.gz").unlink()
+    cohort = read_cohort(with_maps)
+    with pytest.raises(DataError, match="sub-002 has no PET"):
+        pack_cohort(cohort, MAPS)
+    scans = pack_cohort(cohort, MAPS, targets=False).scans
+    assert scans[1].targets.shape[1] == 0
+    assert len(scans[1].voxel_hashes) == 1
+
+
+def test_lesions_have_labels_by_their_number(with_maps: Path, own_cache: Path) -> None:
+    scans = pack_cohort(read_cohort(with_maps), CONFIG).scans
+    labelled = [scan for scan in scans if scan.lesion_labels]
+    assert len(labelled) == 1
+    (scan,) = labelled
+    assert scan.lesion_labels == {1: {"kind": "core"}, 2: {"kind": "smouldering"}}
+    assert np.array_equal(scan.lesion_numbers > 0, scan.lesion_mask)
+    assert {1, 2} <= set(np.unique(scan.lesion_numbers).tolist())
+    assert all(not other.lesion_numbers.any() for other in scans if not other.lesion_labels)
+
+
+def test_derived_channels_are_packed_with_a_sign(phantom: Path, own_cache: Path) -> None:
+    data = DataConfig(
+        contrasts=("T1w", "sub"),
+        derived={"sub": "T1w - FLAIR"},
+        scales={"sub": Scale(like="T1w", signed=True)},
+        spacing_mm=4.0,
+    )
+    cohort = read_cohort(phantom)
+    scan = pack_cohort(cohort, data).scans[0]
+    t1w, flair = (read_volume(cohort.scans[0].images[name]).data[0] for name in ("T1w", "FLAIR"))
+    found = np.moveaxis(np.asarray(scan.images[:, 1], np.float32), 0, 2)
+    assert np.abs(found - np.clip((t1w - flair) / scan.intensities[0].high, -1, 1)).max() < 1e-3
+    assert len(scan.voxel_hashes) == 2
+
+
+def test_anisotropic_grid(phantom: Path, own_cache: Path) -> None:
+    scan = pack_cohort(read_cohort(phantom), DataConfig(spacing_mm=(4.0, 4.0, 12.0))).scans[0]
+    whole = pack_cohort(read_cohort(phantom), CONFIG).scans[0]
+    assert scan.grid.spacing_mm == pytest.approx((4, 4, 12))
+    assert scan.shape == (round(whole.shape[0] / 3), *whole.shape[1:])

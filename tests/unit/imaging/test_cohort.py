@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import DataError
-from zoo.imaging.cohort import as_number, read_cohort, split_subjects
+from zoo.imaging.cohort import as_number, lesion_table, read_cohort, split_subjects
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -198,7 +198,7 @@ def test_manifest_that_pairs_two_spaces_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "scans.tsv"
     rows = "participant_id\tT1w\tlesion-mask\n1\tsub-1_T1w.nii.gz\t{}\n"
     table.write_text(rows.format("sub-1_space-MNI_label-lesion_mask.nii.gz"))
-    with pytest.raises(DataError, match=r"different spaces: sub-1_T1w.nii.gz lies in its own space"):
+    with pytest.raises(DataError, match=r"name different spaces \(space-MNI and none, which means the subject's own\)"):
         read_cohort(table).with_all(["T1w", "lesion-mask"])
     table.write_text(rows.format("mask.nii.gz"))  # a name that tells nothing
     assert read_cohort(table).with_all(["T1w", "lesion-mask"]).scans
@@ -315,3 +315,41 @@ def test_accents_of_a_manifest_may_be_composed_otherwise(tmp_path: Path) -> None
     table = tmp_path / "scans.tsv"
     table.write_text(unicodedata.normalize("NFC", "participant_id\tT1w\n1\tMüller.nii.gz\n"), encoding="utf-8")
     assert read_cohort(table).scans[0].images["T1w"].is_file()
+
+
+def test_masks_of_regions_are_found_by_label_and_by_column(tmp_path: Path) -> None:
+    _touch(
+        tmp_path,
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "derivatives/masks/sub-01/anat/sub-01_desc-brain_mask.nii.gz",
+        "derivatives/masks/sub-01/anat/sub-01_label-Thalamus_mask.nii.gz",
+        "derivatives/masks/sub-01/anat/sub-01_desc-other_mask.nii.gz",
+        "derivatives/masks/sub-02/anat/sub-02_desc-brain_mask.nii.gz",
+    )
+    cohort = read_cohort(tmp_path)
+    assert cohort.subjects == ("sub-01",)  # a mask of a region alone is no scan
+    assert set(cohort.scans[0].maps) == {"brain-mask", "thalamus-mask"}
+    assert set(cohort.scans[0].images) == {"T1w"}
+    table = tmp_path / "scans.tsv"
+    image = "sub-01/anat/sub-01_T1w.nii.gz"
+    table.write_text(f"participant_id\tT1w\tbrain-mask\tage\n01\t{image}\t{image}\t44\n")
+    (scan,) = read_cohort(table).scans
+    assert set(scan.maps) == {"brain-mask"}
+    assert scan.covariates == {"age": "44"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("index\tkind\n0\tcore\n", "has the index '0'"),
+        ("index\tkind\n1.5\tcore\n", "has the index '1.5'"),
+        ("index\tkind\n1\tcore\n1\tother\n", "two rows for index 1"),
+        ("name\tkind\na\tcore\n", "has no index"),
+    ],
+)
+def test_wrong_table_of_lesions(tmp_path: Path, content: str, message: str) -> None:
+    mask = tmp_path / "sub-01_label-lesion_mask.nii.gz"
+    assert lesion_table(mask) == {}
+    (tmp_path / "sub-01_label-lesion_mask.tsv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        lesion_table(mask)

@@ -210,3 +210,29 @@ def test_the_outermost_slice_is_seen_whole() -> None:
     there = to_grid(image, affine, grid)
     assert np.allclose(there[:, :, :2], 900)
     assert np.allclose(to_native(there, grid, image.shape, affine)[:, :, 0], 900)
+
+
+@pytest.mark.parametrize("wanted", [(1.0, 1.0, 3.0), (2.0, 1.5, 1.0)])
+def test_three_spacings_are_along_the_axes_of_the_model(wanted: tuple[float, float, float]) -> None:
+    affine = np.array([[0.0, 0, -1.2, 30], [-1.1, 0, 0, 20], [0, 0.9, 0, -10], [0, 0, 0, 1]])  # stored as P, S, L
+    shape = (40, 44, 36)
+    grid = model_grid(shape, affine, wanted)
+    assert grid.spacing_mm == pytest.approx(wanted)
+    assert "".join(nibabel.aff2axcodes(grid.affine)) == "RAS"
+    native_mm = (1.2, 1.1, 0.9)
+    expected = [round(count * mm / size) for count, mm, size in zip((36, 40, 44), native_mm, wanted, strict=True)]
+    assert list(grid.shape) == expected
+    centre = affine @ [*((np.array(shape) - 1) / 2), 1]
+    assert np.allclose(grid.affine @ [*((np.array(grid.shape) - 1) / 2), 1], centre)
+
+
+def test_there_and_back_on_an_anisotropic_grid() -> None:
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    i, j, k = np.indices((24, 26, 30))
+    image = (3 * i + 2 * j + k).astype(np.float32)  # trilinear interpolation is exact on a plane
+    grid = model_grid(image.shape, affine, (1.0, 2.0, 3.0))
+    back = to_native(to_grid(image, affine, grid), grid, image.shape, affine)
+    inner = (slice(2, -2), slice(2, -2), slice(3, -3))
+    assert np.abs(back - image)[inner].max() < 1e-3
+    same = model_grid(image.shape, np.diag([1.0, 1.0, 3.0, 1.0]), (1.0, 1.0, 3.0))
+    assert same.shape == image.shape

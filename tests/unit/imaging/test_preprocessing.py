@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from zoo.config import DataConfig, Scale
 from zoo.errors import DataError
 from zoo.imaging.phantom import WHITE, PhantomSubject, make_subject
-from zoo.imaging.preprocessing import Intensity, fit_intensity
+from zoo.imaging.preprocessing import Intensity, fit_intensity, scale_intensity
 
 Scaling: TypeAlias = Literal["head", "percentile", "max"]
 
@@ -178,3 +179,61 @@ def test_a_slab_is_scaled_like_the_head(brain: PhantomSubject, axis: int) -> Non
     middle = image.shape[axis] // 2
     slab = np.take(image, range(middle - 3, middle + 3), axis)
     assert fit_intensity(slab, SPACING).high == pytest.approx(fit_intensity(image, SPACING).high, rel=0.05)
+
+
+def _round_trip(values: np.ndarray, data: DataConfig, channel: str = "PET") -> np.ndarray:
+    """Scale, store as float16 as the cache does for contrasts, and go back."""
+    _, intensity = scale_intensity(channel, {channel: values}, VOXEL, data)
+    return intensity.decode(intensity.encode(values).astype(np.float16))
+
+
+@pytest.mark.parametrize("low_high", [(0.0, 1.4e-3), (-3.0, 3.0), (-2e-4, 9e-4), (1000.0, 1001.0)])
+def test_a_fixed_range_survives_half_precision(low_high: tuple[float, float]) -> None:
+    low, high = low_high
+    data = DataConfig(contrasts=("PET",), scales={"PET": Scale(range=low_high)})
+    values = np.random.default_rng(0).uniform(low, high, (9, 8, 7)).astype(np.float32)
+    assert np.abs(_round_trip(values, data) - values).max() < 1e-3 * (high - low)
+
+
+def test_maps_below_the_noise_floor_are_kept() -> None:
+    values = np.linspace(0, 1e-3, 100, dtype=np.float32).reshape(4, 5, 5)
+    data = DataConfig(contrasts=("PET",), scales={"PET": Scale(unit="1/s", range=(0, 1e-3))})
+    encoded = scale_intensity("PET", {"PET": values}, VOXEL, data)[1].encode(values)
+    assert (encoded.min(), encoded.max()) == (-1, 1)
+    assert encoded.flat[70] == pytest.approx(2 * values.flat[70] / 1e-3 - 1)
+
+
+def test_contrasts_are_clamped_and_targets_are_not() -> None:
+    values = np.array([-2.0, 0.0, 1.0, 4.0], np.float32)
+    scales = {"DVR": Scale(range=(-1, 1))}
+    contrast = scale_intensity("DVR", {"DVR": values}, VOXEL, DataConfig(contrasts=("DVR",), scales=scales))[1]
+    target = scale_intensity("DVR", {"DVR": values}, VOXEL, DataConfig(targets=("DVR",), scales=scales))[1]
+    assert contrast.encode(values).tolist() == [-1, 0, 1, 1]
+    assert target.encode(values).tolist() == [-2, 0, 1, 4]
+    assert target.decode(target.encode(values)).tolist() == values.tolist()
+    assert Intensity.from_json(json.loads(json.dumps(target.to_json()))) == target
+
+
+def test_a_series_shares_its_constants_and_a_difference_keeps_its_sign() -> None:
+    before = np.linspace(0, 100, 1000, dtype=np.float32).reshape(10, 10, 10)
+    after = 2 * before[::-1]
+    data = DataConfig(
+        contrasts=("pre", "post1", "sub"),
+        derived={"sub": "post1 - pre"},
+        scales={"post1": Scale(like="pre"), "sub": Scale(like="pre", signed=True)},
+        scaling="max",
+    )
+    images = {"pre": before, "post1": after}
+    scaled = {name: scale_intensity(name, images, VOXEL, data) for name in data.contrasts}
+    assert [scaled[name][1].high for name in data.contrasts] == [100, 100, 100]
+    assert scaled["post1"][1].encode(np.array(100.0)) == 1
+    difference, intensity = scaled["sub"]
+    assert np.array_equal(difference, after - before)
+    assert intensity.encode(np.array([-100.0, 0.0, 50.0])).tolist() == [-1, 0, 0.5]
+
+
+def test_a_signed_scale_without_a_range_is_found_by_absolute_values() -> None:
+    values = np.linspace(-80, 40, 1000, dtype=np.float32).reshape(10, 10, 10)
+    data = DataConfig(contrasts=("DVR",), scales={"DVR": Scale(signed=True)}, scaling="max")
+    assert scale_intensity("DVR", {"DVR": values}, VOXEL, data)[1].encode(values).min() == -1
+    assert scale_intensity("DVR", {"DVR": values}, VOXEL, data)[1].high == 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -131,3 +132,43 @@ def test_finding_out_what_was_seen_decodes_nothing_twice(
 
 def _refuse(path: Path) -> None:
     raise AssertionError(f"{path} was decoded again")
+
+
+def _lines(folder: Path, *rows: str) -> None:
+    (folder / "participants.tsv").write_text("\n".join(("participant_id\tgrade", *rows)) + "\n", encoding="utf-8")
+
+
+def test_subjects_without_targets_labels_or_regions_are_left_out_and_named(copy: Path) -> None:
+    for number, subject in enumerate(sorted(copy.glob("sub-*"))):
+        if number != 1:
+            shutil.copy(subject / f"anat/{subject.name}_T1w.nii.gz", subject / f"anat/{subject.name}_PET.nii.gz")
+        if number != 2:
+            source = subject / f"anat/{subject.name}_T1w.nii.gz"
+            shutil.copy(source, subject / f"anat/{subject.name}_label-thalamus_mask.nii.gz")
+    _lines(copy, "sub-001\t2", "sub-002\t1", "sub-003\t2", "sub-004\tn/a", "sub-005\t3")
+    needed = ("data.targets=PET", "data.scales.PET.range=0,2000", "data.labels=grade", "data.regions=thalamus-mask")
+    cohort = _plan(copy, *needed).cohort
+    assert cohort.subjects == ("sub-001", "sub-005")
+    assert "sub-002 has no PET" in cohort.notes
+    assert "sub-003 has no thalamus-mask" in cohort.notes
+    assert "sub-004 has no label grade" in cohort.notes
+    with pytest.raises(DataError, match=r"None of the 5 scans .* has T1w, label age; .* sub-001 has no label age"):
+        _plan(copy, "data.labels=age")
+
+
+def test_roles_that_a_method_needs_are_enforced(copy: Path) -> None:
+    method = replace(registry().methods["lesion-filling"], needs=("T1w", "lesion-mask"))
+    config = resolve_config(method, preset="tiny", assignments=["data.spacing_mm=4.0", "masks=circles"])
+    assert plan_training(method, config, copy, progress_bar).cohort.subjects == PATIENTS
+    shutil.rmtree(copy / "derivatives/lesions")
+    with pytest.raises(DataError, match=r"None of the 5 scans .* has T1w, lesion-mask"):
+        plan_training(method, config, copy, progress_bar)
+
+
+def test_labels_of_lesions_are_enforced_where_there_are_lesions(copy: Path) -> None:
+    masks = sorted(copy.rglob("*_label-lesion_mask.nii.gz"))
+    for mask in masks[1:]:
+        mask.with_name(mask.name.replace(".nii.gz", ".tsv")).write_text("index\tkind\n1\tcore\n")
+    cohort = _plan(copy, "data.lesion_labels=kind").cohort
+    assert f"{masks[0].name.split('_')[0]} has no lesion label kind" in cohort.notes
+    assert len(cohort.scans) == 4

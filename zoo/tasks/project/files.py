@@ -98,7 +98,7 @@ def choose_scans(
     Raises:
         DataError: No subject is left, or a named subject does not exist.
     """
-    usable = cohort.with_all(artifact.config.data.contrasts)
+    usable = cohort.with_all(artifact.config.data.inputs)
     if subjects:
         names = [name if name.startswith("sub-") else f"sub-{name}" for name in subjects]
         for name in names:
@@ -135,7 +135,7 @@ def find_targets(
     if positions and every:
         raise ConfigError("--positions and --every both choose slices; give one of them.")
     config = artifact.config
-    packed = pack_cohort(cohort, config.data, progress=progress)
+    packed = pack_cohort(cohort, config.data, targets=False, progress=progress)
     examples: Placed = resolve(artifact.method.real)(config, packed)
     chosen: list[int] = []
     for number, scan in enumerate(packed.scans):
