@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -34,7 +35,8 @@ from zoo.system.files import sha256
 from zoo.testing.helpers import as_tuple, distance, no_bar
 from zoo.training.launch import launch, train_method
 from zoo.training.loop import Outcome, Status
-from zoo.training.plan import estimate_cost, plan_training
+from zoo.training.made import Made
+from zoo.training.plan import estimate_cost, pack, plan_training, settings_of
 
 TINY_PARAMETERS = 2_000_000
 
@@ -64,7 +66,11 @@ class _Contract:
             yield
 
     def test_code_it_names_exists(self, registered: Method) -> None:
-        for target in (registered.build, registered.parts, registered.trainer, registered.examples):
+        named = [registered.build, registered.parts, registered.trainer, registered.examples, registered.real]
+        if registered.stages:
+            stages = registered.stages_of(resolve(registered.config)())
+            named += [target for one in stages for target in (one.trainer, one.fit, one.examples, one.make)]
+        for target in named:
             assert not target or callable(resolve(target))
         for task in registered.tasks.values():
             assert callable(resolve(task.run))
@@ -147,9 +153,15 @@ class MethodContract(_Contract):
     @classmethod
     def config(cls, registered: Method) -> MethodConfig:
         """Its preset ``tiny`` with a very short training."""
-        short = (f"training.images={cls.images}", "training.batch_size=8", "training.checkpoint_images=32")
-        fast = ("training.sample_images=64", "training.log_images=8", "data.spacing_mm=4.0")
-        return resolve_config(registered, preset="tiny", assignments=(*short, *fast, *cls.settings))
+        stages = registered.stages_of(resolve_config(registered, preset="tiny", assignments=cls.settings))
+        short = {"images": cls.images, "batch_size": 8, "checkpoint_images": 32, "sample_images": 64, "log_images": 8}
+        assignments = [
+            f"{place}.{name}={value}"
+            for place in dict.fromkeys(("training", *(stage.training for stage in stages)))
+            for name, value in short.items()
+        ]
+        assignments += ["data.spacing_mm=4.0", *cls.settings]
+        return resolve_config(registered, preset="tiny", assignments=assignments)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -160,6 +172,15 @@ class MethodContract(_Contract):
         run, outcome = _train(registered, config, cohort, tmp_path_factory.mktemp("trained") / "run")
         assert outcome.status == "finished"
         return run
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trainings(cls, registered: Method, config: MethodConfig, trained: Run) -> list[Run]:
+        """The finished run itself, or its stages and their folds that were trained."""
+        stages = [stage for stage in registered.stages_of(config) if stage.trainer]
+        folders = [trained.folder / "stages" / stage.name for stage in stages]
+        folders = [one for folder in folders for one in (folder, *sorted(folder.glob("folds/*")))]
+        return [Run.open(folder) for folder in folders] or [trained]
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -222,53 +243,60 @@ class MethodContract(_Contract):
     # --- Training. ---
 
     def test_examples_depend_on_their_generator_alone(
-        self, registered: Method, config: MethodConfig, cohort: Path
+        self, registered: Method, config: MethodConfig, cohort: Path, trained: Run
     ) -> None:
-        from zoo.training.plan import pack
-
         plan = plan_training(registered, config, cohort, no_bar)
-        examples = resolve(registered.examples)(config, pack(plan, no_bar).subset(plan.split.train))
-        assert len(examples) > 0
-        first = examples.example(0, np.random.default_rng(4))
-        again = examples.example(0, np.random.default_rng(4))
-        assert first.keys() == again.keys()
-        assert all(np.array_equal(first[name], again[name]) for name in first)
+        packed = pack(plan, no_bar).subset(plan.split.train)
+        kinds = [functools.partial(resolve(registered.real), config, packed)] if registered.real else []
+        made: dict[str, Made] = {}
+        for stage in registered.stages_of(config):
+            own = settings_of(registered, stage, config)
+            kinds.append(functools.partial(resolve(stage.examples), own, packed, made=dict(made)))
+            if stage.make:
+                made[stage.name] = Made(trained.folder / "stages" / stage.name)
+        if registered.examples:
+            kinds.append(functools.partial(resolve(registered.examples), config, packed))
+        for kind in kinds:
+            examples = kind()
+            assert len(examples) > 0
+            first = examples.example(0, np.random.default_rng(4))
+            again = examples.example(0, np.random.default_rng(4))
+            assert first.keys() == again.keys()
+            assert all(np.array_equal(first[name], again[name]) for name in first)
 
-    def test_training_leaves_a_whole_run(self, trained: Run) -> None:
-        for name in (
-            "run.json",
-            "metrics.jsonl",
-            "model.safetensors",
-            "golden.safetensors",
-            "report.html",
-            "README.md",
-        ):
+    def test_training_leaves_a_whole_run(self, trained: Run, trainings: list[Run]) -> None:
+        for name in ("run.json", "model.safetensors", "golden.safetensors", "report.html", "README.md"):
             assert (trained.folder / name).stat().st_size > 0, name
-        assert list((trained.folder / "samples").glob("*.png"))
-        logged = [line for line in trained.metrics() if any(key.startswith("loss/") for key in line)]
-        assert logged
-        assert all(np.isfinite(value) for line in logged for value in line.values())
+        for training in trainings:
+            assert list((training.folder / "samples").glob("*.png"))
+            logged = [line for line in training.metrics() if any(key.startswith("loss/") for key in line)]
+            assert logged
+            assert all(np.isfinite(value) for line in logged for value in line.values())
         assert not list(trained.folder.rglob(".part-*"))
 
     def test_stopped_training_resumes_exactly(
-        self, registered: Method, config: MethodConfig, cohort: Path, trained: Run, tmp_path: Path
+        self,
+        registered: Method,
+        config: MethodConfig,
+        cohort: Path,
+        trained: Run,
+        trainings: list[Run],
+        tmp_path: Path,
     ) -> None:
         half = self.images // 2 // 8 * 8
-        run, outcome = _train(registered, config, cohort, tmp_path / "run", stop_at=half)
-        assert outcome.status == "stopped"
-        assert half <= outcome.images_seen < self.images
+        stages = [stage.name for stage in registered.stages_of(config) if stage.trainer]
+        for stage in stages or [""]:
+            run, outcome = _train(registered, config, cohort, tmp_path / "run", stop_at=half, stage=stage)
+            assert outcome.status == "stopped"
+            assert stage in outcome.stage
         run, outcome = _train(registered, config, cohort, tmp_path / "run")
         assert outcome.status == "finished"
         assert _same_tensors(run.folder / "model.safetensors", trained.folder / "model.safetensors")
-        last = f"checkpoints/{self.images:09d}"
-        assert _same_tensors(run.folder / last / "state.safetensors", trained.folder / last / "state.safetensors")
-        losses = [
-            [{**line, "seconds": 0} for line in one.metrics() if line["images"] % 8 == 0] for one in (run, trained)
-        ]
-        trained_lines = [
-            [line for line in one if not any(key.startswith("validation/") for key in line)] for one in losses
-        ]
-        assert trained_lines[0] == trained_lines[1]
+        for training in trainings:
+            resumed = Run.open(run.folder / training.folder.relative_to(trained.folder))
+            last = f"checkpoints/{self.images:09d}/state.safetensors"
+            assert _same_tensors(resumed.folder / last, training.folder / last)
+            assert _logged(resumed) == _logged(training)
 
     def test_other_settings_do_not_resume(
         self, registered: Method, config: MethodConfig, cohort: Path, trained: Run
@@ -312,10 +340,10 @@ class MethodContract(_Contract):
 
 
 def _train(
-    method: Method, config: MethodConfig, cohort: Path, out: Path, *, stop_at: int | None = None
+    method: Method, config: MethodConfig, cohort: Path, out: Path, *, stop_at: int | None = None, stage: str = ""
 ) -> tuple[Run, Outcome]:
     def report(status: Status) -> None:
-        if stop_at is not None and status.images_seen >= stop_at:
+        if stop_at is not None and status.images_seen >= stop_at and stage in status.stage:
             signal.raise_signal(signal.SIGTERM)
 
     fabric: Fabric = launch(1, "32-true")
@@ -323,6 +351,12 @@ def _train(
         method, config, fabric, data=cohort, out=out, runs=out.parent, seconds=None, bar=no_bar, report=report,
         say=lambda line: None,
     )  # fmt: skip
+
+
+def _logged(run: Run) -> list[dict[str, float]]:
+    """Return the losses that a run has logged; a stop adds validation scores and changes the seconds."""
+    lines = [line for line in run.metrics() if not any(key.startswith("validation/") for key in line)]
+    return [{**line, "seconds": 0} for line in lines if line["images"] % 8 == 0]
 
 
 def _same_tensors(first: Path, second: Path) -> bool:

@@ -1,0 +1,7 @@
+"""The method keeps the contract of the zoo: run it with `pytest tests`."""
+
+from zoo.testing import MethodContract
+
+
+class TestRefinedAutoencoder(MethodContract):
+    method = "refined-autoencoder"
