@@ -5,3 +5,4 @@ from zoo.testing import MethodContract
 
 class TestRefinedAutoencoder(MethodContract):
     method = "refined-autoencoder"
+    images = 32  # of each training of a stage; default: 64
