@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -10,18 +13,80 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from pydantic import BaseModel
 
 from tests.conftest import ROOT
+from zoo import errors
+from zoo.descriptors import resolve
 
 BLOCK = re.compile(r"<!-- (\S+) -->\n```\w+\n(.*?)\n```\n", re.DOTALL)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "plugins").rglob("*.md")])
 
 
-def test_the_guides_code_is_the_example_plugin() -> None:
-    shown = dict(BLOCK.findall((ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")))
-    assert len(shown) == 5
+GUIDES = sorted((ROOT / "docs").glob("write-a-*.md"))
+THIRD_PARTY = ROOT / "tests" / "third_party"
+FIELDS = re.compile(r"<!-- not measured: fields of (\S+) -->\n((?:\|.*\n)+)")
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda path: path.stem)
+def test_a_guides_code_is_a_tested_plugin(page: Path) -> None:
+    shown = dict(BLOCK.findall(page.read_text(encoding="utf-8")))
+    distribution = {Path(name).parts[2] for name in shown}
+    assert len(distribution) == 1
     for name, code in shown.items():
         assert code == (ROOT / name).read_text(encoding="utf-8").rstrip(), name
+    folder = THIRD_PARTY / distribution.pop()
+    files = {str(file.relative_to(ROOT)) for file in folder.rglob("*.py") if file.name != "__init__.py"}
+    assert not files - shown.keys()
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda path: path.stem)
+def test_a_guides_other_code_can_be_compiled(page: Path) -> None:
+    for code in re.findall(r"```python\n(.*?)\n```\n", page.read_text(encoding="utf-8"), re.DOTALL):
+        compile(code, page.name, "exec")
+
+
+def _public(kind: type) -> set[str]:
+    """Return the names of what an author may use of a type."""
+    if issubclass(kind, BaseModel):
+        fields = set(kind.model_fields)
+    elif dataclasses.is_dataclass(kind):
+        fields = {field.name for field in dataclasses.fields(kind)}
+    else:
+        fields = set(getattr(kind, "_fields", ())) | set(inspect.get_annotations(kind))
+        if "__init__" in vars(kind) and not getattr(kind, "_is_protocol", False):
+            fields |= set(re.findall(r"self\.([a-z]\w*)\b[^=\n(]*=", inspect.getsource(kind.__init__)))
+    methods = {
+        name
+        for name, value in vars(kind).items()
+        if callable(value) or isinstance(value, property | classmethod | functools.cached_property)
+    }
+    return {name for name in fields | methods if not name.startswith("_") and name != "model_config"}
+
+
+def _documented() -> dict[str, set[str]]:
+    """Return the names in the first column of each table of fields, by the type that they are of."""
+    found: dict[str, set[str]] = {}
+    for page in GUIDES:
+        for target, rows in FIELDS.findall(page.read_text(encoding="utf-8")):
+            cells = [row.split("|")[1] for row in rows.splitlines()[2:]]
+            names = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+            found[target] = {name for name in names if not name.startswith("_")}
+    return found
+
+
+@pytest.mark.parametrize("target", _documented())
+def test_a_guides_table_has_all_public_fields_and_no_others(target: str) -> None:
+    assert _documented()[target] == _public(resolve(target))
+
+
+def test_the_guides_table_has_all_errors() -> None:
+    text = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    section = text.partition("<!-- errors -->")[2].partition("\n# ")[0]
+    for name, kind in vars(errors).items():
+        own = isinstance(kind, type) and issubclass(kind, errors.ZooError) and kind is not errors.ZooError
+        if own and kind.__base__ is not errors.ExportError:
+            assert f"`{name}`" in section, name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -84,7 +84,7 @@ class RegressionTrainer:
 
     def __init__(self, config, model, fabric):
         self.fabric = fabric
-        self.ema = model  # the model that is saved; an EMA would be another one
+        self.ema = model  # the model that is saved; or an average of it (zoo.nn.ema.MovingAverage)
         optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
         self.network, self.optimiser = fabric.setup(model, optimiser)
 
@@ -106,7 +106,8 @@ class RegressionTrainer:
     def preview(self, batch, random):
         image, mask = batch["image"], batch["lesion_mask"]
         filled = self.ema(image * (1 - mask), mask) * mask + image * (1 - mask)
-        return torch.cat([image, image * (1 - mask), filled], dim=1)  # [rows, columns, H, W]
+        pictures = torch.cat([image, image * (1 - mask), filled], dim=1)  # [rows, columns, I, J]
+        return pictures.transpose(2, 3).flip(2)  # [rows, columns, H, W], the front of the head on top
 
     def state_dict(self):
         return {"model": self.ema.state_dict(), "optimiser": self.optimiser.state_dict()}
