@@ -97,6 +97,7 @@ def test_a_third_party_needs_no_more_than_what_is_promised() -> None:
         "zoo.errors",
         "zoo.evaluation",
         "zoo.imaging.windows",
+        "zoo.nn.ema",
         "zoo.presets",
         "zoo.randomness",
         "zoo.tasks",
