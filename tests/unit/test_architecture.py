@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom, and what must start fast."""
+"""The floors of the house: which room may import which, and what must start fast."""
 
 from __future__ import annotations
 
