@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.config import merge
 from zoo.errors import ConfigError
 
 
@@ -39,7 +38,11 @@ class Presets(Mapping[str, Mapping[str, Any]]):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"Preset {file} is not TOML: {error}.") from None
         base = settings.pop("base", None)
-        return merge(self[base], settings) if base else settings
+        if base is None:
+            return settings
+        from zoo.config import merge  # imported here, since plugins are described without pydantic
+
+        return merge(self[base], settings)
 
     def __contains__(self, name: object) -> bool:
         return (self.folder / f"{name}.toml").is_file()
