@@ -129,11 +129,11 @@ def test_what_starts_fast_imports_no_torch(module: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["info", "lesion-filling"]])
 def test_quick_commands_import_no_torch(arguments: list[str]) -> None:
+    heavy = ["torch", "numpy", "nibabel", "rich", *(["pydantic"] if "info" not in arguments else [])]
     code = (
         "import sys\nfrom zoo.cli import main\n"
         f"try: main({arguments!r})\nexcept SystemExit as stop: assert not stop.code\n"
-        f"heavy = {{'torch', 'numpy', 'nibabel', 'rich'}} | ({{'pydantic'}} if 'info' not in {arguments!r} else set())\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+        f"sys.exit(', '.join(set({heavy!r}) & set(sys.modules)) or 0)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
