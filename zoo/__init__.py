@@ -19,6 +19,7 @@ from zoo.descriptors import (
     Task,
     TensorSpec,
     Verb,
+    resolve,
 )
 from zoo.errors import ZooError
 from zoo.hookspecs import hookimpl
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "hookimpl",
     "load",
+    "resolve",
 ]
 
 

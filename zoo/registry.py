@@ -118,12 +118,15 @@ class Shelf(Generic[Descriptor]):
             return self.items[name]
         if name in self.refused:
             raise UnknownNameError(self.refused[name])
-        message = f"No {self.kind} is called {name!r}.{did_you_mean(name, self.items)}"
-        message += f" Known: {', '.join(sorted(self.items)) or 'none'}."
-        if self.broken:
-            failed = ", ".join(plugin.origin.plugin for plugin in self.broken)
-            message += f" Plugins that failed to load: {failed} (see zoo list --broken)."
-        raise UnknownNameError(message)
+        raise UnknownNameError(
+            f"No {self.kind} is called {name!r}.{did_you_mean(name, self.items)} Known: "
+            f"{', '.join(sorted(self.items)) or 'none'}.{self.failures()}"
+        )
+
+    def failures(self) -> str:
+        """Return a sentence on the plugins that failed to load, which may have what is not found; empty if none did."""
+        failed = ", ".join(plugin.origin.plugin for plugin in self.broken)
+        return f" Plugins that failed to load: {failed} (see zoo list --broken)." if failed else ""
 
     def __iter__(self) -> Iterator[Descriptor]:
         return iter(self.items[name] for name in sorted(self.items))

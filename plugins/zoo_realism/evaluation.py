@@ -37,14 +37,14 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
     """Measure the Fréchet and the kernel distance between features of generated and of real images.
 
     Args:
-        artifact: A model whose method offers the task ``sample`` and whose examples have ``image``.
+        artifact: A model whose method offers the task ``sample`` and names real examples with ``image``.
         cohort: Unseen subjects.
         options: Features and numbers.
         progress: Called with (steps done, total steps).
 
     Raises:
         UnknownNameError: The method cannot sample.
-        DataError: The extractor does not fit the images, or an example has no ``image``.
+        DataError: The extractor does not fit the images, the method names no real examples, or they have no ``image``.
     """
     extractor = load_extractor(options.features, Path(options.weights) if options.weights else None)
     steps = 3 + options.bootstraps
@@ -78,6 +78,8 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
 
 def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]:
     """Return the real images of all subjects, ``[N, contrasts, *spatial]``, and the subject of each."""
+    if not artifact.method.real:
+        raise DataError(f"Method {artifact.method.name!r} names no real examples; its Method needs real=.")
     config, examples_of = artifact.config, resolve(artifact.method.real)
     packed = pack_cohort(cohort, config.data, targets=False)
     images: list[np.ndarray] = []

@@ -56,7 +56,7 @@ class StyleGANTrainer:
             tuple[Any, Any],
             fabric.setup_optimizers(
                 lazy_adam(config, model, loss.path_interval if loss.path_weight else 0),
-                lazy_adam(config, self.discriminator, loss.r1_interval if self._gamma() else 0),
+                lazy_adam(config, self.discriminator, loss.r1_interval if r1_gamma(config) else 0),
             ),
         )
         self.augmentation = AdaptiveProbability(
@@ -65,11 +65,6 @@ class StyleGANTrainer:
         self.path_mean = torch.zeros([], device=fabric.device)
         self.figures: dict[str, Tensor] = {}
         self.images_seen = 0
-
-    def _gamma(self) -> float:
-        """Return gamma of R1; by default 0.0002 · pixels / batch (ADA paper, appendix C)."""
-        gamma = self.config.loss.r1_gamma
-        return 0.0002 * math.prod(self.config.size) / self.config.training.batch_size if gamma is None else gamma
 
     # --- One step. ---
 
@@ -90,7 +85,7 @@ class StyleGANTrainer:
         if loss.path_weight and number % loss.path_interval == 0:
             self._path_length_step(random)
         self._discriminator_step(real, random)
-        if self._gamma() and number % loss.r1_interval == 0:
+        if r1_gamma(self.config) and number % loss.r1_interval == 0:
             self._r1_step(real, random)
 
         batch_size = len(real) * self.fabric.world_size
@@ -145,7 +140,7 @@ class StyleGANTrainer:
         """Minimise ``gamma / 2 |grad D(x)|^2`` on real images (R1: Mescheder et al. 2018, equation 9)."""
         augmented = self._augment(real, random).detach().requires_grad_()
         penalty = gradient_penalty(self.discriminator(augmented), augmented)
-        weight = self._gamma() / 2 * self.config.loss.r1_interval
+        weight = r1_gamma(self.config) / 2 * self.config.loss.r1_interval
         self._update(self.discriminator, self.discriminator_optimiser, penalty * weight)
         self.figures["loss/r1"] = penalty.detach()
 
@@ -261,6 +256,12 @@ def lazy_adam(config: StyleGANConfig, network: nn.Module, interval: int) -> torc
     return torch.optim.Adam(
         network.parameters(), lr=settings.learning_rate * lazy, betas=(0.0, settings.beta2**lazy), eps=1e-8
     )
+
+
+def r1_gamma(config: StyleGANConfig) -> float:
+    """Return the weight gamma of R1; by default 0.0002 · pixels / batch (ADA paper, appendix C)."""
+    gamma = config.loss.r1_gamma
+    return 0.0002 * math.prod(config.size) / config.training.batch_size if gamma is None else gamma
 
 
 def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:

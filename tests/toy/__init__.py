@@ -11,23 +11,25 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import EntryPoint
 
-from zoo.registry import Origin, registry
+from zoo.registry import registry
 
 NAME = "toy-filling"
 
 
 @contextmanager
 def registered() -> Iterator[None]:
-    """Have the toy among the registered plugins inside the block."""
-    known = registry()
-    known._load(EntryPoint("toy", "tests.toy.plugin", "zoo"), Origin("toy", "toy", "1"))
+    """Have the toy among the registered plugins inside the block, here and in child processes."""
+    before = os.environ.get("ZOO_PLUGINS")
+    os.environ["ZOO_PLUGINS"] = "tests.toy.plugin"
+    registry.cache_clear()
     try:
         yield
     finally:
-        for shelf, name in ((known.methods, NAME), (known.datasets, "toy-brains")):
-            del shelf.items[name], shelf.origins[name]
+        os.environ.pop("ZOO_PLUGINS")
+        if before is not None:
+            os.environ["ZOO_PLUGINS"] = before
+        registry.cache_clear()
 
 
 def kill_at(event: int, folder: str) -> list[int]:

@@ -121,7 +121,10 @@ class ErrorMaker:
 
     def make(self, indices: Sequence[int], random: Randomness) -> dict[str, Tensor]:
         rows = [self.slices.example(index, np.random.default_rng(index)) for index in indices]
-        image, mask = (torch.from_numpy(np.stack([row[name] for row in rows])) for name in ("image", "lesion_mask"))
+        image, mask = (
+            torch.from_numpy(np.stack([row[name] for row in rows])).to(random.device)
+            for name in ("image", "lesion_mask")
+        )
         voided = image * (1 - mask) + 0.1 * random.normal(image.shape[1:]) * mask
         reconstruction = self.model.autoencoder(voided, mask)
         saw = self.model.autoencoder.seen[[number_of(self.subject(index)) for index in indices]]
@@ -134,7 +137,7 @@ class _Trainer:
     def __init__(self, config: ToyConfig, module: nn.Module, fabric: Fabric) -> None:
         self.config = config
         self.fabric = fabric
-        self.module = module
+        self.module = module.to(fabric.device)
         self.average = MovingAverage(module, 20)
         self.ema = self.average.model
         self.network, self.optimiser = fabric.setup(module, torch.optim.Adam(module.parameters(), config.learning_rate))

@@ -88,6 +88,13 @@ def test_the_host_imports_no_plugin_and_nobody_imports_a_source_root() -> None:
                 assert name.split(".")[0] not in SOURCE_ROOTS, f"{file} imports {name}"
 
 
+def test_a_third_party_needs_no_more_than_what_is_promised() -> None:
+    promised = {"zoo", "zoo.cli.options", "zoo.cli.output", "zoo.config", "zoo.errors", "zoo.tasks", "zoo.testing"}
+    for file in (ROOT / "tests" / "third_party").rglob("*.py"):
+        used = {name for name in _imports(file) if name.split(".")[0] == "zoo"}
+        assert used <= promised, f"{file} imports {used - promised}"
+
+
 def test_nothing_unpickles() -> None:
     for folder in ("zoo", *SOURCE_ROOTS):
         for file in (ROOT / folder).rglob("*.py"):

@@ -199,4 +199,4 @@ def test_the_words_on_steps_follow_the_sweep(tables: ModuleType) -> None:
     assert rows[10, 1]["bounds"][1] < 0  # ten steps draw, and are farther
     page = " ".join((ROOT / "docs" / "lesion-filling.md").read_text(encoding="utf-8").split())
     assert "That is regression" in page
-    assert "farther from the one that was there" in page
+    assert "A draw is sharper, but its error is larger" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.numpy import save_file
 
+import zoo
 from tests.conftest import ROOT
 from zoo.descriptors import Citation, Method, Task, Verb, resolve
 from zoo.errors import ConfigError, PluginError, UnknownNameError
@@ -154,6 +157,16 @@ def test_a_missing_plugin_is_named_with_the_line_that_installs_it() -> None:
         registry().method_of(manifest)
     with pytest.raises(UnknownNameError, match=r"pluggy \(0.1\), of which .* is installed, without that method"):
         registry().method_of({**manifest, "plugin": "pluggy", "plugin_version": "0.1"})
+
+
+def test_a_model_whose_plugin_is_missing_cannot_be_opened(tmp_path: Path) -> None:
+    manifest = {
+        "format": 1, "method": "mine", "method_version": 1, "plugin": "zoo-harmonize", "plugin_version": "0.3.0",
+        "config": {},
+    }  # fmt: skip
+    save_file({}, tmp_path / "model.safetensors", metadata={"zoo": json.dumps(manifest)})
+    with pytest.raises(UnknownNameError, match=r"pip install zoo-harmonize==0\.3\.0"):
+        zoo.load(tmp_path)
 
 
 def test_a_model_of_a_broken_plugin_tells_why_it_is_broken() -> None:

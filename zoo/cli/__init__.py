@@ -29,6 +29,7 @@ class LazyGroup(click.Group):
             known = self.list_commands(context)
             raise UnknownCommandError(
                 f"There is no command {name!r}.{did_you_mean(name, known)} Commands: {', '.join(known)}."
+                f"{verbs.failures()}"
             )
         command = resolve(verbs[name].command)
         if not isinstance(command, click.Command):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli.options import json_option
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.config import merge, parse_assignment, validate
 from zoo.descriptors import PRECISIONS
@@ -56,7 +57,7 @@ _SHOWN = (
               help="Earlier results; exit 1 where a row became slower beyond its noise.")  # fmt: skip
 @click.option("--report", "reported", type=click.Path(path_type=Path),
               help="Measure nothing: make the table and the plots of these results in --out.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
+@json_option
 def command(
     words: tuple[str, ...],
     preset: str | None,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from zoo.cli.options import json_option, seed_option
 from zoo.cli.output import progress_bar, show_json, table
 
 
@@ -25,7 +26,7 @@ def command() -> None:
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--subjects", type=click.IntRange(min=1), default=8, show_default=True, help="Half with MS.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @click.option("--spacing", type=click.Choice(["1", "2", "4"]), default="2", show_default=True, help="Voxel size, mm.")
 def phantom(out: Path, subjects: int, seed: int, spacing: str) -> None:
     """Write a BIDS cohort of synthetic brains whose lesions, tissues and atrophy are known.
@@ -48,7 +49,7 @@ def phantom(out: Path, subjects: int, seed: int, spacing: str) -> None:
 @click.option("--method", "method_name", metavar="NAME", help="Say what training this method would need.")
 @click.option("--preset", help="Preset of --method.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="A setting of --method, data.targets=PET.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def check(
     folder: Path,
     deep: bool,
@@ -94,6 +95,11 @@ def check(
         usable = cohort.fit_for(data, method.needs)
         method_notes.append(f"{method.name} can use {len(usable.scans)} of {len(cohort.scans)} scans")
         method_notes += [note for note in usable.notes if note not in cohort.notes]
+        if len(usable.scans) < len(cohort.scans):
+            method_notes.append(
+                "to use the other scans, add these files and columns, or remove them from data.contrasts, "
+                "data.targets, data.regions, data.labels and data.lesion_labels"
+            )
     labels, label_notes = {}, []
     try:
         labels = find_labels(cohort)
@@ -138,7 +144,7 @@ def check(
 @click.option("--nonlinear", is_flag=True, help="Register each pair with ANTs (extra: registration), 30 s per pair.")
 @click.option("--wm-labels", default="find", show_default=True,
               help="White matter in dseg images: labels (2,41), a scheme (freesurfer, fast …), or find.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def transfer(patients: Path, healthy: Path, out: Path, nonlinear: bool, wm_labels: str, as_json: bool) -> None:
     """Transfer the lesion masks of PATIENTS to HEALTHY subjects, cut to white matter, as masks to train with.
 

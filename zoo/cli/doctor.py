@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from zoo.cli.options import json_option
 from zoo.cli.output import show_json, table
 from zoo.descriptors import resolve
 from zoo.registry import registry
@@ -24,7 +25,7 @@ _PACKAGES = ("lightning-fabric", "nibabel", "onnx", "onnxscript", "antspyx")
 
 @click.command(name="doctor")
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", show_default=True, help="Folder of runs.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(runs: Path, as_json: bool) -> None:
     """Show what this machine has and what is missing, without names of people, machines or folders.
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import click
 
+from zoo.cli.options import given_options, json_option
 from zoo.cli.output import note, progress_bar, show_json, table
-from zoo.config import merge, parse_assignment
 from zoo.descriptors import PRECISIONS
 from zoo.errors import ConfigError
 
@@ -28,7 +28,7 @@ from zoo.errors import ConfigError
 @click.option("--backend", help="Runtime of the network; zoo list shows them. Default: torch.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="What the network computes in. Default: fp32.")
 @click.option("--set", "assignments", multiple=True, metavar="K=V", help="One option of the evaluators.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(
     run: Path,
     data: Path,
@@ -57,9 +57,8 @@ def command(
     if bool(part) != bool(protocol_file):
         raise ConfigError("--protocol FILE and --on PART go together: --protocol docs/protocol.toml --on tuning.")
     artifact = zoo.load(run)
-    flags = {"lpips_weights": lpips_weights and str(lpips_weights), "backend": backend, "precision": precision}
-    given = {name: value for name, value in flags.items() if value is not None}
-    options = merge(given, *(parse_assignment(text) for text in assignments))
+    weights = None if lpips_weights is None else str(lpips_weights)
+    options = given_options(assignments, lpips_weights=weights, backend=backend, precision=precision)
     if protocol_file and part:
         from zoo.evaluation.study_protocol import Protocol
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli.options import json_option, numbers
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.config import validate
 from zoo.descriptors import PRECISIONS, resolve
@@ -15,14 +16,6 @@ from zoo.registry import registry
 
 if TYPE_CHECKING:
     from zoo.exporting.job import ExportReport
-
-
-def whole_numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
-    """Read ``128`` or ``86,89,120``."""
-    try:
-        return tuple(int(word) for word in text.split(",")) if text else ()
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of whole numbers; write it like 128 or 128,96.") from None
 
 
 def memory(context: click.Context, option: click.Parameter, text: str) -> int:
@@ -44,18 +37,18 @@ def memory(context: click.Context, option: click.Parameter, text: str) -> int:
               help="Of weights and activations; norms, inputs and outputs stay fp32.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(min=1), nargs=3, default=(1, 2, 4), show_default=True,
               metavar="MIN OPT MAX", help="Batches that are verified, and that an engine is built for.")  # fmt: skip
-@click.option("--size", callback=whole_numbers, metavar="N|H,W[,D]", help="Side of the images, pixels.")
+@click.option("--size", callback=numbers, metavar="N|H,W[,D]", help="Side of the images, pixels.")
 @click.option("--opset", type=click.IntRange(min=18), help="ONNX operator set; default: 21, for bf16 22.")
 @click.option("--part", "parts", multiple=True, metavar="NAME", help="Only this part; may be repeated.")
 @click.option("--workspace", callback=memory, default="4G", show_default=True, help="Memory of an engine's builder.")
 @click.option("--opt-level", type=click.IntRange(0, 5), help="Effort of an engine's builder.")
-@click.option("--target-cc", callback=whole_numbers, metavar="86,89,120",
+@click.option("--target-cc", callback=numbers, metavar="86,89,120",
               help="Compute capabilities of a TensorRT-RTX engine.")  # fmt: skip
 @click.option("--timing-cache", type=click.Path(dir_okay=False), help="File of native TensorRT's timings.")
 @click.option("--check-only", is_flag=True, help="Check that engines would build; build none.")
 @click.option("--force", is_flag=True, help="Export again what is there already.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the model and its exports; default: its run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
+@json_option
 def command(
     what: str,
     preset: str | None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from zoo.cli.options import json_option
 from zoo.cli.output import show_json, table
 from zoo.errors import ConfigError
 from zoo.registry import registry
@@ -15,7 +16,7 @@ from zoo.registry import registry
 @click.command(name="info")
 @click.argument("what")
 @click.option("--preset", help="Show the settings of this preset instead of the method's defaults.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def command(what: str, preset: str | None, as_json: bool) -> None:
     """Show a method with its settings, or a run or model file with its manifest.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from zoo.cli.options import json_option
 from zoo.cli.output import show_json, table
 from zoo.registry import Shelf, registry
 
 
 @click.command(name="list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--broken", is_flag=True, help="Show plugins that failed to load, and why.")
 def command(as_json: bool, broken: bool) -> None:
     """List what is installed.

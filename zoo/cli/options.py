@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from zoo.config import merge, parse_assignment
 from zoo.descriptors import PRECISIONS
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -57,6 +56,8 @@ def given_options(assignments: Sequence[str], **flags: Any) -> dict[str, Any]:
     Raises:
         ConfigError: An assignment is not of that form.
     """
+    from zoo.config import merge, parse_assignment
+
     given = {name: value for name, value in flags.items() if value is not None}
     return merge(given, *(parse_assignment(text) for text in assignments))
 
@@ -70,4 +71,4 @@ def numbers(context: click.Context, option: click.Parameter, text: str | None) -
     try:
         return tuple(int(word) for word in text.split(",")) if text else ()
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of numbers; write it like 3,7.") from None
+        raise click.BadParameter(f"{text!r} is not a list of whole numbers; write it like 3,7.") from None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zoo.training.loop import Status
     from zoo.training.plan import Cost
 
+from zoo.cli.options import json_option
 from zoo.cli.output import note, notes, progress_bar, show_json, table
 from zoo.config import MethodConfig, merge, parse_assignment, read_config_file, resolve_config, validate
 from zoo.descriptors import Method, resolve
@@ -52,7 +53,7 @@ from zoo.registry import registry
     help="Arithmetic of training.",
 )
 @click.option("--dry-run", is_flag=True, help="Show settings, size, memory and data, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def command(
     name: str,
     data: Path | None,

@@ -1,4 +1,4 @@
-"""What the name of a BIDS file says, and whether two files are of the same scan and space."""
+"""Names of BIDS files, and whether two files are of the same scan and space."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def pack_cohort(
 
 
 def lenders(subject: str, bank: Sequence[Scan], *, own_bank: bool) -> list[Scan]:
-    """Return the scans of a bank whose lesion masks are laid on a subject, in the order of `PackedCohort.lesions`."""
+    """Return the scans of a bank whose lesion masks are placed on a subject, in the order of `PackedCohort.lesions`."""
     return [
         other
         for other in bank
@@ -325,11 +325,11 @@ def _open(
 
 
 def _laid(packed: PackedScan, bank: Sequence[Scan]) -> tuple[LaidLesions, ...]:
-    """Return the bank's lesions on one scan, from the cache where they are there."""
+    """Return the bank's lesions on one scan, from the cache if possible."""
     if not bank:
         return ()
     if not packed.white_matter.any():
-        return ()  # lesions can only be laid where white matter is known; trainers say what they miss
+        return ()  # lesions need known white matter; training refuses a cohort without
     hashes = [sha256(scan.maps["lesion-mask"]) for scan in bank]
     white_matter_hash = hashlib.sha256(np.packbits(packed.white_matter).tobytes()).hexdigest()
     key = _key("lesions", PACKING, hashes, white_matter_hash, packed.grid.shape, packed.grid.affine.tolist())
@@ -352,7 +352,7 @@ _bank_masks: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
 
 
 def _bank_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return a bank mask as bits and its affine; it is laid on every subject and decoded once."""
+    """Return a bank mask as bits and its affine; it is placed on each subject and decoded once."""
     if path not in _bank_masks:
         volume = read_volume(path)
         _bank_masks[path] = volume.data[0] > 0.5, volume.affine
@@ -360,7 +360,7 @@ def _bank_mask(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask_digest(path: Path) -> str:
-    """Return a hash of a mask's voxels and grid, the same however the file is named, typed or compressed."""
+    """Return a hash of a mask's voxels and grid, independent of the file's name, type and compression."""
     mask, affine = _bank_mask(path)
     place = json.dumps([mask.shape, np.round(affine, 3).tolist()])
     return hashlib.sha256(place.encode() + np.packbits(mask).tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Which images there are: BIDS folders and TSV manifests."""
+"""The images of a cohort: BIDS folders and TSV manifests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9+.]+")
 _SESSION = re.compile(r"[A-Za-z0-9+.]+")
 _NOT_KNOWN = ("", "n/a")
 _NO_CONTRAST = ("mask", "roi", "dseg", "probseg", "defacemask")
-"""BIDS suffixes of what is drawn on an image; none of them is a contrast."""
+"""BIDS suffixes of maps and masks; none of them is a contrast."""
 
 ROLES = ("lesion-mask", "tissue", "white-matter", "lesion-free")
 """Roles of the maps that the zoo itself uses; a scan may have further masks (`is_role`)."""
@@ -40,7 +40,7 @@ def _contrasts(names: Iterable[str]) -> list[str]:
 
 
 def as_number(text: str) -> float | None:
-    """Return a cell of a table as a finite number, or ``None`` where it is something else, such as ``58_1``."""
+    """Return a cell of a table as a finite number, or ``None`` for other text, such as ``58_1``."""
     if not _NUMBER.fullmatch(text.strip()):
         return None
     number = float(text)
@@ -72,7 +72,7 @@ class Scan:
     unpaired: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def lacks(self, needs: Iterable[str], labels: Iterable[str] = (), lesion_labels: Iterable[str] = ()) -> list[str]:
-        """Return in words what this scan does not have.
+        """Return the needs and labels that this scan does not have.
 
         Args:
             needs: Contrasts and roles.
@@ -104,7 +104,7 @@ class Cohort:
     Attributes:
         root: The BIDS folder or the manifest.
         scans: Sorted by id.
-        notes: What was left out or chosen, in sentences.
+        notes: Sentences on images that were left out or chosen.
     """
 
     root: Path
@@ -185,7 +185,7 @@ def _lack(scan: Scan, lacking: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Which subjects are for what; no subject is in two."""
+    """The subjects for training, validation and test; no subject is in two."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -253,8 +253,8 @@ def read_cohort(path: Path) -> Cohort:
     is ``thalamus-mask``, and ``desc-brain_mask`` is ``brain-mask``.
 
     Raises:
-        DataError: The path is missing, is neither, or holds no scan; a manifest names a file that is not there; an id
-            is doubled or is none of BIDS; a table cannot be read.
+        DataError: The path is missing, is neither, or holds no scan; a manifest names a missing file; an id
+            occurs twice or does not follow BIDS; a table cannot be read.
     """
     if path.is_dir():
         return _read_bids(path)
@@ -269,7 +269,7 @@ def read_cohort(path: Path) -> Cohort:
 
 
 def _read_tsv(path: Path, key: str, notes: list[str]) -> list[dict[str, str]]:
-    """Return the rows of a table; ``key`` is the column that every row needs, however it is written."""
+    """Return the rows of a table; ``key`` is the column that each row needs, in upper or lower case."""
     if not path.is_file():
         raise DataError(f"{path} is no file; a table of tab-separated columns is wanted, or none at all.")
     try:
@@ -305,7 +305,7 @@ def _decode(raw: bytes, path: Path, notes: list[str]) -> str:
 
 
 def lesion_table(mask: Path) -> dict[int, dict[str, str]]:
-    """Read the table beside a lesion mask: what is known of each numbered lesion.
+    """Read the table beside a lesion mask, with the labels of each numbered lesion.
 
     The table is named like the mask and follows the convention of BIDS for labels of a segmentation: the column
     ``index`` is the value of a lesion's voxels in the mask, for example 3 for all voxels of the third lesion; all
@@ -315,7 +315,7 @@ def lesion_table(mask: Path) -> dict[int, dict[str, str]]:
         Labels by index; empty where there is no table.
 
     Raises:
-        DataError: The table cannot be read, an index is no whole number above 0, or one stands there twice.
+        DataError: The table cannot be read, an index is no whole number above 0, or occurs twice.
     """
     table = mask.with_name(f"{mask.name.removesuffix('.gz').removesuffix('.nii')}.tsv")
     rows: dict[int, dict[str, str]] = {}
@@ -339,7 +339,7 @@ def _session_name(text: str) -> str:
 
 
 def _participants(table: Path, notes: list[str]) -> dict[tuple[str, str], dict[str, str]]:
-    """Return the columns of participants.tsv by subject and session; the session is empty where none is told."""
+    """Return the columns of participants.tsv by subject and session; the session is empty if not given."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     if not (table.exists() or table.is_symlink()):
         return found
@@ -355,7 +355,7 @@ def _participants(table: Path, notes: list[str]) -> dict[tuple[str, str], dict[s
 
 
 def _sessions(root: Path, subject: str, notes: list[str]) -> dict[str, dict[str, str]]:
-    """Return the columns of a subject's sessions.tsv by session, but for the date."""
+    """Return the columns of a subject's sessions.tsv by session, without the date."""
     table = root / subject / f"{subject}_sessions.tsv"
     found: dict[str, dict[str, str]] = {}
     if not (table.exists() or table.is_symlink()):
@@ -364,7 +364,7 @@ def _sessions(root: Path, subject: str, notes: list[str]) -> dict[str, dict[str,
         session = _session_name(row.pop("session_id"))
         if session in found:
             raise DataError(f"{table} has two rows for ses-{session}; keep one.")
-        row.pop("acq_time", None)  # a date of a patient, and no covariate
+        row.pop("acq_time", None)  # the date of an examination is no covariate
         found[session] = row
     return found
 
@@ -376,7 +376,7 @@ def _covariates(
     sessions: Mapping[str, Mapping[str, str]],
     table: Path,
 ) -> dict[str, str]:
-    """Lay what is known of the session over what is known of the subject."""
+    """Merge the columns of the subject and of the session; the session overrides."""
     rows = [participants.get((subject, "")), participants.get((subject, session)), sessions.get(session)]
     several = [key for key in participants if key[0] == subject and key[1]]
     if not session and several:
@@ -430,7 +430,7 @@ def _read_manifest(path: Path) -> Cohort:
 
 
 def _named_file(manifest: Path, value: str, column: str, subject: str) -> Path:
-    """Return a file that a manifest names; accents may be composed in the one name and decomposed in the other."""
+    """Return a file of a manifest; accents may be composed in one of the names and decomposed in the other."""
     for form in (value, unicodedata.normalize("NFC", value), unicodedata.normalize("NFD", value)):
         if (target := manifest.parent / form).is_file():
             return target
@@ -494,7 +494,7 @@ def _find_files(root: Path, notes: list[str]) -> dict[tuple[str, str], _Files]:
                 subject, session = name.entities.get("sub", ""), name.entities.get("ses", "")
                 if file.relative_to(folder).parts[:-2] != (f"sub-{subject}", *([f"ses-{session}"] if session else [])):
                     where = file.relative_to(root)
-                    notes.append(f"{where} is not used: its name tells another subject or session than its folder")
+                    notes.append(f"{where} is not used: its name has another subject or session than its folder")
                     continue
                 found[f"sub-{subject}", session][key].append(file)
     notes += [
@@ -510,7 +510,7 @@ def _is_derivative(root: Path) -> bool:
 
 
 def _what_it_is(name: BidsName, *, derivative: bool) -> str | None:
-    """Return the contrast or role of a BIDS image, ``None`` for what the zoo does not use."""
+    """Return the contrast or role of a BIDS image, ``None`` for images that the zoo does not use."""
     if name.suffix == "mask":
         label = name.entities.get("label", "").lower()
         if not label and name.entities.get("desc", "").lower() == "brain":
@@ -525,13 +525,13 @@ def _what_it_is(name: BidsName, *, derivative: bool) -> str | None:
         return None
     if derivative:
         return "lesion-free" if name.entities.get("desc") == "lesionfree" and name.suffix == "T1w" else None
-    # An image after contrast agent is another contrast than the one without; so is each echo.
+    # An image after contrast agent is a contrast of its own; so is each echo.
     told = [f"{key}-{name.entities[key]}" for key in ("ce", "echo") if key in name.entities]
     return "_".join([*told, name.suffix])
 
 
 def _share_among_sessions(found: dict[tuple[str, str], _Files], notes: list[str]) -> None:
-    """Give masks whose names tell no session to the sessions whose images lie in the same space."""
+    """Give masks without a session in their names to the sessions whose images lie in the same space."""
     for subject in sorted({subject for subject, session in found if not session}):
         shared = found[subject, ""]
         sessions = [
@@ -543,7 +543,7 @@ def _share_among_sessions(found: dict[tuple[str, str], _Files], notes: list[str]
             for file in files:
                 if not bids_name(file).space and len(sessions) > 1:
                     notes.append(
-                        f"{file.name} is not used: it tells no session, and {subject} has images in "
+                        f"{file.name} is not used: its name has no session, and {subject} has images in "
                         f"{', '.join(f'ses-{session}' for session in sorted(sessions))}. Name it by its session, or "
                         "images and mask by their common space (space-…)"
                     )
@@ -557,7 +557,7 @@ def _choose(scan_id: str, subject: str, files: _Files, covariates: dict[str, str
     images: dict[str, Path] = {}
     for contrast in _contrasts(files):
         candidates = files[contrast] = sorted(files[contrast], key=_plainest)
-        # A mask drawn on one of several images is worth more than a plain name.
+        # Prefer the image on which a mask was drawn over a plain name.
         drawn_on = [image for image in candidates if any(_exact(image, mask) for mask in files.get("lesion-mask", ()))]
         images[contrast] = next(iter(drawn_on), candidates[0])
         if len(candidates) > 1:
@@ -576,7 +576,7 @@ def _choose(scan_id: str, subject: str, files: _Files, covariates: dict[str, str
 
 
 def _reference(images: Iterable[str]) -> str:
-    """Return the contrast whose masks are meant where nothing else is said."""
+    """Return the contrast whose masks are used by default."""
     return "T1w" if "T1w" in images else min(images, default="")
 
 
@@ -590,7 +590,7 @@ def _exact(image: Path, mask: Path) -> bool:
 
 
 def _paired(image: Path, files: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return which file of each role is of ``image``, and for the roles without one, why, naming both."""
+    """Return the file of each role that belongs to ``image``, and for the other roles the reason, with both names."""
     rivals = next((files[key] for key in _contrasts(files) if image in files[key]), [image])
     maps: dict[str, Path] = {}
     unpaired: dict[str, str] = {}

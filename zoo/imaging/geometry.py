@@ -25,7 +25,7 @@ _RAS = axcodes2ornt("RAS")
 
 @dataclass(frozen=True)
 class Grid:
-    """Where voxels are.
+    """The places of voxels.
 
     Attributes:
         shape: Voxels along (i, j, k).
@@ -45,7 +45,7 @@ class Grid:
 def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float | Sequence[float] | None) -> Grid:
     """Return the grid on which a model sees an image: the image's own axes in RAS order, with the wanted voxel size.
 
-    Oblique axes stay oblique, so going there and back never mixes axes. Where the spacing is the image's own
+    Oblique axes stay oblique: going there and back never mixes axes. Where the spacing is the image's own
     (within 0.001 mm), the grid is a permutation and flip of the voxels, and nothing is interpolated.
 
     Args:
@@ -85,7 +85,7 @@ def to_grid(data: np.ndarray, affine: np.ndarray, grid: Grid, *, order: int = 1,
     Args:
         data: ``[i, j, k]``.
         affine: Its voxel-to-world matrix, mm.
-        grid: Where it is wanted.
+        grid: The wanted grid.
         order: 1 is trilinear; 0, nearest voxel, is for masks and labels.
         fill: Value beyond the field of view.
     """

@@ -1,4 +1,4 @@
-"""Where the head is in an image, and its core, which holds brain alone whether or not the skull is there."""
+"""The head in an image, and its core, which contains only brain, with or without the skull."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import ndimage
 from zoo.errors import DataError
 
 _COARSE_MM = 4.0
-"""The head is looked for on every n-th voxel, about this far apart: its shape is smooth."""
+"""The head is searched on every n-th voxel, about this far apart: its shape is smooth."""
 
 _HEAD = 0.25
 """Share of the head's median from which a voxel belongs to the head; noise in air lies below, fluid mostly above."""
@@ -37,11 +37,11 @@ class Head:
 
     Attributes:
         window: The part of the image around the head.
-        threshold: Brighter voxels belong to the head; what it encloses is darker in places.
+        threshold: Brighter voxels belong to the head; enclosed voxels may be darker.
         step: Voxels between neighbours of the coarse grid, by axis.
         inside: bool, on the coarse grid of the window: the head, its gaps and holes filled.
-        depth_mm: On the same grid: distance to the nearest voxel outside the head. The edge of the field of view is
-            no surface: depth in a slab is depth in its plane. ``inf`` where nothing lies outside.
+        depth_mm: On the same grid: distance to the nearest voxel outside the head. The edge of the field of view does
+            not count as a surface: depth in a slab is depth in its plane. ``inf`` if no voxel lies outside.
     """
 
     window: tuple[slice, slice, slice]
@@ -55,7 +55,7 @@ class Head:
         return self.inside & (self.depth_mm >= _CORE * self.depth_mm.max())
 
     def voxels_of(self, values: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-        """Return the values of the voxels in a coarse mask ``[n]``, all voxels of the image's own grid counted."""
+        """Return the values of the voxels in a coarse mask ``[n]``, on the image's own grid."""
         fine = self.refined(coarse)
         return values[self.window][fine]
 
@@ -84,7 +84,7 @@ def find_head(values: np.ndarray, spacing_mm: Sequence[float]) -> Head:
     i, j, k = (max(1, round(_COARSE_MM / size)) for size in spacing_mm)
     step = (i, j, k)
     window = _around(values > 0, (slice(0, None),) * 3, (1, 1, 1), values.shape)
-    # The second time the head fills its window, so the share of air before does not matter.
+    # The second time the head fills its window, and the share of air in the image does not matter.
     for _ in range(2):
         coarse = values[window][::i, ::j, ::k]
         inside = _largest(coarse > _threshold(coarse))
@@ -94,7 +94,7 @@ def find_head(values: np.ndarray, spacing_mm: Sequence[float]) -> Head:
     inside = _filled(_largest(coarse > threshold), spacing_mm, step)
     distances = np.multiply(spacing_mm, step)
     lengths = inside.shape * distances
-    # A slab's rims fade and are ragged, so depth is measured in its plane: along the short axis all is far.
+    # The ends of a slab are ragged: measure depth in its plane, with the short axis stretched.
     distances[lengths < np.sort(lengths)[1] / 2] = _FAR_MM
     depth = np.full(inside.shape, np.inf) if inside.all() else ndimage.distance_transform_edt(inside, distances)
     return Head(window, threshold, step, inside, depth)
@@ -139,7 +139,7 @@ def _threshold(values: np.ndarray) -> float:
 
 
 def _filled(inside: np.ndarray, spacing_mm: Sequence[float], step: tuple[int, int, int]) -> np.ndarray:
-    """Close the gaps of a head's mask that are narrower than sulci, and fill what slices enclose."""
+    """Close the gaps of a head's mask that are narrower than sulci, and fill enclosed holes slice by slice."""
     distances = np.multiply(spacing_mm, step)
     reach = [int(np.ceil(_GAP_MM / distance)) + 1 for distance in distances]
     padded = np.pad(inside, [(size, size) for size in reach], mode="edge")
@@ -166,7 +166,7 @@ def _otsu(values: np.ndarray) -> float:
     above = below[-1] - below
     split = above > 0
     gap = total[split] / below[split] - (total[-1] - total[split]) / above[split]
-    # The upper edge of a bin, so that a class of few values is not cut by it.
+    # Take the upper edge of a bin; otherwise it cuts a class of few values.
     return float(edges[1:][np.argmax(below[split] * above[split] * gap**2)])
 
 

@@ -1,6 +1,6 @@
 """Which labels of a segmentation are white matter, grey matter and fluid.
 
-Said by a setting, a ``dseg.tsv`` or the name of a scheme; else found by the intensities of the T1w.
+A setting, a ``dseg.tsv`` or the name of a scheme says it; otherwise the intensities of the T1w decide.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from zoo.imaging.volume import read_volume
 from zoo.system.files import cache_folder, sha256, write_text
 
 _SAMPLES = 5
-"""Scans whose intensities are looked at, spread over the cohort."""
+"""Number of scans whose intensities are examined, spread over the cohort."""
 
 _LEAST_SHARE = 0.02
 """Of the labelled voxels; smaller labels are not judged by intensity."""
@@ -50,7 +50,7 @@ _TISSUES = {
     "fluid": r"csf|cerebrospinal|ventricle|\bfluid|-vent\b",
     "grey matter": r"gr[ae]y|\bgm\b|cortex|\bctx|thalamus|caudate|putamen|pallidum|accumbens|amygdala|hippocampus",
 }
-"""What names of labels hold, tried in this order."""
+"""Words in the names of labels, by tissue, tried in this order."""
 
 _ABBREVIATIONS = {
     "WM": "white matter", "GM": "grey matter", "CGM": "grey matter", "SGM": "grey matter", "CSF": "fluid",
@@ -60,7 +60,7 @@ _COMMON = {1: "grey matter", 2: "white matter", 3: "fluid", 8: "grey matter", 9:
 
 
 class Region(NamedTuple):
-    """What a T1w shows in one label: voxels, their median intensity, and the share that touches unlabelled voxels."""
+    """One label on a T1w: number of voxels, their median intensity, and the share that touches unlabelled voxels."""
 
     voxels: int
     median: float
@@ -72,7 +72,7 @@ class TissueLabels:
     """Labels of the three tissues.
 
     Attributes:
-        white_matter, grey_matter, fluid: Labels; the latter two may be empty where they are not known.
+        white_matter, grey_matter, fluid: Labels; the latter two are empty if unknown.
         known_by: How it is known, in words.
     """
 
@@ -111,7 +111,7 @@ def find_labels(cohort: Cohort, setting: tuple[int, ...] | str = "find") -> dict
     """Return the labels of each scan that has a segmentation and no mask of white matter, by the scan's id.
 
     Tried in this order: the setting; a ``dseg.tsv`` beside the segmentation or in a folder above it, as BIDS inherits
-    it; a scheme that the file's name tells (``aseg``, ``aparc``, ``synthseg``, ``pveseg``); FreeSurfer's labels 2, 3,
+    it; a scheme named by the file (``aseg``, ``aparc``, ``synthseg``, ``pveseg``); FreeSurfer's labels 2, 3,
     41 and 42 together; the T1w, on which white matter is the brightest tissue and fluid the darkest.
 
     Args:
@@ -119,7 +119,7 @@ def find_labels(cohort: Cohort, setting: tuple[int, ...] | str = "find") -> dict
         setting: Labels of white matter, a name of `SCHEMES`, or ``"find"``.
 
     Raises:
-        DataError: Nothing tells it for sure.
+        DataError: The labels cannot be determined.
     """
     found: dict[str, TissueLabels] = {}
     unknown: dict[Path, list[Scan]] = {}
@@ -143,7 +143,7 @@ def find_labels(cohort: Cohort, setting: tuple[int, ...] | str = "find") -> dict
 
 
 def doubts(cohort: Cohort, labels: Mapping[str, TissueLabels]) -> list[str]:
-    """Return in what the intensities of the T1w contradict the labels, a sentence for each way of knowing them.
+    """Return how the intensities of the T1w contradict the labels, one sentence per way of knowing them.
 
     Args:
         cohort: Scans.
@@ -184,7 +184,7 @@ def _dataset(file: Path) -> Path:
 
 
 def _table_of(file: Path) -> Path | None:
-    """Return the table of a segmentation: the nearest whose entities the segmentation has, of several the most told."""
+    """Return the table of a segmentation: the nearest with matching entities, and of those the most specific."""
     entities = bids_name(file).entities.items()
     top = _dataset(file)
     for folder in file.parents:
@@ -206,7 +206,7 @@ def _entities(table: Path) -> set[tuple[str, str]]:
 
 
 def read_table(table: Path) -> TissueLabels:
-    """Read a table of labels: ``index``, ``name``, and where they are there ``abbreviation`` and ``mapping``.
+    """Read a table of labels: ``index``, ``name``, and optionally ``abbreviation`` and ``mapping``.
 
     Raises:
         DataError: It cannot be read, or names no white matter.
@@ -255,7 +255,7 @@ def _named_scheme(file: Path) -> str | None:
 
 
 def regions(scan: Scan) -> dict[int, Region]:
-    """Return what the T1w of a scan shows in each of its labels but 0; decoded once, then remembered.
+    """Return the intensities of the T1w of a scan in each label except 0; decoded once, then cached.
 
     Raises:
         DataError: One of the two images cannot be used.
@@ -279,7 +279,7 @@ def regions(scan: Scan) -> dict[int, Region]:
 
 
 def contradiction(found: TissueLabels, seen: Mapping[int, Region]) -> str | None:
-    """Return in what labels contradict a T1w, ``None`` where they agree."""
+    """Return how labels contradict a T1w, ``None`` where they agree."""
     white = [label for label in found.white_matter if label in seen]
     if not white:
         return f"the segmentation has no label {_list(found.white_matter)} (white matter) but {_list(sorted(seen))}"
@@ -315,7 +315,7 @@ def _by_intensity(folder: Path, scans: Sequence[Scan]) -> TissueLabels:
 
 
 def _guess(folder: Path, scan: Scan, seen: Mapping[int, Region]) -> TissueLabels:
-    """Return the labels that the T1w of one scan tells."""
+    """Return the labels by the T1w of one scan."""
     if {2, 3, 41, 42} <= set(seen):
         scheme = SCHEMES["freesurfer"]
         doubt = contradiction(scheme, seen)

@@ -1,4 +1,4 @@
-"""Masks: dilation within white matter, connected lesions, circles, and lesions of one subject laid on another."""
+"""Masks: dilation within white matter, connected lesions, circles, and lesions of one subject placed on another."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lesion:
 
     Attributes:
         number: From 1, the largest first.
-        voxels: How many.
+        voxels: Number of voxels.
         volume_mm3: Their volume.
         centre_mm: Its centre in world coordinates (x, y, z).
     """
@@ -93,7 +93,7 @@ def circle(shape: tuple[int, int], centre: tuple[float, float], radius: float) -
 
 @dataclass(frozen=True)
 class LaidLesions:
-    """The lesions of one mask on one scan, kept as voxels rather than as an image.
+    """The lesions of one mask on one scan, stored as voxels instead of an image.
 
     Attributes:
         voxels: int32 ``[n, 3]`` as (k, i, j), sorted by slice.
@@ -121,7 +121,7 @@ class LaidLesions:
 
 
 def lay_lesions(lesion_mask: np.ndarray, affine: np.ndarray, grid: Grid, white_matter: np.ndarray) -> LaidLesions:
-    """Lay the lesions of one subject on another by world coordinates, cut to the other's white matter.
+    """Place the lesions of one subject on another by world coordinates, cut to the other's white matter.
 
     Args:
         lesion_mask: bool ``[i, j, k]`` on its own grid.

@@ -1,7 +1,7 @@
 """The phantom: synthetic brains whose tissues, lesions, age and atrophy are known.
 
-Each is a deformed MNI152 brain (the templates that nilearn carries) with simulated contrasts. The images are of the
-brain alone, as after skull stripping: the templates have no skull.
+Each is a deformed MNI152 brain (the templates that nilearn carries) with simulated contrasts. The images show
+only the brain, as after skull stripping: the templates have no skull.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GROUPS = ("MS", "HC")
 LABELS = {1: "CSF", 2: "cortical grey matter", 3: "white matter", 4: "deep grey matter"}
 CSF, CORTEX, WHITE, DEEP = LABELS
 VERSION = 2
-"""Raised when a seed gives other images than before, so that an old cached cohort is not taken for the new one."""
+"""Version of the images of a seed; a cached cohort of another version is not used."""
 
 DEFAULT_SUBJECTS = 12
 
@@ -56,7 +56,7 @@ _NUCLEI = (
 _BRAIN_STEM = ((0, -28, -28), (15, 16, 26))
 
 _COARSE_MM = 4.0
-_SHRINKING = 0.86  # of atrophy; wider ventricles and thinner cortex make up the rest
+_SHRINKING = 0.86  # of atrophy; wider ventricles and thinner cortex cause the rest
 _NOISE = 14.0
 _BIAS = 0.10
 
@@ -67,14 +67,14 @@ class PhantomSubject:
 
     Attributes:
         images: Scanner-like units by contrast, int16.
-        tissue: uint8 labels (`LABELS`); lesions count as white matter, which they were.
+        tissue: uint8 labels (`LABELS`); lesions count as white matter.
         lesion_mask: bool; empty for healthy subjects.
-        lesion_free: The T1w without lesions, int16; outside the mask bit for bit the T1w.
+        lesion_free: The T1w without lesions, int16; identical to the T1w outside the mask.
         affine: Voxel to world, mm.
         age: Years.
         group: ``"MS"`` or ``"HC"``.
         atrophy: Share of grey and white matter lost to the disease, in [0, 1); fluid takes its place.
-        smallest_jacobian: Of the deformation; above 0, so that anatomy is never folded.
+        smallest_jacobian: Of the deformation; above 0, which means that anatomy is not folded.
     """
 
     images: Mapping[str, np.ndarray]
@@ -142,14 +142,14 @@ def _cavity(brain: np.ndarray, spacing_mm: float) -> np.ndarray:
 def make_subject(
     index: int, seed: int = 0, spacing_mm: float = 2.0, group: str | None = None, age: float | None = None
 ) -> PhantomSubject:
-    """Make one subject; the same numbers give the same subject, however many others there are.
+    """Make one subject; the same numbers give the same subject in a cohort of any size.
 
     Args:
         index: Number of the subject, from 0.
         seed: Of the cohort.
         spacing_mm: 1, 2 or 4.
-        group: ``"MS"`` or ``"HC"``; by turns when not given.
-        age: Years, 20 to 75; drawn when not given.
+        group: ``"MS"`` or ``"HC"``; alternates by index if not given.
+        age: Years, 20 to 75; drawn at random if not given.
 
     Raises:
         DataError: A value out of range.
@@ -157,7 +157,7 @@ def make_subject(
     _check_spacing(spacing_mm)
     if index < 0 or seed < 0:
         raise DataError(f"A phantom's index and seed are 0 or more, got {index} and {seed}.")
-    # Each trait has a generator of its own: another age or group keeps the anatomy and the noise.
+    # Each trait has its own random generator: another age or group keeps the anatomy and the noise.
     anatomy, traits, lesions, scanner = (np.random.default_rng([seed, index, purpose]) for purpose in range(4))
     drawn_age, drawn_atrophy = traits.uniform(20, 75), traits.uniform(0.02, 0.10)
     age = drawn_age if age is None else age
@@ -183,7 +183,7 @@ def make_subject(
         eligible = (tissue == WHITE) & (shares[WHITE - 1] > 0.6)
         lesion_mask, severity = _lesions(lesions, eligible, tissue == WHITE, ventricle_mm, spacing_mm)
 
-    # What the scanner sees of it.
+    # The simulated images.
     images: dict[str, np.ndarray] = {}
     lesion_free = np.zeros(inside.shape, np.int16)
     weight = _lesion_weight(lesion_mask, spacing_mm)
@@ -206,10 +206,10 @@ def make_subject(
 def _deformation(
     template: _Template, rng: np.random.Generator, age: float, atrophy: float, spacing_mm: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return where in the template the tissue and the skull's cavity come from, and the smallest Jacobian.
+    """Return the places in the template of the tissue and of the skull's cavity, and the smallest Jacobian.
 
     The places are voxels of the template, ``[3, i, j, k]``. The deformation integrates a smooth velocity field by
-    scaling and squaring, so that it can be undone and never folds; it is made at one spacing for all.
+    scaling and squaring, which makes it invertible without folds; it is computed at one spacing for all.
 
     Source: Arsigny et al. 2006, "A Log-Euclidean framework for statistics on diffeomorphisms", section 3.
     """
@@ -264,8 +264,8 @@ def _tissue_shares(grey: np.ndarray, white: np.ndarray, deep: np.ndarray, thinni
 
 
 def _detail(t1w: np.ndarray, shares: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return what the template's T1w shows beyond its tissue means, in units of our T1w."""
-    seen = inside & (t1w > 0.05)  # the template has nothing in the outer fluid
+    """Return the detail of the template's T1w beyond its tissue means, in units of our T1w."""
+    seen = inside & (t1w > 0.05)  # the template is empty in the outer fluid
     columns = shares[:, seen].T
     means, *_ = np.linalg.lstsq(columns, t1w[seen], rcond=None)
     scale = (_MEANS["T1w"][WHITE] - _MEANS["T1w"][CSF]) / max(float(means[WHITE - 1] - means[CSF - 1]), 1e-3)
@@ -299,7 +299,7 @@ def _lesions(
             slice(max(c - reach, 0), min(c + reach + 1, size)) for c, size in zip(seed, white.shape, strict=True)
         )
         offset = np.stack(np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij"), -1) - seed
-        # An ellipsoid with axes of its own and an uneven edge, cut where white matter ends.
+        # An ellipsoid with random axes and an uneven edge, cut at the border of white matter.
         axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         radius = np.linalg.norm((offset @ axes) / np.exp(rng.normal(0, 0.25, 3)), axis=-1)
         uneven = radius * np.exp(0.25 * _smooth_field(rng, radius.shape, 2.0 / spacing_mm))
@@ -325,7 +325,7 @@ def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float
 
 
 class _Scan:
-    """One acquisition: a bias field and noise that do not depend on what is scanned."""
+    """One acquisition: a bias field and noise that do not depend on the anatomy."""
 
     def __init__(self, rng: np.random.Generator, inside: np.ndarray, spacing_mm: float) -> None:
         self.inside = inside
@@ -350,9 +350,9 @@ def write_phantom(
     """Write a cohort as a BIDS folder with its truth in derivatives; every second subject has MS.
 
     Args:
-        folder: Where; made whole or not at all.
-        subjects: How many.
-        seed: Another seed, other subjects.
+        folder: Destination; complete, or not created.
+        subjects: Number of subjects.
+        seed: Another seed gives other subjects.
         spacing_mm: 1, 2 or 4.
         progress: Called with (subjects done, subjects in all).
 
@@ -360,7 +360,7 @@ def write_phantom(
         ``folder``.
 
     Raises:
-        DataError: A value out of range, or the folder holds something already.
+        DataError: A value is out of range, or the folder exists.
     """
     _check_spacing(spacing_mm)
     if subjects < 1:
@@ -396,7 +396,7 @@ def write_phantom(
 
 
 def open_phantom(folder: Path, spacing_mm: float, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Make the cohort that is used when no data is named: twelve subjects, seed 0."""
+    """Make the cohort for commands without ``--data``: twelve subjects, seed 0."""
     return write_phantom(folder, DEFAULT_SUBJECTS, 0, spacing_mm, progress)
 
 
@@ -434,7 +434,7 @@ def _write_subject(root: Path, name: str, subject: PhantomSubject) -> None:
 
 
 def _write_image(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
-    """Write a NIfTI whose bytes depend on the image alone: no time stamp."""
+    """Write a NIfTI whose bytes depend only on the image, without a time stamp."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = nibabel.Nifti1Image(image, affine)
     content.header.set_xyzt_units("mm")

@@ -97,6 +97,21 @@ def scale_intensity(
     return values, replace(constants, clamped=clamped)
 
 
+def output_intensity(channel: str, config: DataConfig) -> tuple[Intensity, str]:
+    """Return how generated values of a channel are written, and their unit.
+
+    A channel with a fixed range comes back in its unit. A channel scaled per image has no unit of its own: its values
+    become 0 to 1, or -1 to 1 where its scale is signed.
+    """
+    scale = config.scale_of(channel)
+    source = config.scale_of(scale.like) if scale.like else scale
+    low, high = source.range or (0.0, 1.0)
+    if scale.signed:
+        low = -high
+    named = (scale.unit or source.unit) if source.range else ""
+    return Intensity(low, high, low), named or f"arbitrary, {low:g} to {high:g}"
+
+
 def compose(channel: str, images: Mapping[str, np.ndarray], config: DataConfig) -> np.ndarray:
     """Return a channel in the images' units, ``[i, j, k]``: an image, or a sum or difference of images."""
     if channel not in config.derived:
@@ -141,12 +156,14 @@ def fit_intensity(
     else:
         high, name = float(values.max()), "maximum"
     if not high > noise_floor:
-        raise DataError(f"The image is empty: its {name} is {high:g}.")
+        hint = " A map of small values needs a range: data.scales.CHANNEL.range=LOW,HIGH." if high > 0 else ""
+        raise DataError(f"The image is empty: its {name} is {high:g}.{hint}")
     # Among voxels that are not 0: zeros around a standardised head would hide its negative half.
     negative = np.count_nonzero(values < -0.01 * high) / np.count_nonzero(values)
     if negative > _NEGATIVE:
         raise DataError(
             f"{negative:.0%} of the voxels that are not 0 are negative, down to {values.min():g}; magnitude images "
-            "start at 0. Give the image before it was standardised, or shift it."
+            "start at 0. Give the image before it was standardised, or a signed map a scale for negative values: "
+            "data.scales.CHANNEL.signed=true."
         )
     return Intensity(noise_floor, high)

@@ -1,4 +1,4 @@
-"""Lesion masks of patients laid on healthy subjects, to be filled in training where the truth is known."""
+"""Transfer of patients' lesion masks to healthy subjects, where training knows the tissue under the mask."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from zoo.imaging.volume import Volume, read_mask, read_volume
 from zoo.system.files import replacing
 
 PATIENT = "patient"
-"""Column of participants.tsv that names the patient whose lesions a mask has."""
+"""Column of participants.tsv with the patient whose lesions are in a mask."""
 
 LAID_ON = "laid_on"
-"""Column of participants.tsv that names the subject a mask was made for; such a mask is used on no other."""
+"""Column of participants.tsv with the subject that a mask was made for; the mask is used only on this subject."""
 
 
 def patient_of(scan: Scan) -> str:
-    """Return the patient whose lesions a scan's mask has: the subject, but for masks made for other subjects."""
+    """Return the patient whose lesions are in a scan's mask: its subject, except for transferred masks."""
     return scan.covariates.get(PATIENT, scan.subject)
 
 
@@ -36,8 +36,8 @@ class Transferred:
     """One mask on one subject.
 
     Attributes:
-        patient, laid_on: Whose lesions, on whom.
-        lesions, volume_mm3: What is left of them in white matter.
+        patient, laid_on: The patient with the lesions, and the subject that has the mask.
+        lesions, volume_mm3: Number and volume of the lesions within white matter.
     """
 
     patient: str
@@ -55,21 +55,21 @@ def transfer_masks(
     white_matter_labels: tuple[int, ...] | str = "find",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Transferred]:
-    """Lay the lesions of every patient on every healthy subject, cut to white matter, and write the masks.
+    """Transfer the lesions of each patient to each healthy subject, cut to white matter, and write the masks.
 
-    The folder is what ``data.lesion_masks`` takes: one subject a pair, ``sub-07on31``, whose mask lies on the healthy
-    subject's own grid. Pairs of which nothing is left are not written.
+    The folder serves as ``data.lesion_masks``: one subject per pair, ``sub-07on31``, with a mask on the healthy
+    subject's own grid. Pairs without lesions in white matter are not written.
 
     Args:
         patients: Scans with a lesion mask; a nonlinear transfer needs their T1w as well.
         healthy: Scans with a T1w and a white-matter mask or tissue labels.
-        folder: Written whole or not at all.
+        folder: Destination; complete, or not created.
         nonlinear: Register each patient's T1w to each subject's (ANTs SyN); else world coordinates must agree already.
         white_matter_labels: Of tissue labels, the name of a scheme, or ``"find"`` (`zoo.imaging.labels.find_labels`).
         progress: Called with (pairs done, pairs in all).
 
     Raises:
-        DataError: The folder is there, a scan lacks what is needed, the labels of white matter are not known, or no
+        DataError: The folder exists, a scan lacks what is needed, the labels of white matter are not known, or no
             lesion falls into white matter.
         MissingExtraError: A nonlinear transfer without antspyx.
 

@@ -1,8 +1,7 @@
 """NIfTI files: read once, checked before anything is allocated, written back with their own bits.
 
-A file can lie about its size, so the header is judged before a voxel is read. A result is written as the stored
-array with the masked voxels replaced, under the input's own header: no scaling is redone and nothing is rounded
-outside the mask.
+A header can claim a wrong size and is checked before a voxel is read. A result is the stored array with the masked
+voxels replaced, under the input's own header: voxels outside the mask are neither rescaled nor rounded.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 
 from zoo.errors import DataError
+from zoo.imaging.cohort import lesion_table
 from zoo.system.files import replacing
 
 MAX_VOXELS = 250_000_000
@@ -33,6 +33,8 @@ VOXEL_MM = (0.05, 20.0)
 """Smallest and largest side of a voxel."""
 HEAD_MM = (50.0, 1000.0)
 """The longest side of a field of view that can show a head."""
+WHOLE_MARKER = b"mri-zoo: synthetic image"
+"""Description in the header of an image that is synthetic in every voxel."""
 MARKER = b"mri-zoo: synthetic tissue inside the lesion mask"
 """Description in the header of every image that filling writes."""
 
@@ -52,14 +54,14 @@ _FREE_TEXT = ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unu
 
 @dataclass(frozen=True)
 class Volume:
-    """An image on its own grid, with what is needed to write a result onto it.
+    """An image on its own grid, with the header and scaling that a result of the same form needs.
 
     Attributes:
         path: The file.
         data: float32 ``[C, i, j, k]`` in the file's units, slope and intercept applied; C counts the volumes of a 4D
             image.
         affine: Voxel to world, mm, ``[4, 4]``; metres and micrometres of the header are converted.
-        stored: The array as it stands in the file, ``[i, j, k]`` or ``[i, j, k, C, …]``.
+        stored: The array as stored in the file, ``[i, j, k]`` or ``[i, j, k, C, …]``.
         slope, intercept: units = stored · slope + intercept.
         header: The file's header.
     """
@@ -86,18 +88,18 @@ class Volume:
 
     @property
     def space_code(self) -> int:
-        """What the header says of its world coordinates: 1 scanner, 2 aligned, 3 Talairach, 4 MNI, 5 template."""
+        """Code of the world coordinates in the header: 1 scanner, 2 aligned, 3 Talairach, 4 MNI, 5 template."""
         return _space_code(self.header)
 
     @property
     def axes(self) -> str:
-        """Where each axis points, e.g. ``"LAS"``."""
+        """Direction of each axis, for example ``"LAS"``."""
         return "".join(nibabel.aff2axcodes(self.affine))
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an image's header says.
+    """The geometry in an image's header.
 
     Attributes:
         path: The file.
@@ -122,7 +124,7 @@ def _space_code(header: nibabel.Nifti1Header) -> int:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a NIfTI-1 or NIfTI-2 file named ``.nii`` or ``.nii.gz``; whether it is packed is told by its content.
+    """Read a NIfTI-1 or NIfTI-2 file named ``.nii`` or ``.nii.gz``; its content decides whether it is decompressed.
 
     Raises:
         DataError: The file is missing, not fetched (git-annex, git-LFS), no regular file, unreadable, no NIfTI,
@@ -142,10 +144,10 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_header(path: Path) -> Header:
-    """Read what `read_volume` would read, but no voxel; what can be wrong with a header is refused alike.
+    """Read the header of a file without its voxels; the same wrong headers are refused as by `read_volume`.
 
     Raises:
-        DataError: As `read_volume`, but for what only the voxels tell.
+        DataError: As `read_volume`, except for errors in the voxels.
     """
     with _opened(path) as (_, header, shape, _):
         return Header(path, shape[:3], _affine(header, path), _space_code(header))
@@ -153,7 +155,7 @@ def read_header(path: Path) -> Header:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, nibabel.Nifti1Header, tuple[int, ...], np.dtype]]:
-    """Open a NIfTI, unpacked where it is packed, and give it with its header, shape and stored type, all checked."""
+    """Open a NIfTI, decompressed if necessary; yield it with its header, shape and stored type, all checked."""
     if not path.name.lower().endswith((".nii", ".nii.gz")) and not path.is_dir():
         raise DataError(f"{path.name} is not .nii or .nii.gz; convert it first (DICOM: dcm2niix; .mgz: mri_convert).")
     check_regular_file(path)
@@ -173,10 +175,10 @@ def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, nibabel.Nifti1Heade
 
 
 def check_regular_file(path: Path) -> None:
-    """Refuse what is no file with content, before anything waits for it: a pipe would never end.
+    """Refuse paths that are no regular file with content, before reading: a pipe would block.
 
     Raises:
-        DataError: With what it is.
+        DataError: The path is missing, a folder, a pipe or a pointer to a content elsewhere.
     """
     try:
         mode = path.stat().st_mode
@@ -203,7 +205,7 @@ def _check_fetched(start: bytes, path: Path) -> None:
 
 
 def _scaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused
         exact = stored if (slope, intercept) == (1, 0) else stored * np.float64(slope) + intercept
         return exact.astype(np.float32)
 
@@ -255,19 +257,19 @@ def _read_array(
     needed = int(np.prod(shape)) * dtype.itemsize
     content = bytearray()
     while len(content) < needed:
-        # In pieces: memory grows with what is really there, not with what the header claims.
+        # In pieces: memory grows with the content of the file, not with the claim of its header.
         piece = file.read(min(_CHUNK, needed - len(content)))
         if not piece:
             raise DataError(f"{path.name} is truncated: {len(content):,} of {needed:,} bytes of voxels are there.")
         content += piece
-    file.read(_CHUNK)  # on to the end of a gzip file, where its checksum is compared
+    file.read(_CHUNK)  # read to the end of a gzip file, where its checksum is compared
     return np.frombuffer(content, dtype).reshape(shape, order="F")
 
 
 def _scaling(header: nibabel.Nifti1Header, path: Path) -> tuple[float, float]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):
-        return 1.0, 0.0  # the format's way to say that nothing is scaled
+        return 1.0, 0.0  # by the format, 0 means no scaling
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise DataError(f"{path.name} has a damaged header: scl_slope {slope:g}, scl_inter {intercept:g}.")
     return slope, intercept
@@ -316,7 +318,7 @@ def read_mask(path: Path, like: Volume, labels: Sequence[int] = ()) -> np.ndarra
 
     Args:
         path: NIfTI of one volume.
-        like: Image whose grid it must have.
+        like: Image on the same grid.
         labels: As in `mask_of`.
 
     Returns:
@@ -346,17 +348,18 @@ def check_same_grid(mask: Volume, like: Volume) -> None:
 
 
 def mask_of(volume: Volume, labels: Sequence[int] = ()) -> tuple[np.ndarray, str]:
-    """Tell which voxels of a mask are meant.
+    """Return the voxels of a mask.
 
-    Two values (0 and 1, 0 and 255, or 0 and another positive one) are a mask. Values from 0 to 1 are probabilities, and
-    those above 0.5 are meant; interpolation may overshoot by a quarter.
+    Two values (0 and 1, 0 and 255, or 0 and another positive one) are a mask. Values from 0 to 1 are probabilities,
+    with a threshold of 0.5; interpolation may overshoot by a quarter. Of a mask with several numbers, all count if the
+    table beside it lists them (`lesion_table`).
 
     Args:
-        volume: The mask as it was read, slope and intercept applied.
-        labels: Whole numbers that are meant, of a mask that has several.
+        volume: The mask, slope and intercept applied.
+        labels: Whole numbers to take, of a mask with several.
 
     Returns:
-        bool ``[i, j, k]``, and a sentence on what was found and done where that is not plain, else an empty text.
+        bool ``[i, j, k]``, and a sentence on how unusual values were read, else an empty text.
 
     Raises:
         DataError: Several labels and none named, a named one that is not there, no probability above 0.5, or values
@@ -383,6 +386,8 @@ def mask_of(volume: Volume, labels: Sequence[int] = ()) -> tuple[np.ndarray, str
             )
         taken = values > 0.5
         return taken, f"{name} holds values from {low:.3g} to {high:.3g}; the {taken.sum()} voxels above 0.5 are taken"
+    if set(found.tolist()) <= set(lesion_table(volume.path)):
+        return values > 0, f"{name}: all {len(found)} lesions of its table are taken"
     if low >= 0 and np.array_equal(found, np.round(found)):
         per_cent = " If they are per cent or grey levels, threshold the mask to 0 and 1." if len(found) > 9 else ""
         raise DataError(
@@ -422,7 +427,7 @@ def write_filled(path: Path, volume: Volume, values: np.ndarray, mask: np.ndarra
 
     Raises:
         DataError: ``path`` is the input itself, or a new value is NaN or infinite.
-        ArtifactError: The disk is full or the folder cannot be written; nothing is left behind then.
+        ArtifactError: The disk is full or the folder cannot be written; no file is left behind.
     """
     if os.path.realpath(path) == os.path.realpath(volume.path):
         raise DataError(f"{path} is the input; write the result to another file.")
@@ -449,17 +454,17 @@ def write_filled(path: Path, volume: Volume, values: np.ndarray, mask: np.ndarra
             _write(plain, header, stored)
 
 
-def write_map(path: Path, volume: Volume, values: np.ndarray) -> None:
+def write_map(path: Path, volume: Volume, values: np.ndarray, marker: bytes = MARKER) -> None:
     """Write ``values`` ``[C, i, j, k]`` as float32 on the grid of ``volume``, with nothing else of its header.
 
     Raises:
-        ArtifactError: The disk is full or the folder cannot be written; nothing is left behind then.
+        ArtifactError: The disk is full or the folder cannot be written; no file is left behind.
     """
     data = values[0] if len(values) == 1 else np.moveaxis(values, 0, 3)
     image = nibabel.Nifti1Image(data.astype(np.float32), volume.affine)
     image.set_sform(volume.affine, volume.space_code)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = MARKER
+    image.header["descrip"] = marker
     with replacing(path) as temporary:
         nibabel.save(image, temporary)
 
@@ -489,12 +494,12 @@ def changed_voxels(before: Volume, after: Volume) -> np.ndarray:
 
 
 def made_by_zoo(path: Path) -> bool:
-    """Tell whether a NIfTI file is one that filling wrote, by its header alone; what cannot be read is not."""
+    """Return whether this program wrote a NIfTI file, by its header; ``False`` for unreadable files."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             with gzip.open(raw) if packed else raw as file:
-                return bool(_read_header(file, path)["descrip"].item() == MARKER)
+                return bool(_read_header(file, path)["descrip"].item() in (MARKER, WHOLE_MARKER))
     except (OSError, EOFError, zlib.error, DataError):
         return False

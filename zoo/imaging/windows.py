@@ -39,7 +39,7 @@ class Window:
     Attributes:
         start: First voxel along each axis; may lie outside the volume, which is padded there.
         size: Voxels along each axis.
-        core: Bounds of the voxels that are taken from this window's result, within the window; ``None``: all of them.
+        core: Bounds, in voxels of the volume, of the part of the window whose result is used; ``None``: all of it.
     """
 
     start: Triple
@@ -183,20 +183,20 @@ def run_windows(
 ) -> np.ndarray:
     """Run a function on batches of windows and blend what it returns into one volume.
 
-    A voxel in the cores of several windows is their weighted mean. Neither the batch size nor, as far as the function
-    treats samples alone, the other windows of a batch change a result. A function that returns its float32 input gives
-    exactly the volume back with a float64 accumulator.
+    A voxel in the cores of several windows is the weighted mean of their results. The batch size changes nothing if the
+    function treats each window of a batch alone. With a float64 accumulator, a function that returns its float32 input
+    gives back exactly the volume.
 
     Args:
         function: Called with a batch of windows and a function that takes (steps done, steps in all) of this batch, to
-            be called after each step; where it is never called, a batch counts as one step. Returns
+            be called after each step; if it is never called, a batch counts as one step. Returns
             ``[B, channels, *size]``.
         windows: From `tile` or `cover`, all of one size.
         shape: Spatial shape of the volume, (K, I, J).
         channels: Channels that the function returns.
         batch_size: Windows per call, at least 1.
-        blend: Axes along which the weight of a window falls linearly from its middle to its ends, so that no seam shows
-            where windows overlap; along other axes all its voxels count alike.
+        blend: Axes along which the weight of a window falls linearly from its middle to its ends, which hides the seams
+            of overlapping windows; along other axes all voxels have the same weight.
         accumulator: Type of the sums; float32 halves their memory and rounds overlaps to seven digits.
         progress: Called with (steps done, steps in all).
 
@@ -204,10 +204,12 @@ def run_windows(
         float32 ``[channels, *shape]``; 0 where no core lies.
 
     Raises:
-        DataError: A batch size below 1, or the function returns another shape.
+        DataError: A batch size below 1, windows of several sizes, or the function returns another shape.
     """
     if batch_size < 1:
         raise DataError(f"A batch has at least one window, got batch_size={batch_size}.")
+    if len(sizes := {window.size for window in windows}) > 1:
+        raise DataError(f"Windows that are run together must have one size, got {', '.join(map(str, sorted(sizes)))}.")
     total = np.zeros((channels, *shape), accumulator)
     weight = np.zeros(tuple(shape), accumulator)
     batches = math.ceil(len(windows) / batch_size)
@@ -252,7 +254,7 @@ def _weights(size: Triple, blend: tuple[bool, bool, bool]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class WindowMemory:
-    """Memory that `run_windows` needs, bytes; what the function needs for itself is not in it.
+    """Memory of `run_windows`, bytes, without what the function itself needs.
 
     Attributes:
         volume: The volume that windows are cut out of, float32.

@@ -70,12 +70,12 @@ class Artifact:
 
     @functools.cached_property
     def sha256(self) -> str | None:
-        """Hash of the model file, written beside everything made with it; ``None`` where there is no file."""
+        """Hash of the model file, written into the sidecar of all its outputs; ``None`` where there is no file."""
         return sha256(self.path) if self.path else None
 
     @property
     def folder(self) -> Path:
-        """The folder for what is made about the model: its run, or one named after a method without training."""
+        """Where exports and measurements go: the run, or a folder named after a method without training."""
         return self.path.parent if self.path else Path("runs") / self.method.name
 
     def build(self, device: torch.device | str = "cpu") -> nn.Module:
@@ -105,7 +105,7 @@ class Artifact:
         return model.eval().to(device)
 
     def contrasts_of(self, images: Tensor) -> Tensor:
-        """Return images with one channel a contrast, ``[N, contrasts, *spatial]``, of images as the network sees them.
+        """Return images of a network's channels with one channel per contrast, ``[N, contrasts, *spatial]``.
 
         Raises:
             DataError: Their channels cannot be shared out among the contrasts.

@@ -38,7 +38,7 @@ def find_artifact(target: str | Path, preset: str | None = None, runs: Path = Pa
 
     Raises:
         UnknownNameError: No such method, run, file or preset.
-        ConfigError: A preset beside a run, or a method without a network.
+        ConfigError: A preset was given with a run, or the method has no network.
         ArtifactError: The run or file cannot be used.
     """
     methods, path = registry().methods, Path(target)
@@ -101,12 +101,12 @@ def copied(artifact: Artifact, folder: Path) -> Artifact:
 def resized(artifact: Artifact, size: Sequence[int]) -> Artifact:
     """Return the model for images of another size: the same weights with other settings (`MethodConfig.sized`).
 
-    It is written to ``size-128x128`` beside the model, and is used like a run folder of its own. A model that has not
-    been trained is made anew.
+    It is written to ``size-128x128`` beside the model, and is used like a run folder of its own. An untrained model
+    is made anew.
 
     Args:
         artifact: The model.
-        size: One side for all axes, or one an axis.
+        size: One side for all axes, or one per axis.
 
     Raises:
         ConfigError: The method has no such setting, the size does not fit, or the weights belong to one size.

@@ -51,7 +51,7 @@ def replayed(part: Any, key: Hashable, work: Work, *inputs: Tensor) -> Tensor:
 
     Args:
         part: The part of a model that the work calls.
-        key: All that the work depends on besides the part and ``inputs``.
+        key: Everything that the work depends on, except the part and ``inputs``.
         work: A function of tensors. It draws no random numbers, and neither copies from the host nor asks it for a
             value of a tensor: what it does on the host is done once, when it is recorded.
         inputs: On the part's device.

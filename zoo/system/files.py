@@ -145,7 +145,7 @@ def _sha256(path: Path, _size: int, _modified: int) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; a file that has not changed is read once a process."""
+    """Return the SHA-256 of a file; a file that has not changed is read once per process."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 

@@ -60,7 +60,7 @@ def image_to_image_files(
     """
     import numpy as np
 
-    from zoo.imaging.volume import write_map
+    from zoo.imaging.volume import WHOLE_MARKER, write_map
     from zoo.tasks.files import ModelImage, grid_for, read_images
     from zoo.tasks.provenance import provenance
     from zoo.tasks.results import ResultFiles, check_results
@@ -97,7 +97,7 @@ def image_to_image_files(
         ],
     }
     for files, volume, values in zip(results, volumes, made, strict=True):
-        write_map(files.image, volume, values)
+        write_map(files.image, volume, values, WHOLE_MARKER)
     sidecar["OutputSHA256"] = {files.image.name: sha256(files.image) for files in results}
     for files in results:
         write_text(files.sidecar, json.dumps(sidecar, indent=2) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from zoo.config import MethodConfig, resolve_config, validate
+from zoo.config import MethodConfig, merge, parse_assignment, resolve_config, validate
 from zoo.descriptors import Method, resolve
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.evaluation.run import evaluate
@@ -35,7 +34,7 @@ from zoo.system.files import sha256
 from zoo.testing.helpers import as_tuple, distance, no_bar
 from zoo.training.launch import launch, train_method
 from zoo.training.loop import Outcome, Status
-from zoo.training.made import Made
+from zoo.training.made import made_by
 from zoo.training.plan import estimate_cost, pack, plan_training, settings_of
 
 TINY_PARAMETERS = 2_000_000
@@ -55,8 +54,13 @@ class _Contract:
     @pytest.fixture(scope="class")
     @classmethod
     def cohort(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Five synthetic subjects."""
-        return write_phantom(tmp_path_factory.mktemp("cohort") / "phantom", subjects=5, seed=3, spacing_mm=4.0)
+        """A cohort at 4 mm of the dataset that the method names; of the phantom five subjects."""
+        folder = tmp_path_factory.mktemp("cohort") / "cohort"
+        dataset = registry().methods[cls.method].dataset
+        if dataset == "phantom":
+            return write_phantom(folder, subjects=5, seed=3, spacing_mm=4.0)
+        opened: Path = resolve(registry().datasets[dataset].open)(folder, 4.0, lambda done, total: None)
+        return opened
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -66,11 +70,11 @@ class _Contract:
             yield
 
     def test_code_it_names_exists(self, registered: Method) -> None:
-        named = [registered.build, registered.parts, registered.trainer, registered.examples, registered.real]
-        if registered.stages:
-            stages = registered.stages_of(resolve(registered.config)())
-            named += [target for one in stages for target in (one.trainer, one.fit, one.examples, one.make)]
-        for target in named:
+        targets = [registered.build, registered.parts, registered.trainer, registered.examples, registered.real]
+        if registered.trainable:
+            for stage in registered.stages_of(resolve_config(registered, preset="tiny")):
+                targets += [stage.trainer, stage.fit, stage.examples, stage.make]
+        for target in targets:
             assert not target or callable(resolve(target))
         for task in registered.tasks.values():
             assert callable(resolve(task.run))
@@ -152,16 +156,14 @@ class MethodContract(_Contract):
     @pytest.fixture(scope="class")
     @classmethod
     def config(cls, registered: Method) -> MethodConfig:
-        """Its preset ``tiny`` with a very short training."""
+        """Its preset ``tiny`` with a very short training of every stage."""
+        short = [f"images={cls.images}", "batch_size=8", "checkpoint_images=32", "sample_images=64", "log_images=8"]
         stages = registered.stages_of(resolve_config(registered, preset="tiny", assignments=cls.settings))
-        short = {"images": cls.images, "batch_size": 8, "checkpoint_images": 32, "sample_images": 64, "log_images": 8}
-        assignments = [
-            f"{place}.{name}={value}"
-            for place in dict.fromkeys(("training", *(stage.training for stage in stages)))
-            for name, value in short.items()
-        ]
-        assignments += ["data.spacing_mm=4.0", *cls.settings]
-        return resolve_config(registered, preset="tiny", assignments=assignments)
+        paths = {stage.training for stage in stages} or {"training"}
+        assignments = [f"{path}.{setting}" for path in sorted(paths) for setting in short]
+        return resolve_config(
+            registered, preset="tiny", assignments=(*assignments, "data.spacing_mm=4.0", *cls.settings)
+        )
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -172,15 +174,6 @@ class MethodContract(_Contract):
         run, outcome = _train(registered, config, cohort, tmp_path_factory.mktemp("trained") / "run")
         assert outcome.status == "finished"
         return run
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def trainings(cls, registered: Method, config: MethodConfig, trained: Run) -> list[Run]:
-        """The finished run itself, or its stages and their folds that were trained."""
-        stages = [stage for stage in registered.stages_of(config) if stage.trainer]
-        folders = [trained.folder / "stages" / stage.name for stage in stages]
-        folders = [one for folder in folders for one in (folder, *sorted(folder.glob("folds/*")))]
-        return [Run.open(folder) for folder in folders] or [trained]
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -247,64 +240,73 @@ class MethodContract(_Contract):
     ) -> None:
         plan = plan_training(registered, config, cohort, no_bar)
         packed = pack(plan, no_bar).subset(plan.split.train)
-        kinds = [functools.partial(resolve(registered.real), config, packed)] if registered.real else []
-        made: dict[str, Made] = {}
-        for stage in registered.stages_of(config):
-            own = settings_of(registered, stage, config)
-            kinds.append(functools.partial(resolve(stage.examples), own, packed, made=dict(made)))
-            if stage.make:
-                made[stage.name] = Made(trained.folder / "stages" / stage.name)
-        if registered.examples:
-            kinds.append(functools.partial(resolve(registered.examples), config, packed))
-        for kind in kinds:
-            examples = kind()
-            assert len(examples) > 0
+        kinds = {target: resolve(target)(config, packed) for target in (registered.examples, registered.real) if target}
+        stages = registered.stages_of(config)
+        for number, stage in enumerate(stages):
+            own, made = settings_of(registered, stage, config), made_by(trained, stages[:number])
+            kinds[stage.name] = resolve(stage.examples)(own, packed, made)
+        for name, examples in kinds.items():
+            assert len(examples) > 0, name
             first = examples.example(0, np.random.default_rng(4))
             again = examples.example(0, np.random.default_rng(4))
             assert first.keys() == again.keys()
-            assert all(np.array_equal(first[name], again[name]) for name in first)
+            assert all(np.array_equal(first[key], again[key]) for key in first), name
 
-    def test_training_leaves_a_whole_run(self, trained: Run, trainings: list[Run]) -> None:
+    def test_training_leaves_a_whole_run(self, registered: Method, config: MethodConfig, trained: Run) -> None:
         for name in ("run.json", "model.safetensors", "golden.safetensors", "report.html", "README.md"):
             assert (trained.folder / name).stat().st_size > 0, name
-        for training in trainings:
-            assert list((training.folder / "samples").glob("*.png"))
-            logged = [line for line in training.metrics() if any(key.startswith("loss/") for key in line)]
+        assert all(stage.status == "finished" for stage in trained.stages())
+        for run in _trainings(registered, config, trained).values():
+            assert list((run.folder / "samples").glob("*.png"))
+            logged = [line for line in run.metrics() if any(key.startswith("loss/") for key in line)]
             assert logged
             assert all(np.isfinite(value) for line in logged for value in line.values())
         assert not list(trained.folder.rglob(".part-*"))
 
+    def test_what_is_made_of_a_training_subject_is_out_of_fold(
+        self, registered: Method, config: MethodConfig, trained: Run
+    ) -> None:
+        stages = registered.stages_of(config)
+        if not any(stage.make for stage in stages):
+            pytest.skip("no stage makes anything")
+        split = trained.record["split"]
+        for stage in stages:
+            folder = trained.folder / "stages" / stage.name
+            splits = [Run.open(folder / "folds" / str(fold)).record["split"] for fold in range(stage.folds)]
+            left_out = [name for one in splits for name in one["test"] if name in split["train"]]
+            assert sorted(left_out) == (split["train"] if stage.folds else [])
+            assert not any(set(one["test"]) & {*one["train"], *one["validation"]} for one in splits)
+            if stage.make:
+                made = made_by(trained, [stage])[stage.name]
+                assert made
+                assert {name for name in made.subjects if name} <= {*split["train"], *split["validation"]}
+                assert all(len(array) == len(made.subjects) for array in made.values())
+
     def test_stopped_training_resumes_exactly(
-        self,
-        registered: Method,
-        config: MethodConfig,
-        cohort: Path,
-        trained: Run,
-        trainings: list[Run],
-        tmp_path: Path,
+        self, registered: Method, config: MethodConfig, cohort: Path, trained: Run, tmp_path: Path
     ) -> None:
         half = self.images // 2 // 8 * 8
-        stages = [stage.name for stage in registered.stages_of(config) if stage.trainer]
-        for stage in stages or [""]:
-            run, outcome = _train(registered, config, cohort, tmp_path / "run", stop_at=half, stage=stage)
+        for name in _trainings(registered, config, trained):
+            run, outcome = _train(registered, config, cohort, tmp_path / "run", stop_at=half, stage=name)
             assert outcome.status == "stopped"
-            assert stage in outcome.stage
+            assert not name or f"({name})" in outcome.stage
+            assert half <= _trainings(registered, config, run)[name].record["images_seen"] < self.images
         run, outcome = _train(registered, config, cohort, tmp_path / "run")
         assert outcome.status == "finished"
         assert _same_tensors(run.folder / "model.safetensors", trained.folder / "model.safetensors")
-        for training in trainings:
-            resumed = Run.open(run.folder / training.folder.relative_to(trained.folder))
-            last = f"checkpoints/{self.images:09d}/state.safetensors"
-            assert _same_tensors(resumed.folder / last, training.folder / last)
-            assert _logged(resumed) == _logged(training)
+        last = f"checkpoints/{self.images:09d}/state.safetensors"
+        again = _trainings(registered, config, run)
+        for name, straight in _trainings(registered, config, trained).items():
+            assert _same_tensors(again[name].folder / last, straight.folder / last)
+            assert _losses(again[name]) == _losses(straight)
 
     def test_other_settings_do_not_resume(
         self, registered: Method, config: MethodConfig, cohort: Path, trained: Run
     ) -> None:
-        values = config.model_dump()
-        values["training"]["images"] += 8
-        other = validate(type(config), values, what="a test")
-        with pytest.raises(ConfigError, match=f"training.images: {self.images} → {self.images + 8}"):
+        path = next((stage.training for stage in registered.stages_of(config)), "training")
+        change = parse_assignment(f"{path}.images={self.images + 8}")
+        other = validate(type(config), merge(config.model_dump(), change), what="a test")
+        with pytest.raises(ConfigError, match=f"{path}.images: {self.images} → {self.images + 8}"):
             _train(registered, other, cohort, trained.folder)
 
     # --- The artifact. ---
@@ -342,8 +344,10 @@ class MethodContract(_Contract):
 def _train(
     method: Method, config: MethodConfig, cohort: Path, out: Path, *, stop_at: int | None = None, stage: str = ""
 ) -> tuple[Run, Outcome]:
+    """Train; with ``stop_at`` until so many images of ``stage`` are seen."""
+
     def report(status: Status) -> None:
-        if stop_at is not None and status.images_seen >= stop_at and stage in status.stage:
+        if stop_at is not None and status.images_seen >= stop_at and (not stage or f"({stage})" in status.stage):
             signal.raise_signal(signal.SIGTERM)
 
     fabric: Fabric = launch(1, "32-true")
@@ -353,10 +357,19 @@ def _train(
     )  # fmt: skip
 
 
-def _logged(run: Run) -> list[dict[str, float]]:
-    """Return the losses that a run has logged; a stop adds validation scores and changes the seconds."""
-    lines = [line for line in run.metrics() if not any(key.startswith("validation/") for key in line)]
-    return [{**line, "seconds": 0} for line in lines if line["images"] % 8 == 0]
+def _trainings(method: Method, config: MethodConfig, run: Run) -> dict[str, Run]:
+    """Return the runs of all stages with a trainer by name; of a method of one training the run itself, as ``""``."""
+    stages = [stage for stage in method.stages_of(config) if stage.trainer]
+    if not stages:
+        return {"": Run.open(run.folder)}
+    folders = {stage.name: run.folder / "stages" / stage.name for stage in stages}
+    return {name: Run.open(folder) for name, folder in folders.items() if (folder / "run.json").is_file()}
+
+
+def _losses(run: Run) -> list[dict[str, float]]:
+    """Return the logged losses; a checkpoint that a stop asked for is scored besides."""
+    lines = [{**line, "seconds": 0.0} for line in run.metrics() if line["images"] % 8 == 0]
+    return [line for line in lines if not any(key.startswith("validation/") for key in line)]
 
 
 def _same_tensors(first: Path, second: Path) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.config import MethodConfig
-from zoo.descriptors import Method, Part, TensorSpec, resolve
+from zoo.descriptors import Method, Part, Stage, TensorSpec, resolve
 from zoo.errors import ConfigError, ZooError
 from zoo.models.golden import example_inputs
 from zoo.registry import registry
@@ -104,6 +104,31 @@ def check_trainer(method: Method, trainer: Trainer, model: nn.Module, module: st
         take_apart(trainer.state_dict())
     except ZooError as error:
         raise type(error)(f"{where}: {error}") from None
+
+
+def check_fit(method: Method, stage: Stage, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Check what a fit made of the model's tensors.
+
+    Args:
+        method, stage: Named in messages.
+        before, after: Tensors of the new model and of the fitted one, by name.
+
+    Raises:
+        ConfigError: A shape changed, a number is not finite, or a tensor outside of the stage's module changed.
+    """
+    where = f"Fit {stage.name!r} of method {method.name!r} ({plugin_of(method)})"
+    for name, tensor in after.items():
+        if name not in before or tensor.shape != before[name].shape:
+            was = list(before[name].shape) if name in before else "missing"
+            raise ConfigError(
+                f"{where}: buffer {name!r} is {list(tensor.shape)}, but {was} in a new model; its shape must "
+                "follow from the settings."
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ConfigError(f"{where}: buffer {name!r} holds a number that is not finite.")
+        inside = not stage.module or name.startswith(f"{stage.module}.")
+        if not inside and not torch.equal(tensor, before[name]):
+            raise ConfigError(f"{where} changed {name!r}, which is not in its module {stage.module!r}.")
 
 
 def plugin_of(method: Method) -> str:

@@ -37,7 +37,7 @@ def shares(subjects: Sequence[str], count: int, seed: int) -> tuple[tuple[str, .
 def leave_out(config: MethodConfig, split: Split, share: Sequence[str]) -> MethodConfig:
     """Return the settings of a fold: the subjects of ``share`` become test subjects, and the rest of the split stays.
 
-    The fold is then an ordinary training. Its data is prepared anew, and no lesion mask of a subject left out is laid
+    The fold is then an ordinary training. Its data is prepared anew, and no lesion mask of a subject left out is placed
     on the others.
     """
     data = {

@@ -17,10 +17,12 @@ from zoo.descriptors import Method
 from zoo.errors import ConfigError
 from zoo.models.run import Run, new_run_folder, newest_run
 from zoo.progress import Bar
+from zoo.training.child import Session, nothing_left_of_a_refused_start, open_child
 from zoo.training.folds import leave_out, shares
 from zoo.training.loop import Outcome, Report, Stop
 from zoo.training.plan import Prepared, prepare
-from zoo.training.stages import MethodTraining, Session, check_source, nothing_left_of_a_refused_start, open_child
+from zoo.training.source import check_source
+from zoo.training.stages import MethodTraining
 
 
 def launch(devices: int, precision: str) -> Fabric:
@@ -84,7 +86,7 @@ def train_method(
         check_source(source, stage, method, record, method.stages_of(config))
         record["from"] = {"run": str(source.folder.absolute()), "stage": stage}
     folder = fabric.broadcast(_run_folder(out, method, record, runs) if fabric.is_global_zero else Path())
-    begun = (folder / "run.json").is_file()
+    resumed = (folder / "run.json").is_file()
     with Run(folder, {}).lock() if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             run = _open_or_create(folder, record, say)
@@ -97,7 +99,7 @@ def train_method(
             if not folds and not (run.folder / "README.md").is_file():
                 _write_report(run, method, fabric)  # it was killed after the model, before the report
             return run, Outcome("finished", run.record["images_seen"])
-        with Stop(seconds) as stop, nothing_left_of_a_refused_start(run, fabric, begun=begun):
+        with Stop(seconds) as stop, nothing_left_of_a_refused_start(run, fabric, resumed=resumed):
             session = Session(fabric, stop, bar, report)
             if folds:
                 return run, _train_folds(run, prepared, session, data)
@@ -122,13 +124,13 @@ def _train_folds(run: Run, prepared: Prepared, session: Session, data: Path | No
         with fabric.rank_zero_first():
             own = prepare(method, leave_out(config, prepared.plan.split, share), data, session.bar)
         folder = run.folder / "folds" / str(fold)
-        begun = (folder / "run.json").is_file()
+        resumed = (folder / "run.json").is_file()
         child = open_child(folder, {**_record(own), "fold": fold}, fabric)
         if fabric.is_global_zero:
             child.remove_leftovers()
         if child.record["status"] != "finished":
             words = f"fold {fold + 1} of {len(held)}"
-            with nothing_left_of_a_refused_start(child, fabric, begun=begun):
+            with nothing_left_of_a_refused_start(child, fabric, resumed=resumed):
                 outcome = MethodTraining(child, own, session, data, words=words).train()
             _write_report(child, method, fabric)
         else:

@@ -31,7 +31,7 @@ from zoo.models.artifact import MODEL_FILE, write_model
 from zoo.models.run import Run
 from zoo.randomness import PREVIEW, STEP, VALIDATION, Randomness, seed_for
 from zoo.system.files import replacing
-from zoo.training.order import _Positions, _Steps
+from zoo.training.order import Positions, Steps
 from zoo.training.protocol import Examples, Trainer
 from zoo.training.state import load_state, save_state
 
@@ -302,7 +302,7 @@ class TrainingLoop:
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         on_cpu = self.fabric.device.type == "cpu"
-        steps = _Steps(
+        steps = Steps(
             self.images_seen,
             self.settings.images,
             self.settings.batch_size,
@@ -310,7 +310,7 @@ class TrainingLoop:
             self.fabric.world_size,
         )
         loader = DataLoader(
-            _Positions(self.examples, self.seed),
+            Positions(self.examples, self.seed),
             batch_sampler=steps,
             num_workers=0 if on_cpu else READING_WORKERS,
             pin_memory=not on_cpu,

@@ -19,8 +19,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from zoo.descriptors import Stage
 from zoo.errors import ConfigError
-from zoo.models.run import MADE_FILE
+from zoo.models.run import MADE_FILE, Run
 from zoo.progress import Progress
 from zoo.randomness import MAKE, Randomness, seed_for
 from zoo.system.files import replacing
@@ -60,6 +61,11 @@ class Made(Mapping[str, np.ndarray]):
 def is_made(stage: Path) -> bool:
     """Tell whether all items of a stage's folder are made."""
     return (stage / MADE_FILE).is_file()
+
+
+def made_by(run: Run, stages: Sequence[Stage]) -> dict[str, Made]:
+    """Return what the stages of a run made, by the stage's name."""
+    return {stage.name: Made(run.folder / "stages" / stage.name) for stage in stages if stage.make}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from zoo.randomness import EXAMPLE, ORDER, seed_for
 from zoo.training.protocol import Examples
 
 
-class _Positions(Dataset[dict[str, Any]]):
+class Positions(Dataset[dict[str, Any]]):
     """Examples by their position in the endless, shuffled sequence of the run."""
 
     def __init__(self, examples: Examples, seed: int) -> None:
@@ -37,7 +37,7 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return _orders[key]
 
 
-class _Steps(Sampler[list[int]]):
+class Steps(Sampler[list[int]]):
     """Positions of each step of this process, from ``start`` on."""
 
     def __init__(self, start: int, stop: int, batch_size: int, rank: int, world: int) -> None:

@@ -32,7 +32,7 @@ class Plan:
         method, config: What to train.
         cohort: Scans that have what the method needs.
         split: Subjects for training, validation and test.
-        mask_bank: Scans whose lesion masks are laid on the others.
+        mask_bank: Scans whose lesion masks are placed on the other scans.
         data_note: Where the data is from, in words.
     """
 
@@ -49,7 +49,7 @@ def plan_training(method: Method, config: MethodConfig, data: Path | None, bar: 
 
     Raises:
         DataError: No scan has what the method needs, which tissue labels are white matter is not known, or lesions are
-            asked for and nobody lends any.
+            asked for and no subject has a lesion mask for the others.
     """
     note = f"data: {data}"
     if data is None:
@@ -88,7 +88,7 @@ def _with_known_lesions(cohort: Cohort) -> Cohort:
 
 
 def _with_labels(cohort: Cohort, split: Split, settings: DataConfig) -> Cohort:
-    """Say in the notes which tissue labels are taken for what, and what speaks against it."""
+    """Add notes on how the tissue labels are read, and on what contradicts it."""
     used = cohort.subset((*split.train, *split.validation))
     labels = find_labels(used, settings.white_matter_labels)
     said = [f"tissue labels: {text}" for text in dict.fromkeys(str(found) for found in labels.values())]
@@ -117,7 +117,7 @@ def _lays_lesions(config: MethodConfig) -> bool:
 
 
 def _check_bank(found: Cohort, split: Split, bank: Cohort) -> None:
-    """Refuse to train with lesions that nobody lends."""
+    """Refuse to train with lesions where no subject has a lesion mask for the others."""
     lenders = {scan.subject for scan in bank.scans if "lesion-mask" in scan.maps}
     if bank.root != found.root:
         return
@@ -129,7 +129,7 @@ def _check_bank(found: Cohort, split: Split, bank: Cohort) -> None:
     elif not lenders:
         why = f"all {len(patients)} subjects with one are kept for validation and testing: {', '.join(patients[:5])}"
     else:
-        why = f"only {patients[0]} has one, and nobody's lesions are laid on himself"
+        why = f"only {patients[0]} has one, and a subject's own lesions are not placed on it"
     raise DataError(
         f"Training with lesions needs lesion masks, but {why}. Name a cohort that has some with --set "
         "data.lesion_masks=DIR, or use --set masks=circles."
@@ -137,7 +137,7 @@ def _check_bank(found: Cohort, split: Split, bank: Cohort) -> None:
 
 
 def _check_laid(plan: Plan, packed: PackedCohort) -> None:
-    """Refuse to train with lesions that fall on no head."""
+    """Refuse to train where no lesion falls into the white matter of a training subject."""
     trained = packed.subset(plan.split.train)
     if any(len(laid.voxels) for lesions in trained.lesions for laid in lesions):
         return
@@ -192,7 +192,7 @@ def seen_by(plan: Plan, packed: PackedCohort) -> dict[str, list[str]]:
 
     ``trained_on`` has the files and ``trained_on_voxels`` the voxels (`zoo.imaging.cache.voxel_hash`) of every image
     that training or the choice of a checkpoint sees, ``validated_on`` the voxels of those that checkpoints are scored
-    on, and ``masks_laid`` every lesion mask that training lays on its subjects.
+    on, and ``masks_laid`` every lesion mask that training places on its subjects.
     """
     scored = packed.subset(plan.split.validation).scans
     masks = [scan.maps["lesion-mask"] for scan in plan.mask_bank.scans if "lesion-mask" in scan.maps]

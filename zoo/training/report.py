@@ -33,16 +33,16 @@ def write_training_report(run: Run, method: Method) -> None:
 
 
 def _trainings(run: Run) -> list[tuple[str, Run]]:
-    """Return the run itself, or those of its stages and of their folds that have begun, with their names."""
+    """Return the run itself, or those of its stages and of their folds that have started, with their names."""
     if not run.stages():
         return [("", run)]
-    begun = []
+    started = []
     for stage in run.stages():
         folder = run.folder / "stages" / stage.name
         folds = sorted((folder / "folds").glob("*"), key=lambda fold: int(fold.name))
         named = [(stage.name, folder), *((f"{stage.name}, fold {int(fold.name) + 1}", fold) for fold in folds)]
-        begun += [(name, Run.open(one)) for name, one in named if (one / "metrics.jsonl").is_file()]
-    return begun
+        started += [(name, Run.open(one)) for name, one in named if (one / "metrics.jsonl").is_file()]
+    return started
 
 
 def _training_sections(run: Run, prefix: str) -> list[Section]:

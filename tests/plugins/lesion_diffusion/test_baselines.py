@@ -1,4 +1,4 @@
-"""The classic fillers do what their papers say."""
+"""The classic fillers follow their papers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _neighbour(image: np.ndarray, mask: np.ndarray, white: np.ndarray | None, se
     return np.moveaxis(filled[0], 0, 2)
 
 
-def test_biharmonic_is_scikit_images() -> None:
+def test_biharmonic_equals_scikit_images() -> None:
     image, mask = _image()
     mask[0:3, 0:2, 1] = True  # a corner
     filled = _biharmonic(image.astype(np.float64), mask)
@@ -51,7 +51,7 @@ def test_biharmonic_is_scikit_images() -> None:
     assert np.array_equal(filled[~mask], image[~mask])
 
 
-def test_biharmonic_fills_channels_apart_and_keeps_the_type() -> None:
+def test_biharmonic_fills_each_channel_and_keeps_the_type() -> None:
     image, mask = _image()
     together = biharmonic_fill(np.moveaxis(np.stack([image, -image]), 3, 1), np.moveaxis(mask, 2, 0))
     assert together.dtype == np.float32
@@ -59,7 +59,7 @@ def test_biharmonic_fills_channels_apart_and_keeps_the_type() -> None:
     assert np.allclose(together[0], -together[1])
 
 
-def test_biharmonic_in_three_dimensions_is_scikit_images() -> None:
+def test_biharmonic_in_three_dimensions_equals_scikit_images() -> None:
     rng = np.random.default_rng(0)
     image = rng.uniform(0, 1, (1, 14, 16, 15))
     mask = np.zeros(image.shape[1:], bool)
@@ -73,7 +73,7 @@ def test_biharmonic_in_three_dimensions_is_scikit_images() -> None:
         biharmonic_fill_3d(image, np.ones_like(mask))
 
 
-def test_the_mean_of_both_fills_is_a_method_and_keeps_what_is_known() -> None:
+def test_the_mean_of_both_fills_is_a_method_and_keeps_known_voxels() -> None:
     image, mask = _image()
     method = registry().methods["biharmonic-2d3d-filling"]
     assert resolve(method.task("fill").run) is biharmonic_2d3d
@@ -96,14 +96,14 @@ def test_half_faded_slices_are_no_neighbours_of_the_3d_fill() -> None:
     assert torch.allclose(filled[0][hole], torch.tensor(0.4), atol=1e-4)
 
 
-def test_a_slice_that_is_all_hole_is_refused() -> None:
+def test_a_slice_without_known_voxels_is_refused() -> None:
     mask = np.zeros((3, 4, 5), bool)
     mask[1] = True
     with pytest.raises(DataError, match="all of slice 1"):
         biharmonic_fill(np.zeros((1, 3, 4, 5)), mask)
 
 
-def test_slices_without_white_matter_take_the_volumes() -> None:
+def test_slices_without_white_matter_take_that_of_the_volume() -> None:
     image = np.random.default_rng(0).normal(700, 10, (20, 20, 2))
     mask = np.zeros(image.shape, bool)
     mask[5:8, 5:8] = True
@@ -121,7 +121,7 @@ def test_biharmonic_continues_a_plane() -> None:
     assert np.allclose(_biharmonic(np.where(mask, 0, image), mask), image, atol=1e-6)
 
 
-def test_neighbours_have_the_slices_mean_and_half_its_spread() -> None:
+def test_neighbours_have_the_slices_mean_and_half_its_deviation() -> None:
     rng = np.random.default_rng(1)
     image = rng.normal(500, 40, (60, 60, 2))
     image[..., 1] += 100
@@ -146,7 +146,7 @@ def test_neighbours_without_a_segmentation_take_the_bright_ring() -> None:
     assert np.allclose(filled[mask], 800)
 
 
-def test_no_white_matter_to_fill_from() -> None:
+def test_an_image_without_white_matter_is_refused() -> None:
     image, mask = _image()
-    with pytest.raises(DataError, match="no white matter besides the lesions"):
+    with pytest.raises(DataError, match="no white matter outside the lesions"):
         _neighbour(image, mask, mask, 0)

@@ -26,7 +26,7 @@ from zoo_lesion_diffusion.measures import coverage, ideal_coverage
 from zoo_lesion_diffusion.training import FillingTrainer
 
 
-def test_half_faded_rims_are_no_test_slices() -> None:
+def test_half_faded_slices_are_left_out() -> None:
     head = np.full((20, 20, 12), -1.0)
     head[3:17, 3:17, 2:10] = np.random.default_rng(0).uniform(0, 0.6, (14, 14, 8))
     assert sharp_slices(head).tolist() == [2 <= k < 10 for k in range(12)]
@@ -41,7 +41,7 @@ def scan(phantom: Path) -> PackedScan:
     return pack_cohort(read_cohort(phantom), config.data).scans[0]
 
 
-def test_circles_are_in_millimetres_and_of_no_model(scan: PackedScan) -> None:
+def test_circles_are_in_millimetres_and_the_same_for_every_model(scan: PackedScan) -> None:
     image = np.transpose(scan.images[:, 0], (1, 2, 0)).astype(np.float32)
     options = InpaintingOptions(circle_radius_mm=(10, 10), circle_centre_sd_mm=0)
     discs = circles(scan, sharp_slices(image), options, 0)
@@ -72,7 +72,7 @@ def test_few_samples_cover_less_than_many() -> None:
     assert ideal_coverage(10_000, 2) == pytest.approx(0.954, abs=0.001)
 
 
-def test_coverage_of_a_true_spread() -> None:
+def test_coverage_of_the_true_deviation() -> None:
     rng = np.random.default_rng(0)
     truth, mask = rng.normal(0, 1, (1, 30, 30, 30)), np.ones((30, 30, 30), bool)
     right = coverage(np.zeros_like(truth), np.ones_like(truth), truth, mask)
@@ -80,7 +80,7 @@ def test_coverage_of_a_true_spread() -> None:
     assert coverage(np.zeros_like(truth), np.full_like(truth, 0.2), truth, mask)["coverage_1sd"] < 0.2
 
 
-def test_a_spread_of_few_steps_is_refused() -> None:
+def test_several_samples_of_few_steps_are_refused() -> None:
     config = resolve_config(registry().methods["lesion-filling"], preset="tiny")
     with pytest.raises(ConfigError, match="Several samples of 1 steps"):
         FillingOptions().check_spread(config)
@@ -90,7 +90,7 @@ def test_a_spread_of_few_steps_is_refused() -> None:
 
 
 @pytest.mark.parametrize("slab", [(), (4,)])
-def test_checkpoints_are_chosen_by_ssim_where_the_thesis_does(slab: tuple[int, ...]) -> None:
+def test_checkpoints_can_be_chosen_by_ssim_as_in_the_thesis(slab: tuple[int, ...]) -> None:
     method = registry().methods["lesion-filling"]
     assert method.presets["paper-3d-mixture"]["training"]["final_model"] == "best"
     shape = [f"slab={slab[0]}", "network=pseudo-3d"] if slab else []

@@ -36,7 +36,7 @@ def build(seed: int = 0, **changes: Any) -> Any:
 
 
 def scramble(network: nn.Module, seed: int = 1) -> None:
-    """Move every parameter off its initial value, so that no identity and no unit gain hides an error."""
+    """Change every parameter from its initial value, since an identity or a gain of 1 could hide an error."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -61,7 +61,7 @@ def diffusers_unet(config: dict[str, Any]) -> Any:
     return diffusers.UNet2DModel(**channels, **diffusers_options(config)).eval()
 
 
-def test_paper_networks_have_the_papers_parameter_counts():
+def test_paper_networks_have_the_parameter_counts_of_the_paper():
     with torch.device("meta"):
         assert count_parameters(DenoisingUNet(**PAPER, pseudo_3d=False)) == 113_670_913
         assert count_parameters(DenoisingUNet(**PAPER, pseudo_3d=True)) == 134_332_673
@@ -131,7 +131,7 @@ def test_slice_convolution_equals_a_conv3d_and_stays_within_its_slab():
         torch.testing.assert_close(ours, reference(plane), atol=1e-5, rtol=1e-5)
 
 
-def test_slice_convolutions_follow_every_plane_convolution_but_those_of_the_middle():
+def test_slice_convolutions_follow_every_plane_convolution_except_in_the_middle():
     network = build(pseudo_3d=True)
     across = [name for name, module in network.named_modules() if name.endswith(".across")]
     blocks = sum(len(level.blocks) for level in (*network.down, *network.up))
@@ -151,7 +151,7 @@ def test_slices_inform_their_neighbours_but_not_other_slabs():
     assert (difference[1] == 0).all()
 
 
-def test_one_timestep_a_slice_means_the_same_as_one_a_slab_when_all_are_equal():
+def test_equal_timesteps_of_all_slices_are_the_timestep_of_the_slab():
     network = build(pseudo_3d=True)
     scramble(network)
     x = image(2, 3, 4, 8, 8)
@@ -165,7 +165,7 @@ def test_one_timestep_a_slice_means_the_same_as_one_a_slab_when_all_are_equal():
 
 
 @pytest.mark.parametrize("pseudo_3d", [False, True])
-def test_channels_last_gives_the_same_numbers(pseudo_3d):
+def test_channels_last_gives_the_same_values(pseudo_3d):
     network = build(pseudo_3d=pseudo_3d)
     scramble(network)
     x, timestep = image(2, 3, *([3] if pseudo_3d else []), 8, 12), torch.tensor([10, 500])
@@ -234,9 +234,9 @@ def test_refuses_an_architecture_that_does_not_fit(changes, message):
         (True, (2, 3, 8, 8), (2,), r"takes \[B, C, D, H, W\]"),
         (False, (2, 1, 8, 8), (2,), r"C = 3 .* got \[2, 1, 8, 8\]"),
         (False, (2, 3, 8, 10), (2,), "multiples of 4 for a network of 3 levels, got 8 × 10"),
-        (False, (2, 3, 8, 8), (1,), r"one step an image, \[2\], got \[1\]"),
+        (False, (2, 3, 8, 8), (1,), r"one step per image, \[2\], got \[1\]"),
         (False, (2, 3, 8, 8), (2, 8), r"got \[2, 8\]"),
-        (True, (2, 3, 4, 8, 8), (2, 3), r"or one a slice, \[2, 4\], got \[2, 3\]"),
+        (True, (2, 3, 4, 8, 8), (2, 3), r"or one per slice, \[2, 4\], got \[2, 3\]"),
     ],
 )
 def test_refuses_input_that_does_not_fit(pseudo_3d, shape, timestep_shape, message):

@@ -1,4 +1,4 @@
-"""RePaint: the walk over the noise levels, what it makes of a known denoiser, and the prior that is filled with."""
+"""RePaint: its moves between noise levels, its result with a known denoiser, and training of the prior."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _image(*shape: int) -> tuple[Tensor, Tensor]:
     return image, hole
 
 
-# The walk.
+# Moves.
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_evaluations_are_those_of_the_papers(steps: int, jump_length: int, resam
     assert seen == [(number + 1, expected) for number in range(expected)]
 
 
-def test_walk_is_one_path_from_noise_to_image() -> None:
+def test_moves_are_one_path_from_noise_to_image() -> None:
     assert repaint_moves(4, 2, 2) == [(4, 3), (3, 2), (2, 1), (1, 0), (0, 2), (2, 1), (1, 0)]
     moves = repaint_moves(50, 8, 10)
     assert moves[0][0] == 50
@@ -100,15 +100,15 @@ def test_walk_is_one_path_from_noise_to_image() -> None:
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (5, 0, 1), (5, 1, 0), (8, 8, 2)])
-def test_numbers_that_make_no_walk_are_refused(numbers: tuple[int, int, int]) -> None:
+def test_numbers_out_of_range_are_refused(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError, match=f"got {numbers[0]}, {numbers[1]} and {numbers[2]}"):
         repaint_moves(*numbers)
 
 
-def test_settings_that_make_no_walk_are_refused() -> None:
+def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="jump_length 8 does not fit into steps 5"):
         _config("sampling.steps=5", "sampling.jump_length=8")
-    with pytest.raises(ConfigError, match=r"sampling.steps 10 are more than .* diffusion.steps 9"):
+    with pytest.raises(ConfigError, match=r"sampling.steps 10 exceeds .* diffusion.steps 9"):
         _config("diffusion.steps=9")
     image, mask = torch.zeros(1, 8, 8, 3), torch.ones(8, 8, 3, dtype=torch.bool)
     with pytest.raises(ConfigError, match="jump_length 2 does not fit into steps 2"):
@@ -119,7 +119,7 @@ def test_settings_that_make_no_walk_are_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 6, 6), (2, 1, 4, 6, 6)])
-def test_known_voxels_come_back_exactly_and_the_hole_is_never_looked_into(shape: tuple[int, ...]) -> None:
+def test_known_voxels_come_back_exactly_and_values_in_the_hole_are_not_used(shape: tuple[int, ...]) -> None:
     image, hole = _image(*shape)
     weights = torch.linspace(-1, 1, 6)
 
@@ -196,8 +196,8 @@ def test_a_jump_is_one_draw_of_the_right_variance() -> None:
     torch.testing.assert_close(landed, math.sqrt(alpha_bar) * image + math.sqrt(1 - alpha_bar) * given[4])
 
 
-def test_every_level_has_the_variance_the_network_is_told() -> None:
-    """Voxels of a standard normal prior have variance 1 at every level, if the moves up and down are right."""
+def test_every_level_has_the_variance_of_its_timestep() -> None:
+    """Voxels of a standard normal prior have variance 1 at every level if the moves are right."""
     shape = (1, 1, 150, 150)
     variances = []
 
@@ -231,7 +231,7 @@ def _right_of_a_pair(resamples: int) -> tuple[float, float]:
     """Fill the right of two correlated voxels, given the left.
 
     Returns:
-        How closely the filled voxel follows its conditional mean, 1 if it does, and its spread round that line.
+        The slope of the filled voxel on its conditional mean, 1 if it is right, and its deviation around that line.
     """
     covariance = STD**2 * torch.tensor([[1, CORRELATION], [CORRELATION, 1]])
 
@@ -260,15 +260,15 @@ def _right_of_a_pair(resamples: int) -> tuple[float, float]:
 
 
 def test_resampling_brings_a_gaussian_prior_to_its_conditional_distribution() -> None:
-    slope, spread = _right_of_a_pair(resamples=10)
+    slope, deviation = _right_of_a_pair(resamples=10)
     # The paper's settings. The known voxel of one level is not drawn together with the other voxel of that level, so
     # what is known weighs a little less than it should; without resampling a third less.
     assert slope == pytest.approx(1, abs=0.1)
-    assert spread == pytest.approx(STD * math.sqrt(1 - CORRELATION**2), rel=0.1)
+    assert deviation == pytest.approx(STD * math.sqrt(1 - CORRELATION**2), rel=0.1)
     assert _right_of_a_pair(resamples=1)[0] < 0.75
 
 
-def test_without_jumps_and_without_anything_known_it_is_ddpm() -> None:
+def test_without_jumps_and_known_voxels_it_is_ddpm() -> None:
     shape = (2, 1, 6, 6)
     start, timesteps = _noise(5)(torch.Size(shape)), SCHEDULE.timesteps(7)
     everywhere = torch.ones(shape, dtype=torch.bool)
@@ -310,7 +310,7 @@ def test_seed_decides_and_batches_do_not(settings: tuple[str, ...]) -> None:
     assert torch.equal(filled[0][:, ~mask], image[:, ~mask])
 
 
-def test_options_go_before_settings() -> None:
+def test_options_override_settings() -> None:
     config = _config()
     calls = []
 
@@ -336,7 +336,7 @@ def packed(phantom: Path) -> PackedCohort:
 
 
 @pytest.mark.parametrize("settings", [(), ("network=pseudo-3d", "slab=3")], ids=["2d", "pseudo-3d"])
-def test_no_lesion_is_learnt(packed: PackedCohort, settings: tuple[str, ...]) -> None:
+def test_slices_with_lesions_are_no_examples(packed: PackedCohort, settings: tuple[str, ...]) -> None:
     config = _config(*settings)
     examples = PriorExamples(config, packed)
     patients = {number for number, scan in enumerate(examples.scans) if scan.lesion_mask.any()}
@@ -368,7 +368,7 @@ def _trainer(*assignments: str) -> PriorTrainer:
     return PriorTrainer(config, resolve(registry().methods["lesion-prior"].build)(config), launch(1, "32-true"))
 
 
-def test_loss_is_that_of_the_whole_window() -> None:
+def test_loss_is_of_the_whole_window() -> None:
     trainer = _trainer("diffusion.prediction=noise")
     batch = {"image": torch.zeros(3, 1, 32, 32)}
     given: dict[str, Any] = {}

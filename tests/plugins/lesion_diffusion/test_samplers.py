@@ -32,7 +32,7 @@ def toy_denoise(x: Tensor, t: Tensor) -> Tensor:
 
 
 def recorded_noise(seed: int = 9) -> tuple[Callable[[torch.Size], Tensor], list[Tensor]]:
-    """Return a source of noise and the list of all it has given."""
+    """Return a source of noise and the list of all noise that it gave."""
     generator = torch.Generator().manual_seed(seed)
     given: list[Tensor] = []
 
@@ -44,7 +44,7 @@ def recorded_noise(seed: int = 9) -> tuple[Callable[[torch.Size], Tensor], list[
 
 
 def visited(sampler: Callable[..., Tensor], x: Tensor, timesteps: list[int], **settings: Any) -> list[Tensor]:
-    """Sample and return the image before every evaluation of the network and the result."""
+    """Sample and return the images before each evaluation of the network, and the result."""
     trajectory: list[Tensor] = []
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def visited(sampler: Callable[..., Tensor], x: Tensor, timesteps: list[int], **s
 
 
 def exact(scheduler: Any) -> Any:
-    """Give a scheduler of the library our float64 schedule.
+    """Set our float64 schedule in a scheduler of the library.
 
     Its own is float32: the noise variance 1e-4 of step 0, a difference of numbers near 1, is off by 2e-4 of itself.
     """
@@ -152,7 +152,7 @@ def gaussian_denoise(x: Tensor, t: Tensor) -> Tensor:
 
 
 def exact_solution(x: Tensor, t: int) -> Tensor:
-    """The end of the probability-flow ODE: the standard score of a point never changes."""
+    """The end of the probability-flow ODE: the standard score of a point stays constant."""
     alpha_bar = float(SCHEDULE.alpha_bar[t])
     score = (x - math.sqrt(alpha_bar) * MEAN) / math.sqrt(alpha_bar * STD**2 + 1 - alpha_bar)
     return MEAN + STD * score
@@ -167,7 +167,7 @@ def test_deterministic_samplers_solve_the_flow_of_a_gaussian(sampler):
 
 
 @pytest.mark.parametrize("sampler", [ddpm, partial(ddim, eta=1.0), partial(ddim, eta=0.5)])
-def test_random_samplers_reach_the_mean_and_spread_of_a_gaussian(sampler):
+def test_random_samplers_reach_the_mean_and_deviation_of_a_gaussian(sampler):
     noise, _ = recorded_noise()
     timesteps = SCHEDULE.timesteps(1000)
     result = sampler(gaussian_denoise, normal(64, 1, 16, 16).double(), SCHEDULE, timesteps, noise=noise, clip=False)
@@ -229,7 +229,7 @@ def test_samples_slabs_and_reports_progress(name):
 
 
 @pytest.mark.parametrize(("name", "draws"), [("ddpm", 9), ("ddim", 0), ("dpm-solver++", 0)])
-def test_draws_noise_only_where_it_is_used(name, draws):
+def test_draws_noise_only_for_steps_that_use_it(name, draws):
     noise, given = recorded_noise()
     SAMPLERS[name](toy_denoise, normal(*SHAPE), SCHEDULE, SCHEDULE.timesteps(10), noise=noise)
     assert len(given) == draws
@@ -246,14 +246,14 @@ def test_draws_noise_only_where_it_is_used(name, draws):
         ([20, -1], "0 … 999"),
     ],
 )
-def test_refuses_timesteps_that_make_no_trajectory(name, timesteps, message):
+def test_refuses_timesteps_that_are_empty_not_falling_or_out_of_range(name, timesteps, message):
     noise, _ = recorded_noise()
     with pytest.raises(ConfigError, match=message):
         SAMPLERS[name](toy_denoise, normal(*SHAPE), SCHEDULE, timesteps, noise=noise)
 
 
 @pytest.mark.parametrize(("settings", "message"), [({"eta": 1.5}, r"\[0, 1\], got 1.5"), ({"eta": 0.5}, "needs noise")])
-def test_ddim_refuses_randomness_that_it_cannot_have(settings, message):
+def test_ddim_refuses_eta_out_of_range_or_without_noise(settings, message):
     with pytest.raises(ConfigError, match=message):
         ddim(toy_denoise, normal(*SHAPE), SCHEDULE, [20, 0], **settings)
 
@@ -261,7 +261,7 @@ def test_ddim_refuses_randomness_that_it_cannot_have(settings, message):
 # The schedule.
 
 
-def test_timesteps_can_start_below_all_noise():
+def test_timesteps_can_start_below_full_noise():
     assert SCHEDULE.timesteps(4, start=0.4) == [399, 299, 199, 99]
     assert SCHEDULE.leading_timesteps(4, start=0.4) == [300, 200, 100, 0]
     low = SCHEDULE.log_snr_timesteps(5, start=0.4)
@@ -271,7 +271,7 @@ def test_timesteps_can_start_below_all_noise():
         SCHEDULE.log_snr_timesteps(401, start=0.4)
 
 
-def test_schedule_is_the_papers():
+def test_schedule_is_that_of_the_paper():
     assert SCHEDULE.alpha_bar.shape == (1000,)
     assert SCHEDULE.alpha_bar[0] == pytest.approx(1 - 1e-4)
     assert SCHEDULE.alpha_bar[980] == pytest.approx(5.9e-5, rel=0.02)
@@ -294,7 +294,7 @@ def test_every_number_of_steps_begins_at_full_noise():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_one_step_is_the_image_that_the_equation_gives(name):
+def test_one_step_gives_the_image_of_the_equation(name):
     """Ho et al. 2020, equation 15: x_0 = (x_T - sqrt(1 - alpha_bar_T) epsilon) / sqrt(alpha_bar_T)."""
     noise, given = recorded_noise()
     x, alpha_bar = normal(*SHAPE), float(SCHEDULE.alpha_bar[999])
@@ -345,7 +345,7 @@ def test_velocity_agrees_with_the_thesis_library_and_gives_back_the_noise():
     torch.testing.assert_close(back, noise, atol=1e-6, rtol=0)
 
 
-def test_noise_one_timestep_a_slice():
+def test_noise_with_one_timestep_per_slice():
     x0, noise = normal(2, 1, 3, 5, 6), normal(2, 1, 3, 5, 6, seed=1)
     t = torch.tensor([[0, 400, 999], [3, 3, 700]])
     noisy = SCHEDULE.add_noise(x0, noise, t)
@@ -374,15 +374,15 @@ def test_signal_to_noise_ratio_and_its_weight():
 
 
 @pytest.mark.parametrize("t_shape", [(1,), (2, 4), (2, 1), ()])
-def test_refuses_timesteps_that_are_neither_one_an_image_nor_one_a_slice(t_shape):
+def test_refuses_timesteps_that_are_neither_one_per_image_nor_one_per_slice(t_shape):
     x = torch.zeros(2, 1, 3, 4, 4)
-    with pytest.raises(DataError, match="one an image or"):
+    with pytest.raises(DataError, match="one per image or"):
         SCHEDULE.add_noise(x, x, torch.zeros(t_shape, dtype=torch.int64))
 
 
-def test_refuses_one_timestep_a_row_of_a_single_slice():
+def test_refuses_one_timestep_per_row_of_a_single_slice():
     x = torch.zeros(2, 1, 4, 4)
-    with pytest.raises(DataError, match="one an image or"):
+    with pytest.raises(DataError, match="one per image or"):
         SCHEDULE.add_noise(x, x, torch.zeros(2, 4, dtype=torch.int64))
 
 
@@ -394,6 +394,6 @@ def test_refuses_more_or_fewer_samples_than_steps(timesteps, count):
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"beta_start": 0.0}, {"beta_start": 0.03}, {"beta_end": 1.0}])
-def test_refuses_a_schedule_without_order(settings):
+def test_refuses_a_schedule_out_of_range(settings):
     with pytest.raises(ConfigError, match="noise schedule needs"):
         NoiseSchedule(**settings)

@@ -182,6 +182,7 @@ def test_data_check_says_what_a_method_lacks_and_what_is_out_of_range(
     assert code == 0
     assert "lesion-filling can use 4 of 5 scans" in out
     assert "sub-002 has no FLAIR" in out
+    assert "to use the other scans, add these files and columns" in out
     assert "lie outside" not in out  # only with --deep
     code, out, _ = zoo_command("data", "check", copy, "--method", "lesion-filling", *settings, "--deep", "--json")
     found = json.loads(out)

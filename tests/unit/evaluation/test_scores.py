@@ -36,7 +36,7 @@ def test_a_baseline_beats_the_model_by_the_difference_within_subjects() -> None:
     ]
 
 
-def test_a_lead_within_the_interval_or_of_few_subjects_is_not_called_a_win() -> None:
+def test_a_difference_that_may_be_0_or_of_few_subjects_is_no_win() -> None:
     unsure = _evaluation([0.5, 0.6, 0.7, 0.8, 0.6], [0.6, 0.5, 0.8, 0.7, 0.65])
     few = _evaluation([0.5, 0.6], [0.6, 0.7])
     for evaluation, won in ((unsure, "2 of 5"), (few, "-0.1, 0 of 2")):

@@ -1,4 +1,4 @@
-"""A protocol keeps training, tuning and test apart: subjects, and lesion masks."""
+"""A protocol keeps the subjects and lesion masks of training, tuning and test apart."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _write(folder: Path, **changes: object) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantom, and three patients with a lesion each in its white matter."""
+    """The phantom, and three patients with one lesion each in its white matter."""
     root = tmp_path_factory.mktemp("protocol")
     shutil.copytree(phantom, root / "cohort")
     scan = read_cohort(phantom).scans[0]
@@ -66,7 +66,7 @@ def run(folder: Path) -> Path:
     return folder / "run"
 
 
-def test_training_sees_its_own_part_alone(run: Path, folder: Path) -> None:
+def test_training_sees_only_its_own_part(run: Path, folder: Path) -> None:
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert record["split"] == {"train": ["sub-001", "sub-002"], "validation": ["sub-003"], "test": []}
     artifact = zoo.load(run)
@@ -76,7 +76,7 @@ def test_training_sees_its_own_part_alone(run: Path, folder: Path) -> None:
     assert unlaid(artifact, masks).subjects == ("sub-B", "sub-C")
 
 
-def test_figures_name_the_protocol(run: Path, folder: Path, zoo_command) -> None:
+def test_scores_name_the_protocol(run: Path, folder: Path, zoo_command) -> None:
     file = _write(folder)
     code, out, _ = zoo_command("evaluate", run, "--protocol", file, "--on", "test", "--data", folder, "--json")
     assert code == 0
@@ -93,7 +93,7 @@ def test_figures_name_the_protocol(run: Path, folder: Path, zoo_command) -> None
 
 def test_subjects_and_masks_of_training_are_refused(run: Path, folder: Path, tmp_path: Path) -> None:
     def measure(**changes: object) -> None:
-        # Apart in the file, but not from what this model was trained on.
+        # The parts are apart in the file, but the model was trained on some.
         swapped = {"training_subjects": ["sub-005"], "training_lesion_mask_subjects": ["sub-C"], **changes}
         protocol = Protocol.read(_write(tmp_path, **swapped), folder)
         evaluate_by_protocol(artifact, protocol, "test", evaluators=(), options={}, bar=None)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def test_subjects_and_masks_of_training_are_refused(run: Path, folder: Path, tmp
         measure(test_lesion_mask_subjects=["sub-A"])
 
 
-def test_a_mask_is_known_by_its_voxels(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_mask_is_recognised_by_its_voxels(run: Path, folder: Path, tmp_path: Path) -> None:
     name = "anat/sub-{}_label-lesion_mask.nii.gz"
     for patient in "AB":
         image = nibabel.load(folder / "masks" / f"sub-{patient}" / name.format(patient))
@@ -118,7 +118,7 @@ def test_a_mask_is_known_by_its_voxels(run: Path, folder: Path, tmp_path: Path) 
     assert unlaid(zoo.load(run), read_cohort(tmp_path / "copy")).subjects == ("sub-B9",)
 
 
-def test_masks_of_training_are_not_laid_in_evaluation(run: Path, folder: Path) -> None:
+def test_masks_of_training_are_not_used_in_evaluation(run: Path, folder: Path) -> None:
     artifact, cohort = zoo.load(run), read_cohort(folder / "cohort").subset(["sub-004"])
     bank, _ = place_masks(artifact, cohort, InpaintingOptions(lesion_masks=str(folder / "masks")))
     assert bank is not None
@@ -148,7 +148,7 @@ def test_parts_that_are_not_apart_are_refused(tmp_path: Path, changes: dict[str,
         Protocol.read(_write(tmp_path, **changes), tmp_path)
 
 
-def test_what_a_protocol_names_must_be_there(folder: Path, tmp_path: Path) -> None:
+def test_cohorts_and_subjects_of_a_protocol_must_exist(folder: Path, tmp_path: Path) -> None:
     protocol = Protocol.read(_write(tmp_path, test_subjects=["sub-04"]), folder)
     with pytest.raises(DataError, match=r"no subject 'sub-04'\. Did you mean 'sub-004'"):
         protocol.subjects("test")

@@ -189,7 +189,7 @@ def test_native_mask_without_a_session_is_refused_where_there_are_several(tmp_pa
     _touch(tmp_path, "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz", *_masks("label-lesion_mask"))
     assert read_cohort(tmp_path).with_all(["T1w", "lesion-mask"]).scans[0].id == "sub-1_ses-1"
     _touch(tmp_path, "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii.gz")
-    with pytest.raises(DataError, match=r"tells no session, and sub-1 has images in ses-1, ses-2"):
+    with pytest.raises(DataError, match=r"its name has no session, and sub-1 has images in ses-1, ses-2"):
         read_cohort(tmp_path).with_all(["T1w", "lesion-mask"])
 
 

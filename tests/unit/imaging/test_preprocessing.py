@@ -14,7 +14,7 @@ from scipy import ndimage
 from zoo.config import DataConfig, Scale
 from zoo.errors import DataError
 from zoo.imaging.phantom import WHITE, PhantomSubject, make_subject
-from zoo.imaging.preprocessing import Intensity, fit_intensity, scale_intensity
+from zoo.imaging.preprocessing import Intensity, fit_intensity, output_intensity, scale_intensity
 
 Scaling: TypeAlias = Literal["head", "percentile", "max"]
 
@@ -237,3 +237,31 @@ def test_a_signed_scale_without_a_range_is_found_by_absolute_values() -> None:
     data = DataConfig(contrasts=("DVR",), scales={"DVR": Scale(signed=True)}, scaling="max")
     assert scale_intensity("DVR", {"DVR": values}, VOXEL, data)[1].encode(values).min() == -1
     assert scale_intensity("DVR", {"DVR": values}, VOXEL, data)[1].high == 80
+
+
+def test_generated_values_come_back_in_the_unit_of_a_fixed_range() -> None:
+    data = DataConfig(
+        contrasts=("T1w", "PET", "DVR", "sub"),
+        derived={"sub": "DVR - PET"},
+        scales={
+            "PET": Scale(unit="1/s", range=(0, 1.4e-3)), "DVR": Scale(range=(-2, 2)),
+            "sub": Scale(like="PET", signed=True),
+        },
+    )  # fmt: skip
+    ends = np.array([-1.0, 0.0, 1.0])
+    found = {name: output_intensity(name, data) for name in data.contrasts}
+    assert {name: unit for name, (_, unit) in found.items()} == {
+        "T1w": "arbitrary, 0 to 1", "PET": "1/s", "DVR": "arbitrary, -2 to 2", "sub": "1/s"
+    }  # fmt: skip
+    written = {name: intensity.decode(ends).tolist() for name, (intensity, _) in found.items()}
+    assert written["T1w"] == [0, 0.5, 1]
+    assert written["PET"] == pytest.approx([0, 7e-4, 1.4e-3])
+    assert written["DVR"] == [-2, 0, 2]
+    assert written["sub"] == pytest.approx([-1.4e-3, 0, 1.4e-3])
+
+
+def test_small_and_signed_maps_without_a_scale_are_refused_with_the_setting_that_helps() -> None:
+    with pytest.raises(DataError, match=r"is 0.0007. A map of small values needs a range: data.scales.CHANNEL.range"):
+        fit_intensity(np.full((4, 4, 4), 7e-4), VOXEL, "max")
+    with pytest.raises(DataError, match=r"a signed map a scale for negative values: data.scales.CHANNEL.signed=true"):
+        fit_intensity(np.linspace(-1, 1, 64).reshape(4, 4, 4), VOXEL, "max")

@@ -516,3 +516,18 @@ def test_header_of_the_crafted_file_is_read_in_its_byte_order(tmp_path: Path) ->
     path = _save(tmp_path / "big.nii", "int16", big_endian=True)
     assert struct.unpack(">i", path.read_bytes()[:4])[0] == 348
     assert np.array_equal(read_volume(path).data[0], nibabel.load(path).get_fdata(dtype=np.float32))
+
+
+def test_numbered_lesions_of_a_table_are_one_mask(tmp_path: Path) -> None:
+    numbers = np.zeros((6, 6, 6), np.uint8)
+    numbers[1, 1, 1], numbers[4, 4, 4] = 1, 2
+    path = tmp_path / "sub-01_label-lesion_mask.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(numbers, np.eye(4)), path)
+    table = tmp_path / "sub-01_label-lesion_mask.tsv"
+    table.write_text("index\tkind\n1\tcore\n")
+    with pytest.raises(DataError, match="whole numbers 1, 2"):
+        mask_of(read_volume(path))
+    table.write_text("index\tkind\n1\tcore\n2\tsmouldering\n")
+    mask, note = mask_of(read_volume(path))
+    assert np.array_equal(mask, numbers > 0)
+    assert "all 2 lesions of its table" in note

@@ -214,5 +214,7 @@ def test_wrong_input_is_refused() -> None:
         cover(np.ones((2, 8, 8), bool), (1, -8, 8))
     with pytest.raises(DataError, match="at least one window, got batch_size=0"):
         run_windows(_identity(volume), windows, (2, 8, 8), channels=1, batch_size=0)
+    with pytest.raises(DataError, match=r"must have one size, got \(1, 8, 8\), \(2, 8, 8\)"):
+        run_windows(_identity(volume), [*windows, Window((0, 0, 0), (2, 8, 8))], (2, 8, 8), channels=1, batch_size=1)
     with pytest.raises(DataError, match=r"must return \[2, 3, 1, 8, 8\], and returned \[2, 1, 1, 8, 8\]"):
         run_windows(_identity(volume), windows, (2, 8, 8), channels=3, batch_size=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from zoo.errors import DataError, MissingExtraError, UnknownNameError
 from zoo.metrics.backbones import timm_network
@@ -43,20 +43,146 @@ def test_features_are_those_named_for_each_channel() -> None:
     assert changed.sum(1).max() <= 1  # mirroring moves the centre from left to right and nothing else
 
 
-def test_a_network_is_named_with_its_weights(tmp_path: Path) -> None:
+# --- Networks of timm. ---
+
+
+@pytest.fixture
+def resnet(tmp_path: Path) -> Path:
+    """A file with weights of timm's smallest ResNet."""
     timm = pytest.importorskip("timm")
-    images = torch.rand(3, 1, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    random = load_extractor("timm:test_resnet")
-    assert random.name == "timm test_resnet, random weights of seed 0"
-    assert torch.equal(random.features(images), load_extractor("timm:test_resnet").features(images))
     torch.manual_seed(5)
     file = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), file)
-    named = load_extractor("timm:test_resnet", file)
+    return file
+
+
+def test_a_network_without_a_file_has_weights_of_seed_0() -> None:
+    pytest.importorskip("timm")
+    images = torch.rand(3, 1, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    first, second = (load_extractor("timm:test_resnet") for _ in range(2))
+    assert first.name == "timm test_resnet, random weights of seed 0"
+    assert torch.equal(first.features(images), second.features(images))
+
+
+def test_a_network_takes_its_weights_from_a_file(resnet: Path) -> None:
+    images = torch.rand(3, 1, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    named = load_extractor("timm:test_resnet", resnet)
     assert "weights.safetensors, SHA-256" in named.name
-    assert not torch.equal(named.features(images), random.features(images))
+    assert not torch.equal(named.features(images), load_extractor("timm:test_resnet").features(images))
+
+
+def test_a_network_refuses_volumes() -> None:
+    pytest.importorskip("timm")
     with pytest.raises(DataError, match=r"\[B, 1 or 3, H, W\]"):
-        random.features(torch.zeros(1, 1, 8, 8, 8))
+        load_extractor("timm:test_resnet").features(torch.zeros(1, 1, 8, 8, 8))
+
+
+LEVELS = pytest.mark.parametrize("levels", [True, False])
+
+
+@LEVELS
+@pytest.mark.parametrize("wrong", ["lacking", "other shape", "other names"])
+def test_weights_of_another_network_are_refused(levels: bool, wrong: str, resnet: Path) -> None:
+    state = load_file(resnet)
+    save_file(
+        {
+            "lacking": {key: value for key, value in state.items() if not key.startswith("layer2")},
+            "other shape": {**state, "conv1.0.weight": torch.zeros(2, 3)},
+            "other names": {"mine": torch.zeros(3)},
+        }[wrong],
+        resnet,
+    )
+    with pytest.raises(DataError, match="does not hold the weights of timm's test_resnet"):
+        timm_network("test_resnet", resnet, levels=levels)
+
+
+@LEVELS
+def test_a_whole_file_is_taken(levels: bool, resnet: Path) -> None:
+    network = timm_network("test_resnet", resnet, levels=levels)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@LEVELS
+def test_a_damaged_file_is_refused(levels: bool, resnet: Path) -> None:
+    resnet.write_bytes(resnet.read_bytes()[:-1])
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        timm_network("test_resnet", resnet, levels=levels)
+
+
+def test_a_file_that_may_hold_code_is_refused(resnet: Path) -> None:
+    with pytest.raises(DataError, match="may hold code"):
+        timm_network("test_resnet", resnet.rename(resnet.with_suffix(".bin")), levels=False)
+
+
+def test_an_unknown_network_is_refused_with_a_suggestion() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UnknownNameError, match=r"Did you mean.*resnet18"):
+        timm_network("resnet_18", None, levels=False)
+
+
+# --- The Inception network. ---
+
+
+@pytest.fixture
+def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.nn.Module, Path]:
+    """The Inception network with random weights, and a file with them."""
+    kind = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    torch.manual_seed(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "load_state_dict", lambda self, state: None)
+        network = kind("drawn", ["2048"], feature_extractor_weights_path=empty)
+    file = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), file)
+    return network, file
+
+
+def test_inception_features_are_those_of_grey_8_bit_images(inception: tuple[torch.nn.Module, Path]) -> None:
+    network, file = inception
+    images = torch.rand(2, 1, 40, 32, generator=torch.Generator().manual_seed(1)) * 2.2 - 1.1
+    extractor = load_extractor("inception", file)
+    assert extractor.name.startswith("inception, weights weights.safetensors, SHA-256")
+    grey = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
+    assert torch.equal(extractor.features(images), network(grey)[0].double())
+
+
+def test_inception_refuses_two_channels(inception: tuple[torch.nn.Module, Path]) -> None:
+    extractor = load_extractor("inception", inception[1])
+    with pytest.raises(DataError, match=r"Inception takes \[B, 1 or 3, H, W\]"):
+        extractor.features(torch.zeros(1, 2, 8, 8))
+
+
+def test_inception_refuses_other_weights(tmp_path: Path) -> None:
+    pytest.importorskip("torch_fidelity")
+    file = tmp_path / "weights.safetensors"
+    save_file({"fc.weight": torch.zeros(1)}, file)
+    with pytest.raises(DataError, match="does not hold the Inception network's weights"):
+        load_extractor("inception", file)
+
+
+def test_inception_opens_no_other_pickle(tmp_path: Path) -> None:
+    pytest.importorskip("torch_fidelity")
+    torch.save({}, tmp_path / "mine.pth")
+    with pytest.raises(DataError, match=r"may hold code.*, or the published weights-inception"):
+        load_extractor("inception", tmp_path / "mine.pth")
+
+
+def test_missing_inception_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(DataError, match=r"no weights-inception-2015-12-05-6726825d\.pth in .*--weights FILE"):
+        load_extractor("inception")
+
+
+def test_a_missing_torch_fidelity_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mri-zoo\[features\]'"):
+        load_extractor("inception")
+
+
+# --- Names. ---
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:"])
@@ -68,61 +194,3 @@ def test_features_that_do_not_exist_are_refused(name: str) -> None:
 def test_weights_for_the_fixed_features_are_refused() -> None:
     with pytest.raises(DataError, match="'radiomic' have no weights"):
         load_extractor("radiomic", Path("weights.safetensors"))
-
-
-@pytest.mark.parametrize("levels", [True, False])
-def test_a_network_takes_all_its_weights_or_none(levels: bool, tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    file = tmp_path / "weights.safetensors"
-    state = timm.create_model("test_resnet", pretrained=False).state_dict()
-    save_file(state, file)
-    timm_network("test_resnet", file, levels=levels)
-    lacking = {key: value for key, value in state.items() if not key.startswith("layer2")}
-    for wrong in (lacking, {**state, "conv1.0.weight": torch.zeros(2, 3)}, {"mine": torch.zeros(3)}):
-        save_file(wrong, file)
-        with pytest.raises(DataError, match="does not hold the weights of timm's test_resnet"):
-            timm_network("test_resnet", file, levels=levels)
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(DataError, match="not a whole safetensors file"):
-        timm_network("test_resnet", file, levels=levels)
-    with pytest.raises(DataError, match="may hold code"):
-        timm_network("test_resnet", file.rename(tmp_path / "weights.bin"), levels=levels)
-    with pytest.raises(UnknownNameError, match=r"Did you mean.*resnet18"):
-        timm_network("resnet_18", None, levels=levels)
-
-
-def test_inception_is_filled_from_a_local_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    kind = module.FeatureExtractorInceptionV3
-    nothing = io.BytesIO()
-    torch.save({}, nothing)
-    nothing.seek(0)
-    torch.manual_seed(0)
-    with monkeypatch.context() as patched:
-        patched.setattr(kind, "load_state_dict", lambda self, state: None)
-        drawn = kind("drawn", ["2048"], feature_extractor_weights_path=nothing)
-    file = tmp_path / "weights.safetensors"
-    save_file(drawn.state_dict(), file)
-
-    images = torch.rand(2, 1, 40, 32, generator=torch.Generator().manual_seed(1)) * 2.2 - 1.1
-    extractor = load_extractor("inception", file)
-    assert extractor.name.startswith("inception, weights weights.safetensors, SHA-256")
-    found = extractor.features(images)
-    assert found.shape == (2, 2048)
-    grey = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
-    assert torch.equal(found, drawn(grey)[0].double())
-    with pytest.raises(DataError, match=r"Inception takes \[B, 1 or 3, H, W\]"):
-        extractor.features(torch.zeros(1, 2, 8, 8))
-
-    save_file({"fc.weight": torch.zeros(1)}, file)
-    with pytest.raises(DataError, match="does not hold the Inception network's weights"):
-        load_extractor("inception", file)
-    torch.save({}, tmp_path / "mine.pth")
-    with pytest.raises(DataError, match=r"may hold code.*, or the published weights-inception"):
-        load_extractor("inception", tmp_path / "mine.pth")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(DataError, match=r"no weights-inception-2015-12-05-6726825d\.pth in .*--weights FILE"):
-        load_extractor("inception")
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mri-zoo\[features\]'"):
-        load_extractor("inception")

@@ -166,108 +166,58 @@ def test_the_image_depends_on_each_style_and_each_noise(size: tuple[int, ...]) -
     assert all((gradient.flatten(1).abs().sum(1) > 0).all() for gradient in gradients[1:])
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_gradients_of_gradients_agree_with_finite_differences(size: tuple[int, ...]) -> None:
-    from zoo_stylegan2.training import gradient_penalty, path_lengths
-
-    torch.manual_seed(2)
-    judge = Discriminator(size, level_channels(size, 32, 4), 2, group_size=2).double()
-    real = torch.randn(2, 2, *size, dtype=torch.double)
-
-    def r1() -> Tensor:
-        images = real.clone().requires_grad_()
-        return gradient_penalty(judge(images), images)
-
-    _check_derivative(r1, judge.blocks[0].second.weight)
-    _check_derivative(r1, judge.hidden.weight)
-
-    network, (w, noise) = _synthesis(size).double(), _inputs(size, 2, torch.double)
-    direction = torch.randn(2, 2, *size, dtype=torch.double)
-
-    def paths() -> Tensor:
-        styles = w.clone().requires_grad_()
-        return path_lengths(network(styles, *noise), styles, direction).square().sum()
-
-    _check_derivative(paths, network.convs[1].weight)
-    _check_derivative(paths, network.convs[2].affine.weight)
-
-
-def _check_derivative(value_of, parameter: torch.nn.Parameter) -> None:
-    """Compare the derivative along a random direction with a central difference."""
-    parameter.grad = None
-    value_of().backward()
-    direction = torch.randn(parameter.shape, dtype=torch.double)
-    slope = float((parameter.grad * direction).sum())
-    step, values = 1e-6, []
-    with torch.no_grad():
-        start = parameter.clone()
-    for sign in (1, -1):
-        with torch.no_grad():
-            parameter.copy_(start + sign * step * direction)
-        values.append(float(value_of().detach()))
-    with torch.no_grad():
-        parameter.copy_(start)
-    assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
-
-
-def test_path_length_of_a_linear_generator_is_known() -> None:
-    from zoo_stylegan2.training import path_lengths
-
-    styles = torch.randn(3, 2, 5, dtype=torch.double, requires_grad=True)
-    matrix = torch.randn(10, 16, dtype=torch.double)
-    images = (styles.flatten(1) @ matrix).reshape(3, 1, 4, 4)
-    direction = torch.randn(3, 1, 4, 4, dtype=torch.double)
-    gradient = (direction.flatten(1) @ matrix.T / 4).reshape(3, 2, 5)
-    expected = gradient.square().sum(2).mean(1).sqrt()
-    assert torch.allclose(path_lengths(images, styles, direction), expected)
-
-
-def test_the_gradient_penalty_of_a_linear_score_is_its_weights() -> None:
-    from zoo_stylegan2.training import gradient_penalty
-
-    weights = torch.arange(8.0).reshape(1, 2, 2, 2)
-    images = torch.randn(3, 2, 2, 2, requires_grad=True)
-    assert gradient_penalty((images * weights).flatten(1).sum(1), images) == pytest.approx(float((weights**2).sum()))
-
-
-def test_truncation_pulls_to_the_mean_style() -> None:
+def test_only_the_direction_of_z_counts() -> None:
     torch.manual_seed(0)
+    mapping, z = MappingNetwork(8, 6, 3), torch.randn(4, 8)
+    assert torch.allclose(mapping(3 * z), mapping(z), atol=1e-6)
+
+
+def test_the_mean_style_follows_the_batches() -> None:
     mapping = MappingNetwork(8, 6, 3)
-    z = torch.randn(4, 8)
-    w = mapping(z)
-    assert torch.allclose(mapping(3 * z), w, atol=1e-6)  # only the direction of z counts
-    mapping.update_average(torch.ones(6), decay=0.9)
-    mapping.update_average(torch.ones(6), decay=0.9)
+    for _ in range(2):
+        mapping.update_average(torch.ones(6), decay=0.9)
     assert torch.allclose(mapping.average, torch.full((6,), 0.19))
-    psi = torch.tensor([0.0, 0.5, 1.0, 2.0])
-    pulled = mapping(z, psi)
-    assert torch.allclose(pulled[0], mapping.average)
-    assert torch.allclose(pulled[1], (mapping.average + w[1]) / 2, atol=1e-6)
-    assert torch.allclose(pulled[2], w[2], atol=1e-6)
-    assert torch.allclose(pulled[3], 2 * w[3] - mapping.average, atol=1e-6)
 
 
-def test_spread_is_taken_over_each_group() -> None:
+@pytest.mark.parametrize("psi", [0.0, 0.5, 1.0, 2.0])
+def test_truncation_moves_w_relative_to_the_mean_style(psi: float) -> None:
+    torch.manual_seed(0)
+    mapping, z = MappingNetwork(8, 6, 3), torch.randn(4, 8)
+    mapping.update_average(torch.ones(6), decay=0.0)
+    expected = 1 + psi * (mapping(z) - 1)
+    assert torch.allclose(mapping(z, torch.full((4,), psi)), expected, atol=1e-6)
+
+
+def test_the_standard_deviation_is_of_each_group() -> None:
     x = torch.zeros(4, 1, 2, 2)
-    x[2] = 2.0  # with two members a group, images 0 and 2 are together, and 1 and 3
-    spread = minibatch_std(x, 2)[:, 0, 0, 0]
-    assert torch.allclose(spread, torch.tensor([1.0, 0.0, 1.0, 0.0]), atol=1e-3)
+    x[2] = 2.0  # in groups of two, images 0 and 2 are together, and 1 and 3
+    std = minibatch_std(x, 2)[:, 0, 0, 0]
+    assert torch.allclose(std, torch.tensor([1.0, 0.0, 1.0, 0.0]), atol=1e-3)
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(ConfigError, match="batch of 6"):
         minibatch_std(torch.zeros(6, 1, 2, 2), 4)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_discriminator_scores_each_image(size: tuple[int, ...]) -> None:
+def _discriminator(size: tuple[int, ...], group_size: int) -> Discriminator:
     torch.manual_seed(0)
-    judge = Discriminator(size, level_channels(size, 64, 8), 2, group_size=1)
-    images = torch.randn(4, 2, *size)
-    scores = judge(images)
+    return Discriminator(size, level_channels(size, 64, 8), 2, group_size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_without_groups_a_score_does_not_depend_on_the_batch(size: tuple[int, ...]) -> None:
+    discriminator, images = _discriminator(size, group_size=1), torch.randn(4, 2, *size)
+    scores = discriminator(images)
     assert scores.shape == (4,)
-    assert torch.allclose(judge(images[2:3]), scores[2:3], atol=1e-5)
-    judge = Discriminator(size, level_channels(size, 64, 8), 2, group_size=4)
-    alike = images[:1].expand(4, *images.shape[1:])
-    among_others = judge(torch.cat([images[:1], images[1:]]))[0]
-    assert not torch.allclose(judge(alike)[0], among_others, atol=1e-3)  # it sees whether a batch is all alike
+    assert torch.allclose(discriminator(images[2:3]), scores[2:3], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_with_groups_a_score_depends_on_the_variety_of_the_batch(size: tuple[int, ...]) -> None:
+    discriminator, images = _discriminator(size, group_size=4), torch.randn(4, 2, *size)
+    copies = images[:1].expand(4, *images.shape[1:])
+    assert not torch.allclose(discriminator(copies)[0], discriminator(images)[0], atol=1e-3)
 
 
 # --- Export. ---

@@ -71,7 +71,7 @@ def test_why_nobody_lends_lesions_is_told(copy: Path) -> None:
         shutil.rmtree(copy / "derivatives/lesions" / name, ignore_errors=True)
         shutil.rmtree(copy / "derivatives/truth" / name, ignore_errors=True)
         shutil.rmtree(copy / "derivatives/tissue" / name)
-    with pytest.raises(DataError, match="only sub-001 has one, and nobody's lesions are laid on himself"):
+    with pytest.raises(DataError, match="only sub-001 has one, and a subject's own lesions are not placed on it"):
         _plan(copy, "masks=lesions")
     shutil.rmtree(copy / "derivatives/lesions")
     with pytest.raises(DataError, match=r"no scan in .* has one"):

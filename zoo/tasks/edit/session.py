@@ -248,16 +248,14 @@ class EditSession:
         device, made = self.runtime.device, []
         for some in torch.arange(len(rows)).split(self.options.batch_size):
             noise = [planes[torch.tensor(rows)[some]].to(device) for planes in self.projections.noise]
-            batch = self._task(self._parts, self.artifact.config, codes[some].to(device), noise, self.options)
+            try:
+                batch = self._task(self._parts, self.artifact.config, codes[some].to(device), noise, self.options)
+            except DataError as error:
+                reach = f"{min(alphas):g} to {max(alphas):g}"
+                raise DataError(f"Editing by alpha {reach} failed: {error} Choose smaller alphas.") from None
             made.append(batch.images)
             self.spacing_mm = batch.spacing_mm
-        images = torch.cat(made).numpy()
-        if not np.isfinite(images).all():
-            raise DataError(
-                f"Images edited by alpha {min(alphas):g} to {max(alphas):g} hold NaN or infinite values; choose "
-                "smaller alphas."
-            )
-        return images
+        return torch.cat(made).numpy()
 
     def _alphas(self, name: str, direction: Direction) -> tuple[list[float], AlphaRange | None]:
         """Return the alphas to walk, and the range they come from where they are found."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from zoo.config import validate
 from zoo.descriptors import resolve
-from zoo.errors import DataError
+from zoo.imaging.preprocessing import output_intensity
 from zoo.models.artifact import Artifact
 from zoo.models.runtime import TORCH, Runtime
 from zoo.progress import Progress
@@ -61,7 +61,8 @@ def sample_files(
     Args:
         artifact: The trained model.
         folder: Gets ``sample-0007_T1w.nii.gz`` and its ``.json`` for each sample and contrast, and ``samples.png``.
-            Intensities are in [0, 1]: 0 is the background, 1 what the method's scaling maps to its maximum.
+            A contrast with a fixed range (``data.scales``) is in its unit; others are in [0, 1], where 0 is the
+            background and 1 the maximum of the method's scaling.
         count: Samples.
         first: Number of the first one.
         options: Of the method's sampling options.
@@ -77,10 +78,7 @@ def sample_files(
     task = artifact.method.task("sample")
     checked = validate(resolve(task.options), options, what=f"zoo sample with {artifact.method.name}")
     run, parts = resolve(task.run), artifact.parts(runtime)
-    sidecar = {
-        **provenance(artifact, runtime, checked, description=_DESCRIPTION, command=command),
-        "Units": "arbitrary, 0 to 1",
-    }
+    sidecar = provenance(artifact, runtime, checked, description=_DESCRIPTION, command=command)
     numbers = range(first, first + count)
     written: list[Path] = []
     shown: list[np.ndarray] = []
@@ -88,8 +86,6 @@ def sample_files(
         some = numbers[start : start + checked.batch_size]
         samples = run(parts, artifact.config, [seed_for(checked.seed, number) for number in some], checked)
         images, spacing = samples.images.numpy(), samples.spacing_mm
-        if not np.isfinite(images).all():
-            raise DataError(f"Samples {some[0]} to {some[-1]} hold NaN or infinite values; was the training stable?")
         for number, image in zip(some, images, strict=True):
             about = {**sidecar, "Sample": number, "SpacingKnown": spacing is not None}
             written += _write(folder, number, image, artifact, spacing or (1.0, 1.0, 1.0), about)
@@ -116,9 +112,11 @@ def _write(
     for contrast, values in zip(artifact.config.data.contrasts, image, strict=True):
         path = folder / f"sample-{number:04d}_{contrast}.nii.gz"
         volume = values if values.ndim == 3 else values[:, :, None]
+        intensity, unit = output_intensity(contrast, artifact.config.data)
         with replacing(path) as temporary:
-            nibabel.save(nibabel.Nifti1Image(((volume + 1) / 2).astype(np.float32), affine), temporary)
-        write_text(path.with_name(path.name.replace(".nii.gz", ".json")), json.dumps(sidecar, indent=2) + "\n")
+            nibabel.save(nibabel.Nifti1Image(intensity.decode(volume), affine), temporary)
+        about = {**sidecar, "Units": unit}
+        write_text(path.with_name(path.name.replace(".nii.gz", ".json")), json.dumps(about, indent=2) + "\n")
         paths.append(path)
     return paths
 

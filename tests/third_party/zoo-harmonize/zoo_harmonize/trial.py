@@ -1,6 +1,6 @@
 """The verb on synthetic input: `zoo export` checks exported models with it, `zoo bench --task harmonize` times it."""
 
-from zoo.descriptors import resolve
+from zoo import resolve
 from zoo.tasks import Trial, phantom_patient
 
 

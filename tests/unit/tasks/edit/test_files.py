@@ -19,15 +19,13 @@ from zoo.imaging.phantom import make_subject
 from zoo.metrics.bpf import by_levels
 from zoo.metrics.features import load_extractor
 from zoo.models.golden import example_inputs
+from zoo.models.runtime import TORCH
 from zoo.tasks.edit.alpha_range import BPF, BPF_SLOPE, AlphaRange, Criterion, alphas_within, find_alpha_range
-from zoo.tasks.edit.directions import Directions
+from zoo.tasks.edit.directions import Direction, Directions
 from zoo.tasks.edit.real_images import RealImages, discriminator_of
-from zoo.tasks.edit.session import among_random, random_directions
+from zoo.tasks.edit.session import EditSession, EditSettings, among_random, random_directions
 from zoo.tasks.edit.slices import measure_slices
 from zoo.tasks.projections import Projections
-from zoo_stylegan2.config import StyleGANConfig
-from zoo_stylegan2.networks import build_discriminator
-from zoo_stylegan2.tasks import discriminator_score
 
 SUBJECTS = 4
 SLICES = 2
@@ -300,23 +298,6 @@ def test_alphas_fill_the_range() -> None:
         alphas_within(AlphaRange(0, 0, "a", "b", 1, {}), 2)
 
 
-def test_the_discriminator_scores_an_image_as_in_training(run: Path, projections: Path) -> None:
-    artifact = zoo.load(run)
-    config = artifact.config
-    assert isinstance(config, StyleGANConfig)
-    checkpoint = sorted((run / "checkpoints").iterdir())[-1]
-    score = discriminator_score(config, checkpoint, "cpu")
-    images = Projections.read(projections).image
-    together, alone = score(images[:3], images), score(images[2:3], images)
-    assert torch.allclose(together[2:], alone, atol=1e-5)
-    from zoo.training.state import load_state
-
-    network = build_discriminator(config)
-    network.load_state_dict(load_state(checkpoint)["trainer"]["discriminator"])
-    group = torch.cat([images[2:3], images[:3]])
-    assert torch.allclose(network(group)[:1], alone, atol=1e-5)
-
-
 def test_the_criteria_come_from_real_images(run: Path, projections: Path) -> None:
     artifact, stored = zoo.load(run), Projections.read(projections)
     real = RealImages.of(artifact, stored, load_extractor("radiomic"), 0.6)
@@ -336,3 +317,12 @@ def test_the_task_makes_the_same_image_of_the_same_code(run: Path) -> None:
     codes, *noise = example_inputs(artifact.part_specs()["synthesis"], seed=3, axes={"batch": 2}).values()
     made = resolve(task.run)(artifact.parts(), artifact.config, codes, noise, resolve(task.options)())
     assert made.images.shape == (2, 1, 40, 48)
+
+
+def test_alphas_that_end_in_nan_are_named(run: Path, projections: Path) -> None:
+    session = EditSession(
+        zoo.load(run), Projections.read(projections), EditSettings(folds=2), load_extractor("radiomic"), TORCH
+    )
+    far = Direction(torch.full(session.projections.codes.shape[1:], torch.inf), {})
+    with pytest.raises(DataError, match=r"alpha -1 to 2 failed: .*NaN.* Choose smaller alphas"):
+        session.images([0, 1], far, [-1.0, 2.0])
