@@ -1,4 +1,4 @@
-"""The floors of the house, and who imports whom; as a script, the picture of it.
+"""The floors of the house, and which room imports which; as a script, the picture of it.
 
 uv run python -m tests.architecture docs/images/imports.png
 """

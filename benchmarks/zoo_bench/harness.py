@@ -39,7 +39,7 @@ MODEL_COPIES = 4
 """Memory that a process needs on the CPU, in sizes of the model's file: weights, a runtime's copy, activations."""
 
 PROCESS_BYTES = 1 << 30
-"""Memory that a process needs besides."""
+"""Memory that a process needs in addition."""
 
 
 class Row(Config):

@@ -14,10 +14,10 @@ class Protocol(Config):
 
     rounds: int = Field(5, ge=1, description="Rounds of every row; the interval of the median is over rounds and calls")
     calls: int = Field(100, ge=1, description="Timed calls at least, if they fit into limit_s")
-    seconds: float = Field(5.0, gt=0, description="Timed seconds at least, likewise")
+    seconds: float = Field(5.0, gt=0, description="Timed seconds at least, if they fit into limit_s")
     limit_s: float = Field(60.0, gt=0, description="Timed seconds at most, except for a running call")
     warmup_calls: int = Field(10, ge=1, description="Untimed calls at least, if they fit into warmup_limit_s")
-    warmup_s: float = Field(2.0, ge=0, description="Untimed seconds at least, likewise")
+    warmup_s: float = Field(2.0, ge=0, description="Untimed seconds at least, if they fit into warmup_limit_s")
     warmup_limit_s: float = Field(10.0, gt=0, description="Untimed seconds at most, except for a running call")
 
 

@@ -114,7 +114,7 @@ class Quality(Config):
     rel_max: float | None = Field(None, description="The same, divided by the largest value of the reference")
     rel_l2: float | None = Field(None, description="Norm of the difference divided by the norm of the reference")
     psnr: float | None = Field(None, description="Whole task, dB, inside the mask where there is one; 100 at most")
-    ssim: float | None = Field(None, description="Whole task, likewise")
+    ssim: float | None = Field(None, description="Whole task, inside the mask where there is one")
     parity: Literal["passed", "failed", "not run"] = Field(
         "not run", description="Errors within the tolerances of an export"
     )

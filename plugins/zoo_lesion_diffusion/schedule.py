@@ -93,7 +93,7 @@ class NoiseSchedule:
         first = self._check_count(count, start)
         log_snr = np.log(self.alpha_bar / (1 - self.alpha_bar))
         wanted = np.linspace(log_snr[first], log_snr[0], count)
-        nearest = np.abs(log_snr - wanted[:, None]).argmin(axis=1)  # [count], falling but for repeats
+        nearest = np.abs(log_snr - wanted[:, None]).argmin(axis=1)  # [count], falling except for repeats
         rank = np.arange(count)
         distinct = np.maximum.accumulate((nearest + rank)[::-1])[::-1] - rank
         return np.minimum(distinct, first - rank).tolist()

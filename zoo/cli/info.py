@@ -46,6 +46,7 @@ def _method(name: str, preset: str | None) -> dict[str, Any]:
 
     method = registry().methods[name]
     origin = registry().methods.origins[name]
+    config = resolve_config(method, preset=preset) if method.trainable else None
     return {
         "name": method.name,
         "summary": method.summary,
@@ -59,7 +60,8 @@ def _method(name: str, preset: str | None) -> dict[str, Any]:
         "verbs": {verb: registry().verbs[verb].summary for verb in method.tasks},
         "evaluators": list(method.evaluators),
         "presets": list(method.presets),
-        "settings": _settings(resolve_config(method, preset=preset)) if method.trainable else [],
+        "stages": [stage.name for stage in method.stages_of(config)] if config else [],
+        "settings": _settings(config) if config else [],
         "reported": {"on": method.reported_on, "rows": [dict(row) for row in method.reported]},
     }
 
@@ -98,6 +100,8 @@ def _show_method(about: dict[str, Any]) -> None:
     for key in ("licence", "needs", "also", "tasks", "evaluators", "presets"):
         value = about[key]
         click.echo(f"{key:<11} {value if isinstance(value, str) else ', '.join(value)}")
+    if about["stages"]:
+        click.echo(f"{'stages':<11} {', '.join(about['stages'])}")
     table("\nWhat its models do", ["command", ""], [[f"zoo {verb}", text] for verb, text in about["verbs"].items()])
     columns = ["setting", "default", "bounds", "meaning"]
     table("\nSettings (--set name=value)", columns, [[row[name] for name in columns] for row in about["settings"]])

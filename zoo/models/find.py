@@ -1,4 +1,4 @@
-"""Which model a run folder, a file or a method's name stands for."""
+"""Finds the model that a run folder, a file or a method's name means."""
 
 from __future__ import annotations
 

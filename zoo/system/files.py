@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _shortened(name: str) -> str:
-    """Return a name that leaves room for a prefix; its end stays, since writers go by the suffix."""
+    """Return a name that leaves room for a prefix; its end stays, since writers choose the format by the suffix."""
     if len(os.fsencode(name)) <= LONGEST_NAME - 40:
         return name
     return f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}-{name[-40:]}"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.config import validate
+from zoo.config import DataConfig, validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
 from zoo.models.artifact import Artifact
 from zoo.models.runtime import Runtime
 from zoo.progress import Progress
-from zoo.system.files import sha256, write_text
+from zoo.system.files import replacing, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,16 +33,19 @@ def image_to_image_files(
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run a task that takes a patient's images and returns as many, on the grid and in the units of the files.
+    """Run a task that takes a patient's images and makes others, on the grid of the files.
 
-    The task is called as ``run(parts, config, image, options, progress) -> image``, both float32 ``[C, i, j, k]`` in
-    [-1, 1] on the model's grid, one channel per contrast; each volume of a 4D image is one call.
+    The task is called as ``run(parts, config, image, options, progress) -> result``, both float32 ``[C, i, j, k]`` on
+    the model's grid; each volume of a 4D image is one call. ``image`` has one channel per contrast, in [-1, 1].
+    ``result`` has one channel per target of the model (``data.targets``), written in the target's unit where that has
+    a fixed range. A model without targets returns its contrasts, written in the units of the files.
 
     Args:
         artifact: The trained model.
         verb: The task.
         images: One NIfTI per contrast, in the order of the model's contrasts, on one grid.
-        outputs: Where each result goes, float32, with a ``.json`` beside it that says how it was made.
+        outputs: Where each result goes, one per target, else per contrast: float32, with a ``.json`` beside it that
+            says how it was made.
         options: Of the method's task.
         runtime: What runs the networks.
         description: What the result is, and what it must not be used for; stands in the ``.json``.
@@ -60,6 +64,8 @@ def image_to_image_files(
     """
     import numpy as np
 
+    from zoo.imaging.geometry import to_native
+    from zoo.imaging.preprocessing import output_intensity
     from zoo.imaging.volume import WHOLE_MARKER, write_map
     from zoo.tasks.files import ModelImage, grid_for, read_images
     from zoo.tasks.provenance import provenance
@@ -67,10 +73,11 @@ def image_to_image_files(
 
     task, data = artifact.method.task(verb), artifact.config.data
     checked = validate(resolve(task.options), options, what=f"zoo {verb} with {artifact.method.name}")
-    if not len(images) == len(outputs) == len(data.contrasts):
+    made_of, makes = data.contrasts, data.targets or data.contrasts
+    if len(images) != len(made_of) or len(outputs) != len(makes):
         raise DataError(
-            f"This model takes {', '.join(data.contrasts)} together: give {len(data.contrasts)} images and as many "
-            f"outputs, in that order; got {len(images)} and {len(outputs)}."
+            f"This model makes {', '.join(makes)} of {', '.join(made_of)}: give {len(made_of)} images and "
+            f"{len(makes)} outputs, in that order; got {len(images)} and {len(outputs)}."
         )
     results = [ResultFiles(output) for output in outputs]
     check_results(results, images, overwrite=overwrite)
@@ -78,27 +85,49 @@ def image_to_image_files(
     grid = grid_for(volumes[0], data.spacing_mm)
     run, parts = resolve(task.run), artifact.parts(runtime)
 
-    made = [np.empty_like(volume.data) for volume in volumes]
-    for frame in range(len(volumes[0].data)):
+    first = volumes[0]
+    made = [np.empty_like(first.data) for _ in makes]
+    for frame in range(len(first.data)):
         image = ModelImage.encode(volumes, frame, grid, data)
         result: Tensor = run(parts, artifact.config, image.tensor, checked, progress)
-        if result.shape != image.tensor.shape:
-            raise DataError(f"The task {verb!r} returned {list(result.shape)} for {list(image.tensor.shape)}.")
+        if tuple(result.shape) != (len(makes), *grid.shape):
+            raise DataError(
+                f"The task {verb!r} returned {list(result.shape)}; it must be {[len(makes), *grid.shape]}, for "
+                f"{', '.join(makes)}."
+            )
         if not result.isfinite().all():
             raise DataError(f"The result of {verb!r} holds NaN or infinite values; was the training stable?")
-        for channel, values in enumerate(image.decode(result.float().cpu(), np.ones(grid.shape, bool))):
-            made[channel][frame] = values
+        scales = [output_intensity(name, data)[0] for name in data.targets] or image.intensities
+        for channel, (values, scale) in enumerate(zip(result.float().cpu().numpy(), scales, strict=True)):
+            made[channel][frame] = to_native(scale.decode(values), grid, first.shape, first.affine)
 
     sidecar = {
         **provenance(artifact, runtime, checked, description=description, command=command),
         "Inputs": [
             {"Role": contrast, "File": path.name, "SHA256": sha256(path)}
-            for contrast, path in zip(data.contrasts, images, strict=True)
+            for contrast, path in zip(made_of, images, strict=True)
+        ],
+        "Outputs": [
+            {"Role": name, "File": files.image.name, "Units": unit}
+            for name, files, unit in zip(makes, results, _units(data), strict=True)
         ],
     }
-    for files, volume, values in zip(results, volumes, made, strict=True):
-        write_map(files.image, volume, values, WHOLE_MARKER)
-    sidecar["OutputSHA256"] = {files.image.name: sha256(files.image) for files in results}
-    for files in results:
-        write_text(files.sidecar, json.dumps(sidecar, indent=2) + "\n")
+    with ExitStack() as stack:
+        # What is entered first is renamed last: a sidecar without its image would claim a result that is not there.
+        sidecars = [stack.enter_context(replacing(files.sidecar)) for files in results]
+        places = [stack.enter_context(replacing(files.image)) for files in results]
+        for place, values in zip(places, made, strict=True):
+            write_map(place, first, values, WHOLE_MARKER)
+        sidecar["OutputSHA256"] = {
+            files.image.name: sha256(place) for files, place in zip(results, places, strict=True)
+        }
+        for place in sidecars:
+            place.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
     return sidecar
+
+
+def _units(data: DataConfig) -> list[str]:
+    """Return the unit of each result, in words."""
+    from zoo.imaging.preprocessing import output_intensity
+
+    return [output_intensity(name, data)[1] for name in data.targets] or ["as in the input"] * len(data.contrasts)

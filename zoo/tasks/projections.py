@@ -31,7 +31,7 @@ class Projections:
 
     Attributes:
         codes: float32 ``[N, *code]``; the file calls this tensor ``w``.
-        noise: The maps that the method draws besides, each float32 ``[N, 1, *spatial]``.
+        noise: The noise maps of the method, each float32 ``[N, 1, *spatial]``.
         image: float32 ``[N, C, *size]`` in [-1, 1], what was projected.
         reconstruction: float32 ``[N, C, *size]``, what the generator makes of ``codes`` and ``noise``.
         rows: What each image is: ``subject``, ``scan``, ``slice`` (index, whole number), ``position`` (0 to 1),

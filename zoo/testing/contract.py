@@ -367,7 +367,7 @@ def _trainings(method: Method, config: MethodConfig, run: Run) -> dict[str, Run]
 
 
 def _losses(run: Run) -> list[dict[str, float]]:
-    """Return the logged losses; a checkpoint that a stop asked for is scored besides."""
+    """Return the logged losses; without the scores of checkpoints, which a stop adds."""
     lines = [{**line, "seconds": 0.0} for line in run.metrics() if line["images"] % 8 == 0]
     return [line for line in lines if not any(key.startswith("validation/") for key in line)]
 

@@ -156,7 +156,7 @@ def check_batch(config: MethodConfig, fabric: Fabric) -> None:
 def build_model(
     method: Method, config: MethodConfig, weights: Mapping[str, Tensor], stage: Stage | None = None
 ) -> nn.Module:
-    """Return the seeded new model with ``weights`` over its own, frozen but for what a stage trains.
+    """Return the seeded new model with ``weights`` over its own, frozen except for what a stage trains.
 
     Raises:
         ArtifactError: The weights do not fit the model.

@@ -38,7 +38,7 @@ class Trainer(Protocol):
 
     ``fabric`` sets up modules and optimisers (``fabric.setup``) and runs ``fabric.backward``; the trainer keeps
     the bare modules for its state. In a stage ``config.training`` is the stage's, ``model`` is the whole model, frozen
-    but for `Stage.module`, and `ema` is an average of that module.
+    except for `Stage.module`, and `ema` is an average of that module.
     """
 
     ema: nn.Module

@@ -378,7 +378,7 @@ def test_loss_is_of_the_whole_window() -> None:
         sigma = (1 - torch.tensor(SCHEDULE.alpha_bar)[timestep]).sqrt().float().reshape(-1, 1, 1, 1)
         wrong = torch.zeros_like(noisy)
         wrong[:, :, :16] = 2
-        return noisy / sigma + wrong  # the noise itself, but for half of the rows
+        return noisy / sigma + wrong  # the noise itself, except in half of the rows
 
     loss = trainer._loss(denoiser, batch, Randomness([1, 2, 3]))  # type: ignore[arg-type]
     assert loss.tolist() == pytest.approx([2, 2, 2], rel=1e-4)

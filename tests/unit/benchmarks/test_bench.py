@@ -173,7 +173,7 @@ def test_a_short_run_end_to_end(zoo_command, trained: Path, tmp_path: Path) -> N
     assert first.cold.first_call_s > 0
     assert first.cold.build_s is None
     assert first.memory.host_peak > 1e8
-    assert _names_nobody(out.read_text())
+    assert _names_no_person(out.read_text())
 
 
 def test_peak_memory_is_not_the_parents() -> None:
@@ -284,7 +284,7 @@ def test_the_suites_are_whole_and_begin_with_what_rows_are_held_against(suite: P
 # --- What may be pasted into a bug report. ---
 
 
-def _names_nobody(text: str) -> bool:
+def _names_no_person(text: str) -> bool:
     import getpass
     import socket
 
@@ -294,7 +294,7 @@ def _names_nobody(text: str) -> bool:
     return not any(len(word) > 3 and word in text for word in words) and not re.search(r'["\s]/\w+/', text)
 
 
-def test_doctor_names_nobody_and_says_what_would_help(zoo_command, tmp_path: Path) -> None:
+def test_doctor_names_no_person_and_says_what_would_help(zoo_command, tmp_path: Path) -> None:
     _, out, _ = zoo_command("doctor", "--runs", tmp_path / "runs", "--json")
     checks = {row["check"]: row for row in json.loads(out)}
     assert {"python", "cpu", "cpu instructions", "memory", "torch", "cuda", "gpu", "runs", "cache"} <= set(checks)
@@ -302,7 +302,7 @@ def test_doctor_names_nobody_and_says_what_would_help(zoo_command, tmp_path: Pat
     for name, row in checks.items():
         if name.startswith("backend") and row["found"].startswith("not here"):
             assert "pip install" in row["found"]
-    assert _names_nobody(out)
+    assert _names_no_person(out)
     (tmp_path / "file").write_text("")
     code, out, _ = zoo_command("doctor", "--runs", tmp_path / "file" / "runs", "--json")
     assert (code, {row["check"]: row["ok"] for row in json.loads(out)}["runs"]) == (1, False)

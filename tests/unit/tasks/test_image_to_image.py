@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import zoo
+from zoo.config import changed
 from zoo.errors import ConfigError, DataError
 from zoo.models.artifact import Artifact
 from zoo.registry import registry
@@ -84,7 +85,8 @@ def test_a_result_lies_on_the_grid_and_in_the_units_of_its_image(
 
 
 @pytest.mark.parametrize(
-    ("function", "message"), [("cropped", r"'lighten' returned \[1, .* for \[1, "), ("broken", "NaN or infinite")]
+    ("function", "message"),
+    [("cropped", r"'lighten' returned \[1, .*; it must be \[1, .* for T1w"), ("broken", "NaN or infinite")],
 )
 def test_a_wrong_result_is_refused_and_nothing_is_written(
     artifact: Callable[[str], Artifact], phantom: Path, tmp_path: Path, function: str, message: str
@@ -113,8 +115,30 @@ def test_wrong_requests_are_refused(artifact: Callable[[str], Artifact], phantom
         _run(model, image, image)
     with pytest.raises(ConfigError, match="strength"):
         _run(model, image, tmp_path / "out.nii.gz", strength=2)
-    with pytest.raises(DataError, match=r"takes T1w together: give 1 images and as many outputs.* got 2 and 2"):
+    with pytest.raises(DataError, match=r"makes T1w of T1w: give 1 images and 1 outputs.* got 2 and 2"):
         image_to_image_files(
             model, "lighten", [image] * 2, [tmp_path / "a.nii", tmp_path / "b.nii"], options=OPTIONS,
             runtime=Runtime(), description="",
         )  # fmt: skip
+
+
+def halfway(parts: object, config: object, image: Tensor, options: FillOptions, progress: object = None) -> Tensor:
+    return torch.stack([torch.zeros_like(image[0]), torch.full_like(image[0], 3.0)])
+
+
+def test_targets_are_written_in_their_unit_and_not_clamped(
+    artifact: Callable[[str], Artifact], phantom: Path, tmp_path: Path
+) -> None:
+    model = artifact("halfway")
+    scales = {"PET": {"unit": "ml/cm3", "range": (0.0, 0.002)}, "change": {"range": (-1.0, 1.0)}}
+    model.config = changed(model.config, {"data": {"targets": ("PET", "change"), "scales": scales}})
+    outputs = [tmp_path / "pet.nii.gz", tmp_path / "change.nii.gz"]
+    sidecar = image_to_image_files(
+        model, "lighten", [_image(phantom)], outputs, options=OPTIONS, runtime=Runtime(), description="A test."
+    )
+    pet, change = (nibabel.load(path) for path in outputs)
+    assert pet.shape == nibabel.load(_image(phantom)).shape
+    assert np.allclose(pet.get_fdata(), 0.001)
+    assert np.allclose(change.get_fdata(), 3.0)
+    assert sidecar["Outputs"][0]["Units"] == "ml/cm3"  # type: ignore[index]
+    assert set(sidecar["OutputSHA256"]) == {"pet.nii.gz", "change.nii.gz"}  # type: ignore[call-overload]

@@ -61,7 +61,7 @@ def test_lesions_need_white_matter(copy: Path) -> None:
         pack(_plan(copy, "masks=lesions"), progress_bar)
 
 
-def test_why_nobody_lends_lesions_is_told(copy: Path) -> None:
+def test_the_message_says_why_there_are_no_lesion_masks(copy: Path) -> None:
     held_out = "data.test_subjects=[" + ",".join(f"'{name}'" for name in PATIENTS) + "]"
     with pytest.raises(DataError, match="all 3 subjects with one are kept for validation and testing"):
         _plan(copy, "masks=lesions", held_out)

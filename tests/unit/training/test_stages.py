@@ -261,6 +261,8 @@ def test_info_and_json_know_stages(zoo_command: Any, trained_toy: Run, tmp_path:
     code, out, _ = zoo_command("info", tmp_path / "run", "--json")
     assert code == 0
     assert [stage["status"] for stage in json.loads(out)["run"]["stages"]] == statuses
+    code, out, _ = zoo_command("info", NAME)
+    assert "stages      autoencoder, components, corrector" in out
     code, out, _ = zoo_command("info", trained_toy.folder, "--json")
     assert [stage["images_seen"] for stage in json.loads(out)["run"]["stages"]] == [48, 0, 48]
 

@@ -131,7 +131,7 @@ def read_attribute(rows: Sequence[Mapping[str, Any]], name: str, levels: Sequenc
     bad = [text for text, number in zip(different, numbers, strict=True) if number is None]
     if bad and len(bad) < len(different) / 2:
         raise DataError(
-            f"Column {name!r} holds numbers but for {', '.join(repr(text) for text in bad[:6])}"
+            f"Column {name!r} holds numbers except for {', '.join(repr(text) for text in bad[:6])}"
             f"{' …' if len(bad) > 6 else ''}; correct these cells in the table, or write n/a."
         )
     if bad:

@@ -1,4 +1,4 @@
-"""The verb ``edit``: its signature, its options, and what it asks of a method besides."""
+"""The verb ``edit``: its signature, its options, and what else it asks of a method."""
 
 from __future__ import annotations
 

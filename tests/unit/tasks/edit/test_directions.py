@@ -191,7 +191,7 @@ def test_a_confounded_attribute_moves_before_orthogonalising_and_not_after() -> 
     assert moved["clean"]["group"].per_alpha.n == 200
 
 
-def test_nobody_is_measured_by_what_was_learnt_from_him() -> None:
+def test_no_subject_is_measured_by_a_regressor_that_has_seen_it() -> None:
     rows = _rows({"age": list(range(20, 60))}, slices=1)
     age, alphas = read_attribute(rows, "age"), [0.0, 1.0]
     real = np.random.default_rng(0).normal(size=(40, 3))
@@ -262,7 +262,7 @@ def test_the_file_keeps_directions_and_refuses_others(tmp_path: Path) -> None:
 
 def test_cells_that_are_no_numbers_are_named() -> None:
     rows = _rows({"age": [30, "58_1", "89+", 60, 61, 62]})
-    with pytest.raises(DataError, match=r"holds numbers but for '58_1', '89\+'; correct these cells"):
+    with pytest.raises(DataError, match=r"holds numbers except for '58_1', '89\+'; correct these cells"):
         read_attribute(rows, "age")
 
 

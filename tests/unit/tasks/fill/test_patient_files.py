@@ -38,7 +38,7 @@ def _write(path: Path, values: np.ndarray, spacing: float = 4.0, code: int = 1, 
 
 
 def _head() -> np.ndarray:
-    """Return a ball of three tissues in black air, 24 voxels a side."""
+    """Return a ball of three tissues in black air, 24 voxels per side."""
     rng = np.random.default_rng(0)
     distance = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
     head = np.select([distance < 6, distance < 9, distance < 11], [900, 600, 300], 0)
@@ -323,7 +323,7 @@ def test_a_result_belongs_to_its_inputs_by_content(zoo_command: Command, cohort:
     filled[0].write_bytes(filled[0].read_bytes()[:100])  # truncated since
     filled[1].with_name("desc-filled_001.json").unlink()  # image and picture carry a mark of their own
     assert _statuses(zoo_command, cohort) == ["filled", "filled", "there already"]
-    filled[1].with_name("desc-filled_001.json").write_text("[1]")  # nobody can tell whose this is
+    filled[1].with_name("desc-filled_001.json").write_text("[1]")  # it does not say whose it is
     assert _statuses(zoo_command, cohort) == ["there already", "failed", "there already"]
     sidecar = json.loads(filled[2].with_name("desc-filled_001.json").read_text())
     assert [given["Role"] for given in sidecar["Inputs"]] == ["T1w", "lesion-mask"]
