@@ -1,4 +1,4 @@
-"""Tables of docs/stylegan2.md and docs/stylegan2-editing.md, from the results of the studies of atrophy and of edits.
+"""Tables of the pages on StyleGAN2 and on editing, from the results of the studies of atrophy and of edits.
 
 `EDITING` holds them by name; each takes names of files in ``benchmarks/results`` and returns the lines of a table.
 """

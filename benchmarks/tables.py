@@ -1,6 +1,6 @@
 """Writes the tables of the documents from the committed results.
 
-    python benchmarks/tables.py            # rewrite README.md and docs/*.md
+    python benchmarks/tables.py            # rewrite the tables of README.md and docs/
     python benchmarks/tables.py --check    # name the documents whose tables differ from the results
 
 A table stands between ``<!-- table: NAME FILE [words] -->`` and ``<!-- end -->``; NAME is a key of `TABLES`, FILE is in
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ Rows = list[dict[str, Any]]
 
 def documents() -> list[Path]:
     """Return the documents whose tables are compared with results."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def read_rows(name: str) -> Rows:
@@ -56,7 +57,7 @@ def render(instruction: str, document: Path) -> str:
     missing = [file for file in needed if not (RESULTS / file).is_file()]
     if missing:
         return f"*Not measured yet: benchmarks/results/{missing[0]}.*\n"
-    folder = "benchmarks/results" if document.parent == ROOT else "../benchmarks/results"
+    folder = os.path.relpath(RESULTS, document.parent)
     links = [f"[{file}]({folder}/{file})" for file in files if (RESULTS / file).is_file()]
     return "\n".join([*TABLES[name](*words), "", f"*From {', '.join(links)}.*"]) + "\n"
 

@@ -7,8 +7,8 @@ to double the image), then noise, bias, activation and gain in sequence, with co
 written from the StyleGAN2 paper (equations 1 and 3) by replacing that layer in the zoo's networks; outputs must agree.
 Both are timed alternately, so changes of the machine's speed affect both; ratios are medians over rounds. Generators
 and training run in a fresh process each round, because their speed depends on how the C library treats freed memory:
-the zoo keeps it as its commands do (see `benchmarks/freed_memory.py`), the usual shape runs with the C library's
-defaults. Projections run in one process with the defaults.
+the zoo keeps it as its commands do (`benchmarks/studies/freed_memory.py`), the usual shape runs with the defaults of
+the C library. Projections run in one process with the defaults.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The schema ``zoo-bench/1``: one JSON object per line, one line per row of the table; see ``docs/benchmarks.md``."""
+"""The schema ``zoo-bench/1``: one JSON object per line, one line per row of the table (docs/measured/benchmarks.md)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ results. Volumes are treated in the same way.
 
 Source: Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4. Departures: along one side
 of the image instead of both; the points are 0, ±sqrt(1/2) and ±sqrt(2), whose rounding errors are a quarter smaller
-than those of 0, ±1 and ±2 (`benchmarks/winograd.py`).
+than those of 0, ±1 and ±2 (`benchmarks/studies/winograd.py`).
 """
 
 from __future__ import annotations

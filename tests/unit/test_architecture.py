@@ -145,4 +145,4 @@ def test_every_command_has_help_with_examples(command: str, zoo_command) -> None
     assert code == 0
     examples = [line for line in out.splitlines() if line.strip().startswith(f"zoo {command}")]
     assert len(examples) >= 2
-    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").count(f"`zoo {command}")
+    assert (ROOT / "docs" / "reference" / "reference.md").read_text(encoding="utf-8").count(f"`zoo {command}")

@@ -23,7 +23,7 @@ BLOCK = re.compile(r"<!-- (\S+) -->\n```\w+\n(.*?)\n```\n", re.DOTALL)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "plugins").rglob("*.md")])
 
 
-GUIDES = sorted((ROOT / "docs").glob("write-a-*.md"))
+GUIDES = sorted((ROOT / "docs" / "guides").glob("write-a-*.md"))
 THIRD_PARTY = ROOT / "tests" / "third_party"
 FIELDS = re.compile(r"<!-- not measured: fields of (\S+) -->\n((?:\|.*\n)+)")
 
@@ -81,7 +81,7 @@ def test_a_guides_table_has_all_public_fields_and_no_others(target: str) -> None
 
 
 def test_the_guides_table_has_all_errors() -> None:
-    text = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "write-a-plugin.md").read_text(encoding="utf-8")
     section = text.partition("<!-- errors -->")[2].partition("\n# ")[0]
     for name, kind in vars(errors).items():
         own = isinstance(kind, type) and issubclass(kind, errors.ZooError) and kind is not errors.ZooError
@@ -171,7 +171,7 @@ def test_an_evaluation_becomes_tables(tables: ModuleType, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("page", ["lesion-filling.md", "stylegan2.md"])
 def test_a_methods_page_says_what_of_its_paper_has_no_code(page: str) -> None:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "methods" / page).read_text(encoding="utf-8")
     assert re.search(r"^## What of the (thesis|paper) has no code", text, flags=re.MULTILINE)
 
 
@@ -185,7 +185,7 @@ def test_the_verdict_on_repaint_names_the_spread_it_holds_for(tables: ModuleType
 
 
 def test_what_was_wrong_is_said_in_the_changelog_alone() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         text = document.read_text(encoding="utf-8")
         assert "462 times" not in text
         assert "wins in every row" not in text
@@ -197,6 +197,6 @@ def test_the_words_on_steps_follow_the_sweep(tables: ModuleType) -> None:
             for row in tables.read_rows("filling-sweep.jsonl") if "window" not in row["settings"]}  # fmt: skip
     assert rows[1, 1]["bounds"][0] > 0  # one step is regression, and nearer than the strongest classic
     assert rows[10, 1]["bounds"][1] < 0  # ten steps draw, and are farther
-    page = " ".join((ROOT / "docs" / "lesion-filling.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "methods" / "lesion-filling.md").read_text(encoding="utf-8").split())
     assert "That is regression" in page
     assert "A draw is sharper, but its error is larger" in page

@@ -18,7 +18,7 @@ from zoo.imaging.windows import crops, run_windows, tile
 from zoo.randomness import Randomness
 from zoo.training.state import take_apart
 
-PAGE = (ROOT / "docs" / "write-a-plugin.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "write-a-plugin.md").read_text(encoding="utf-8")
 SIZE = (16, 16)
 CONFIG = SimpleNamespace(
     latent=8, size=SIZE, learning_rate=1e-3, half_life_images=100, r1_gamma=1.0, beta=1e-3,

@@ -247,7 +247,7 @@ def test_descriptors_refuse_what_cannot_be_right() -> None:
 def test_every_hook_is_documented() -> None:
     from zoo import hookspecs
 
-    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    reference = (ROOT / "docs" / "reference" / "reference.md").read_text(encoding="utf-8")
     for name in dir(hookspecs):
         if name.startswith("zoo_"):
             assert f"`{name}`" in reference, name

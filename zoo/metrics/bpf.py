@@ -1,8 +1,8 @@
 """Tissue classes of a T1-weighted slice, and the brain parenchymal fraction (BPF), Güllmar et al.'s measure of atrophy.
 
 Both estimators classify each image by itself, so neither depends on brightness. `by_levels` is the default; `by_kmeans`
-is the paper's and takes cortex for fluid on T1-weighted slices. docs/stylegan2-editing.md has the errors of both
-against known anatomy.
+is the paper's and takes cortex for fluid on T1-weighted slices. The page docs/methods/stylegan2-editing.md has the
+errors of both against known anatomy.
 """
 
 from __future__ import annotations

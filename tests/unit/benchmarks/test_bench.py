@@ -321,7 +321,7 @@ def test_messages_lose_folders_and_keep_addresses() -> None:
 
 
 def test_every_option_of_the_protocol_is_explained() -> None:
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "measured" / "benchmarks.md").read_text(encoding="utf-8")
     for name in (*Protocol.model_fields, *(name.rstrip("_") for name in Record.model_fields)):
         assert f"`{name}`" in text, name
     assert bench_command.name == "bench"

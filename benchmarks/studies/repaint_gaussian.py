@@ -1,6 +1,6 @@
 """Accuracy of RePaint on normally distributed voxels, where the exact answer is known.
 
-    python benchmarks/repaint_gaussian.py [--out benchmarks/results/repaint-gaussian.jsonl]
+    python benchmarks/studies/repaint_gaussian.py [--out benchmarks/results/repaint-gaussian.jsonl]
 
 In pairs of normally distributed voxels with a correlation of 0.9, one voxel is filled with the exact denoiser. A
 correct sampler follows the known voxel with slope 1 (relative to the conditional mean) and spread 1 (relative to the
@@ -76,7 +76,7 @@ def fill_right_of_pairs(sd: float, steps: int, jump_length: int, resamples: int,
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "repaint-gaussian.jsonl")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "repaint-gaussian.jsonl")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name, steps, jump_length, resamples in SETTINGS:

@@ -1,7 +1,7 @@
 """Time and rounding error of Winograd convolutions in OpenVINO, by size and precision.
 
-    python benchmarks/winograd.py [--seconds 2] [--threads 2] [--out FILE.jsonl]
-    python benchmarks/winograd.py --model RUN --part denoiser --batch 1 [--out FILE.jsonl]
+    python benchmarks/studies/winograd.py [--seconds 2] [--threads 2] [--out FILE.jsonl]
+    python benchmarks/studies/winograd.py --model RUN --part denoiser --batch 1 [--out FILE.jsonl]
 
 Four convolutions of window 3 with leaky ReLUs between them are computed directly and by `zoo_openvino.winograd` (with
 its points and with 0, ±1, ±2), for all sizes, including those that `zoo` computes directly. The ways alternate in one

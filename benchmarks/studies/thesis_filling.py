@@ -1,6 +1,6 @@
 """Cost of the thesis' method and of ours, both trained for the same CPU time.
 
-    python benchmarks/thesis_filling.py OURS THESIS DATA [--out benchmarks/results/thesis-filling.jsonl]
+    python benchmarks/studies/thesis_filling.py OURS THESIS DATA [--out benchmarks/results/thesis-filling.jsonl]
 
 OURS is a run of lesion-filling's preset `small`, THESIS a run of `studies/thesis-small.toml`: the thesis' network
 (diffusers' UNet2DModel, layer by layer) with its training and sampling, at a size that two cores can train. DATA is the
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filling_sweep import patient, time_filling
 
 import zoo
-from filling_sweep import patient, time_filling
 from zoo.evaluation.study_protocol import Protocol
 from zoo.models.run import Run
 from zoo_lesion_diffusion.config import FillingConfig
@@ -64,7 +64,7 @@ def on_largest_slices(hole: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     """Measure both and write."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     parser = argparse.ArgumentParser()
     for argument in ("ours", "thesis", "data"):
         parser.add_argument(argument, type=Path)

@@ -1,6 +1,7 @@
 """Time of a training step: reading a batch from the cache, and the network's step on it.
 
-    python benchmarks/training_reading.py METHOD COHORT [--preset small] [--config FILE] [--precision bf16-mixed]
+    python benchmarks/studies/training_reading.py METHOD COHORT [--preset small] [--config FILE]
+        [--precision bf16-mixed]
         [--out benchmarks/results/training-reading.jsonl]
 
 Reading and computing alternate; medians and their ratio are printed. On a GPU, where several workers read, the time of

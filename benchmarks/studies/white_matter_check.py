@@ -1,6 +1,6 @@
 """Precision and recall of estimated white matter, on children with a segmentation and on the phantom.
 
-    python benchmarks/white_matter_check.py CHILDREN PATIENTS [--out white_matter.json]
+    python benchmarks/studies/white_matter_check.py CHILDREN PATIENTS [--out white_matter.json]
 
 CHILDREN is a cohort with T1w and ``dseg`` (3 is white matter, 2 cortex, 4 deep grey matter), PATIENTS one with lesion
 masks. Each patient's lesions are placed on each child by world coordinates and restricted to white matter. Precision is

@@ -1,6 +1,6 @@
 """Scaled intensity of white matter in real images, and how robust the scale is.
 
-    python benchmarks/scaling_check.py DATA [--pair WITH_SKULL WITHOUT_SKULL] [--out scaling.json]
+    python benchmarks/studies/scaling_check.py DATA [--pair WITH_SKULL WITHOUT_SKULL] [--out scaling.json]
 
 DATA holds cohorts in BIDS layout, one per folder. Per image: the intensity of +1, the scaled intensity of white matter
 (in T1w the mode of the upper half of the head's core, in other contrasts the mode), the share of white matter that is

@@ -1,6 +1,6 @@
 """Effect of keeping freed memory: a network call in fresh processes, with and without `zoo.system.allocator`.
 
-    python benchmarks/freed_memory.py [--rounds 3] [--out FILE.jsonl]
+    python benchmarks/studies/freed_memory.py [--rounds 3] [--out FILE.jsonl]
 
 The networks are the StyleGAN2 generator at 256 pixels and the denoiser of ``lesion-filling`` (``paper-2d-mixture``)
 at 128 pixels, with random weights. Processes alternate; the result is the median over rounds of their medians.

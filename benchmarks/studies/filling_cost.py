@@ -1,6 +1,6 @@
 """Seconds of a fill by the number of lesions in an image: 1, 10, 100 and 1,000.
 
-    python benchmarks/filling_cost.py RUN T1W [--out benchmarks/results/filling-cost.jsonl]
+    python benchmarks/studies/filling_cost.py RUN T1W [--out benchmarks/results/filling-cost.jsonl]
         [--plot docs/images/filling-cost.png]
 
 Lesions are balls with a radius of 2 voxels at random positions in white matter.

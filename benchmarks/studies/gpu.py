@@ -1,6 +1,6 @@
 """Measures the GPU table with one command, within ten minutes, also on a machine without a network.
 
-    python benchmarks/gpu.py [--out benchmarks/results/gpu.jsonl]
+    python benchmarks/studies/gpu.py [--out benchmarks/results/gpu.jsonl]
 
 It runs `benchmarks/suites/gpu.toml`. Rows that cannot run, or that exceed the time limit, say "not measured" and why.
 The zoo must be installed, because plugins are found by entry points. On a machine without a network, install it and its
@@ -14,7 +14,7 @@ dependencies from wheels:
 
     # on the machine without (which has torch, numpy, scipy, scikit-learn, pluggy, click, rich, safetensors, filelock)
     pip install --no-index --no-deps --target site wheels/*.whl
-    PYTHONPATH=site python benchmarks/gpu.py
+    PYTHONPATH=site python benchmarks/studies/gpu.py
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ try:
 except ImportError as error:
     sys.exit(f"{error}. {__doc__}")
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def main() -> None:

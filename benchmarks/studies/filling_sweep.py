@@ -1,6 +1,7 @@
 """Quality against CPU seconds of a suite's sampling settings, for one trained model, on tuning subjects.
 
-    python benchmarks/filling_sweep.py RUN DATA [--suite benchmarks/suites/filling.toml] [--protocol docs/protocol.toml]
+    python benchmarks/studies/filling_sweep.py RUN DATA [--suite benchmarks/suites/filling.toml]
+        [--protocol docs/protocol.toml]
         [--out benchmarks/results/filling-sweep.jsonl] [--plot docs/images/filling-sweep.png]
 
 DATA is the folder of the protocol's cohorts. Quality is the result of the evaluator `inpainting` on the tuning
@@ -158,7 +159,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measure, write and plot."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     parser = argparse.ArgumentParser()
     for argument in ("run", "data"):
         parser.add_argument(argument, type=Path)

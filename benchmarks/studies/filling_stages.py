@@ -1,6 +1,6 @@
 """Seconds of each stage of `zoo fill`.
 
-    python benchmarks/filling_stages.py RUN T1W LESIONS [--backend torch] [--precision fp32]
+    python benchmarks/studies/filling_stages.py RUN T1W LESIONS [--backend torch] [--precision fp32]
         [--out benchmarks/results/filling-stages.jsonl]
 
 The command runs once in a separate process, for the time to start, and once in this process under Python's profiler.

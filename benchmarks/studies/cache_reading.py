@@ -1,6 +1,6 @@
 """Slices per second that training reads from the packed cache, and by decoding the volume of each slice.
 
-    python benchmarks/cache_reading.py COHORT [--spacing 1] [--out benchmarks/results/cache-reading.jsonl]
+    python benchmarks/studies/cache_reading.py COHORT [--spacing 1] [--out benchmarks/results/cache-reading.jsonl]
 
 Both return the same preprocessed slices. The two are timed alternately, in rounds; the ratio of medians is printed.
 """
