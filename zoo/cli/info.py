@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,38 @@ def _unfinished(folder: Path) -> dict[str, Any]:
 
 
 def _show_model(about: dict[str, Any]) -> None:
-    import json
+    """Print the manifest: single values first, then stages, parts and settings as tables; --json has all of it."""
+    run = about.get("run", {})
+    for key, value in {**about, **run}.items():
+        if isinstance(value, list) and key != "stages":
+            click.echo(f"{key:<17} {len(value)} hashes")
+        elif key == "split" and value:
+            click.echo(f"{key:<17} " + ", ".join(f"{len(names)} {part}" for part, names in value.items()))
+        elif not isinstance(value, dict | list):
+            click.echo(f"{key:<17} {value}")
+    if run.get("stages"):
+        columns = list(run["stages"][0])
+        table("\nStages", columns, [[str(stage[name]) for name in columns] for stage in run["stages"]])
+    if about.get("parts"):
+        table("\nParts", ["part", "tensor", "shape", "meaning"], _tensors(about["parts"]))
+    table("\nSettings", ["setting", "value"], [[name, text] for name, text in _flat(about["config"])])
 
-    for key, value in about.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        click.echo(f"{key:<16} {text}")
+
+def _tensors(parts: dict[str, Any]) -> list[list[str]]:
+    """Return one row per input and output of every part of a manifest."""
+    return [
+        [name, f"{tensor['name']} ({kind})", " × ".join(map(str, tensor["shape"])), tensor["meaning"]]
+        for name, part in parts.items()
+        for kind, tensors in (("in", part["inputs"]), ("out", part["outputs"]))
+        for tensor in tensors
+    ]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each setting by its full name, with its value as text."""
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield prefix + name, "none" if value in (None, [], {}) else text

@@ -50,6 +50,18 @@ def test_info_of_a_method_a_run_and_a_file(zoo_command, trained: Path) -> None:
     assert (code, "Did you mean 'lesion-filling'" in err) == (1, True)
 
 
+def test_info_shows_a_model_in_rows(trained: Path, zoo_command) -> None:
+    code, out, _ = zoo_command("info", trained)
+    assert code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.strip()}
+    assert rows["data.contrasts"] == ["T1w"]
+    assert rows["data.lesion_masks"] == ["none"]
+    assert rows["trained_on"][1] == "hashes"
+    assert rows["status"] == ["finished"]
+    assert "velocity (out)" in out
+    assert max(map(len, out.splitlines())) < 160
+
+
 def test_usage_errors_exit_2_and_explain(zoo_command) -> None:
     for arguments, message in (
         (["trian"], "There is no command 'trian'. Did you mean 'train'"),
