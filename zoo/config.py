@@ -442,7 +442,8 @@ def validate(kind: type[Settings], values: Mapping[str, Any], *, what: str) -> S
         return kind.model_validate(dict(values))
     except ValidationError as error:
         problems = [_explain(kind, problem) for problem in error.errors(include_url=False)]
-        raise ConfigError(f"Settings of {what}: " + "; ".join(problems) + ".") from None
+        text = f"Settings of {what}: " + "; ".join(problems)
+        raise ConfigError(text if text.endswith("?") else f"{text}.") from None
 
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:

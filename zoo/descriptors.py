@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from zoo.errors import ConfigError, PluginError, UnknownNameError, ZooError
+from zoo.errors import ConfigError, PluginError, UnknownNameError, ZooError, did_you_mean
 
 Parts = Mapping[str, Callable[..., Any]]
 """A model's parts by name, as plain callables of tensors, whichever runtime runs them."""
@@ -299,7 +299,9 @@ class Method:
         """
         if verb not in self.tasks:
             offered = ", ".join(self.tasks) or "no task"
-            raise UnknownNameError(f"Method {self.name!r} cannot {verb}; it offers {offered}.")
+            raise UnknownNameError(
+                f"Method {self.name!r} cannot {verb}; it offers {offered}.{did_you_mean(verb, self.tasks)}"
+            )
         return self.tasks[verb]
 
 

@@ -275,7 +275,13 @@ class TrainingBar:
                 left = (status.images - status.images_seen) / max(status.rate, 1e-9)
                 where = f"{status.stage}: " if status.stage else ""
                 done = f"{status.images_seen}/{status.images} images"
-                note(f"{where}{done}, {status.rate:.1f} images/s, {words}, {left:.0f} s left")
+                said = [
+                    f"{where}{done}",
+                    f"{status.rate:.1f} images/s",
+                    *([words] if words else []),
+                    f"{left:.0f} s left",
+                ]
+                note(", ".join(said))
             return
         if self.task is None:
             self.bar.start()

@@ -19,6 +19,9 @@ from zoo.system.files import replacing, sha256
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo.imaging.preprocessing import Intensity
+    from zoo.tasks.files import ModelImage
+
 
 def image_to_image_files(
     artifact: Artifact,
@@ -38,7 +41,8 @@ def image_to_image_files(
     The task is called as ``run(parts, config, image, options, progress) -> result``, both float32 ``[C, i, j, k]`` on
     the model's grid; each volume of a 4D image is one call. ``image`` has one channel per contrast, in [-1, 1].
     ``result`` has one channel per target of the model (``data.targets``), written in the target's unit where that has
-    a fixed range. A model without targets returns its contrasts, written in the units of the files.
+    a fixed range, in the unit of a contrast whose scale it shares (``like``), and else from 0 to 1. A model without
+    targets returns its contrasts, written in the units of the files.
 
     Args:
         artifact: The trained model.
@@ -65,7 +69,6 @@ def image_to_image_files(
     import numpy as np
 
     from zoo.imaging.geometry import to_native
-    from zoo.imaging.preprocessing import output_intensity
     from zoo.imaging.volume import WHOLE_MARKER, write_map
     from zoo.tasks.files import ModelImage, grid_for, read_images
     from zoo.tasks.provenance import provenance
@@ -97,10 +100,11 @@ def image_to_image_files(
             )
         if not result.isfinite().all():
             raise DataError(f"The result of {verb!r} holds NaN or infinite values; was the training stable?")
-        scales = [output_intensity(name, data)[0] for name in data.targets] or image.intensities
+        scales = [scale for scale, _ in _target_scales(image, data)] or image.intensities
         for channel, (values, scale) in enumerate(zip(result.float().cpu().numpy(), scales, strict=True)):
             made[channel][frame] = to_native(scale.decode(values), grid, first.shape, first.affine)
 
+    units = [unit for _, unit in _target_scales(image, data)] or ["as in the input"] * len(makes)
     sidecar = {
         **provenance(artifact, runtime, checked, description=description, command=command),
         "Inputs": [
@@ -109,7 +113,7 @@ def image_to_image_files(
         ],
         "Outputs": [
             {"Role": name, "File": files.image.name, "Units": unit}
-            for name, files, unit in zip(makes, results, _units(data), strict=True)
+            for name, files, unit in zip(makes, results, units, strict=True)
         ],
     }
     with ExitStack() as stack:
@@ -126,8 +130,18 @@ def image_to_image_files(
     return sidecar
 
 
-def _units(data: DataConfig) -> list[str]:
-    """Return the unit of each result, in words."""
-    from zoo.imaging.preprocessing import output_intensity
+def _target_scales(image: ModelImage, data: DataConfig) -> list[tuple[Intensity, str]]:
+    """Return how each target is written, and its unit in words: that of its range, or of the contrast it is like."""
+    from zoo.imaging.preprocessing import Intensity, output_intensity
 
-    return [output_intensity(name, data)[1] for name in data.targets] or ["as in the input"] * len(data.contrasts)
+    given = dict(zip(data.contrasts, image.intensities, strict=True))
+    scales = []
+    for name in data.targets:
+        scale = data.scale_of(name)
+        if scale.like in given and data.scale_of(scale.like).range is None:
+            high = given[scale.like].high
+            low = -high if scale.signed else given[scale.like].low
+            scales.append((Intensity(low, high, low), f"as in {scale.like}"))
+        else:
+            scales.append(output_intensity(name, data))
+    return scales

@@ -142,3 +142,15 @@ def test_targets_are_written_in_their_unit_and_not_clamped(
     assert np.allclose(change.get_fdata(), 3.0)
     assert sidecar["Outputs"][0]["Units"] == "ml/cm3"  # type: ignore[index]
     assert set(sidecar["OutputSHA256"]) == {"pet.nii.gz", "change.nii.gz"}  # type: ignore[call-overload]
+
+
+def test_a_target_like_a_contrast_is_written_in_its_units(
+    artifact: Callable[[str], Artifact], phantom: Path, tmp_path: Path
+) -> None:
+    model = artifact("same")
+    model.config = changed(model.config, {"data": {"targets": ("T2w",), "scales": {"T2w": {"like": "T1w"}}}})
+    sidecar = _run(model, _image(phantom), tmp_path / "out.nii.gz")
+    before, after = (nibabel.load(path).get_fdata() for path in (_image(phantom), tmp_path / "out.nii.gz"))
+    middle = (before > 0.1 * before.max()) & (before < 0.7 * before.max())
+    assert np.abs(after - before)[middle].max() < 0.01 * before.max()
+    assert sidecar["Outputs"][0]["Units"] == "as in T1w"  # type: ignore[index]
