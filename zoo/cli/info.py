@@ -44,6 +44,7 @@ def _method(name: str, preset: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from zoo.config import resolve_config
+    from zoo.descriptors import resolve
 
     method = registry().methods[name]
     origin = registry().methods.origins[name]
@@ -59,6 +60,7 @@ def _method(name: str, preset: str | None) -> dict[str, Any]:
         "also": list(method.also),
         "tasks": list(method.tasks),
         "verbs": {verb: registry().verbs[verb].summary for verb in method.tasks},
+        "options": {verb: _settings(resolve(task.options)()) for verb, task in method.tasks.items()},
         "evaluators": list(method.evaluators),
         "presets": list(method.presets),
         "stages": [stage.name for stage in method.stages_of(config)] if config else [],
@@ -105,6 +107,8 @@ def _show_method(about: dict[str, Any]) -> None:
         click.echo(f"{'stages':<11} {', '.join(about['stages'])}")
     table("\nWhat its models do", ["command", ""], [[f"zoo {verb}", text] for verb, text in about["verbs"].items()])
     columns = ["setting", "default", "bounds", "meaning"]
+    for verb, options in about["options"].items():
+        table(f"\nOptions of zoo {verb}", columns, [[row[name] for name in columns] for row in options])
     table("\nSettings (--set name=value)", columns, [[row[name] for name in columns] for row in about["settings"]])
     rows = about["reported"]["rows"]
     if rows:

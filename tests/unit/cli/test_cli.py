@@ -37,7 +37,9 @@ def test_info_of_a_method_a_run_and_a_file(zoo_command, trained: Path) -> None:
     assert "Uhr 2024" in out
     assert "3D conditional mixture" in out
     assert re.search(r"zoo fill +Fill the lesions of a patient.", out)
+    assert "Options of zoo fill" in out
     about = json.loads(zoo_command("info", "lesion-filling", "--json")[1])
+    assert {"seed", "steps", "solver"} <= {row["setting"] for row in about["options"]["fill"]}
     assert about["tasks"] == ["fill"]
     assert about["verbs"] == {"fill": "Fill the lesions of a patient."}
     assert {"small", "tiny"} <= set(about["presets"])
