@@ -456,6 +456,9 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         )
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+        name = ".".join(str(item) for item in problem["loc"][:-1])
+        return f"{name} takes several values, separated by commas, got {','.join(map(str, problem['input']))}"
     return f"{location}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
 
 

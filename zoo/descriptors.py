@@ -36,17 +36,18 @@ def resolve(target: str) -> Any:
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):
         raise ConfigError(f"{target!r} does not name code; write 'module:attribute'.")
-    owner = DISTRIBUTIONS.get(module_name.partition(".")[0], "A plugin")
+    owner = DISTRIBUTIONS.get(module_name.partition(".")[0], "a plugin")
     try:
         module = importlib.import_module(module_name)
     except (ZooError, MemoryError):
         raise
     except Exception as error:
-        raise PluginError(
-            f"{owner} names {target!r}, which cannot be imported: {type(error).__name__}: {error}."
-        ) from error
+        raise PluginError(f"{target!r} of {owner} cannot be imported: {type(error).__name__}: {error}.") from error
     if not hasattr(module, attribute):
-        raise PluginError(f"{owner} names {target!r}, but the module {module_name!r} has no attribute {attribute!r}.")
+        raise PluginError(
+            f"{target!r} is named by a plugin, but the module {module_name!r} of {owner} has no attribute "
+            f"{attribute!r}.{did_you_mean(attribute, getattr(module, '__all__', dir(module)))}"
+        )
     return getattr(module, attribute)
 
 

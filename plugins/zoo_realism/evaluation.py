@@ -89,7 +89,10 @@ def _real_images(artifact: Artifact, cohort: Cohort) -> tuple[Tensor, list[str]]
         for index in range(len(examples)):
             example = examples.example(index, np.random.default_rng(index))
             if "image" not in example:
-                raise DataError(f"Examples of {artifact.method.name!r} have no image to compare samples with.")
+                raise DataError(
+                    f"Examples of {artifact.method.name!r} have no 'image' to compare samples with; "
+                    "return it under that key."
+                )
             images.append(example["image"])
             owners.append(subject)
     return artifact.contrasts_of(torch.from_numpy(np.stack(images)).float()), owners

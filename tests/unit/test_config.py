@@ -205,3 +205,11 @@ def test_images_of_training_and_of_use() -> None:
     )
     assert data.inputs == ("MTR", "FA")
     assert data.images == ("MTR", "FA", "PET")
+
+
+def test_a_setting_of_several_values_says_so() -> None:
+    method = registry().methods["lesion-filling"]
+    with pytest.raises(ConfigError, match=r"size takes several values, separated by commas, got 60\.$"):
+        resolve_config(method, assignments=["size=60"])
+    with pytest.raises(ConfigError, match=r"Did you mean 'size'\?$"):
+        resolve_config(method, assignments=["siz=60,60"])

@@ -177,10 +177,10 @@ def test_a_model_of_a_broken_plugin_tells_why_it_is_broken() -> None:
 
 def test_a_target_that_does_not_exist_names_its_distribution() -> None:
     _registry(_Point("target", _Plugin()))
-    with pytest.raises(PluginError, match=r"zoo-target names 'zoo_target.nothing:x', which cannot be imported: Mod"):
+    with pytest.raises(PluginError, match=r"'zoo_target.nothing:x' of zoo-target cannot be imported: Mod"):
         resolve("zoo_target.nothing:x")
-    with pytest.raises(PluginError, match=r"mri-zoo names 'zoo.errors:Nothing', but the module 'zoo.errors' has no"):
-        resolve("zoo.errors:Nothing")
+    with pytest.raises(PluginError, match=r"'zoo.errors' of mri-zoo has no attribute.* Did you mean 'DataError'"):
+        resolve("zoo.errors:DataEror")
 
 
 def test_plugins_of_an_author_are_loaded_without_being_installed(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_plugins_of_an_author_are_loaded_without_being_installed(tmp_path: Path)
     assert "Did you mean 'harmonize'" in near.stderr
     used = _zoo(tmp_path, "zoo_mine", "harmonize")
     assert used.returncode == 1
-    assert "zoo_mine names 'zoo_mine:nothing', but the module 'zoo_mine' has no attribute 'nothing'" in used.stderr
+    assert "but the module 'zoo_mine' of zoo_mine has no attribute 'nothing'" in used.stderr
     wrong = _zoo(tmp_path, "zoo_mine,zoo_nowhere", "list")
     assert wrong.returncode == 1
     assert "Plugin 'zoo_nowhere' of zoo_nowhere (not installed) cannot be loaded: ModuleNotFoundError" in wrong.stderr

@@ -43,8 +43,12 @@ def evaluate(
         UnknownNameError: There is no such evaluator.
         DataError: No subject is left to measure on, or an image cannot be used.
     """
-    cohort = unseen(artifact, read_cohort(data).with_all(artifact.config.data.images))
-    return _run_evaluators(artifact, cohort, None, evaluators, options, bar)
+    whole = read_cohort(data).with_all(artifact.config.data.images)
+    cohort = unseen(artifact, whole)
+    seen = sorted(set(whole.subjects) - set(cohort.subjects))
+    named = ", ".join(seen[:5]) + (" …" if len(seen) > 5 else "")
+    about = {"left out": f"{len(seen)} of {len(whole.subjects)} subjects, which training has seen ({named})"}
+    return _run_evaluators(artifact, cohort, about if seen else {}, evaluators, options, bar)
 
 
 def evaluate_by_protocol(
@@ -77,13 +81,14 @@ def evaluate_by_protocol(
                 f"Training has used the lesion masks of {', '.join(used)}, of the protocol's {part} part; a model is "
                 "not measured under them. Evaluate a model that was trained with the same protocol."
             )
-    return _run_evaluators(artifact, cohort, protocol.about(part), evaluators, {**masks, **options}, bar)
+    about = {"protocol": protocol.about(part)}
+    return _run_evaluators(artifact, cohort, about, evaluators, {**masks, **options}, bar)
 
 
 def _run_evaluators(
     artifact: Artifact,
     cohort: Cohort,
-    protocol: Mapping[str, str] | None,
+    about: Mapping[str, Any],
     evaluators: Sequence[str],
     options: Mapping[str, Any],
     bar: Bar,
@@ -97,7 +102,7 @@ def _run_evaluators(
         checked = validate(resolve(evaluator.options), options, what=f"evaluator {name!r}")
         with bar(f"Evaluating: {name}") as progress:
             found = resolve(evaluator.evaluate)(artifact, cohort, checked, progress)
-        results[name] = replace(found, about={"protocol": dict(protocol), **found.about}) if protocol else found
+        results[name] = replace(found, about={**about, **found.about})
         _keep(artifact, name, results[name])
     return results
 

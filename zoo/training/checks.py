@@ -16,6 +16,17 @@ from zoo.training.protocol import Trainer
 from zoo.training.state import take_apart
 
 
+def check_tasks(method: Method) -> None:
+    """Import what the method's tasks name, so that a misspelt name shows before the training.
+
+    Raises:
+        PluginError: A task's function or options do not exist.
+    """
+    for task in method.tasks.values():
+        resolve(task.run)
+        resolve(task.options)()
+
+
 def check_parts(method: Method, config: MethodConfig, device: torch.device) -> None:
     """Run every declared part once on a new model, at batch 1 and 2.
 

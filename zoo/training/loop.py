@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from zoo.config import TrainingConfig
-from zoo.errors import ArtifactError
+from zoo.errors import ArtifactError, ConfigError
 from zoo.models.artifact import MODEL_FILE, write_model
 from zoo.models.run import Run
 from zoo.randomness import PREVIEW, STEP, VALIDATION, Randomness, seed_for
@@ -228,12 +228,20 @@ class TrainingLoop:
         return self.images_seen >= self.settings.images
 
     def step(self, batch: dict[str, Any]) -> Mapping[str, Tensor]:
-        """Do one optimisation step and return its losses."""
+        """Do one optimisation step and return its losses.
+
+        Raises:
+            ConfigError: A loss is no tensor, or has axes.
+        """
         batch = self.fabric.to_device(batch)
         seeds = [seed_for(self.seed, STEP, position) for position in batch.pop("position").tolist()]
         # Seed dropout from images_seen, so that resuming is exact.
         torch.manual_seed(seed_for(self.seed, STEP, self.images_seen, self.fabric.global_rank))
         losses = self.trainer.step(batch, Randomness(seeds, self.fabric.device))
+        for name, value in losses.items():
+            if not isinstance(value, Tensor) or value.dim():
+                found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(f"The trainer's step returned {name!r} as {found}; return a tensor without axes.")
         self.images_seen += self.settings.batch_size
         return losses
 

@@ -26,7 +26,7 @@ from zoo.models.artifact import MODEL_FILE, make_manifest, write_model
 from zoo.models.golden import write_golden
 from zoo.models.run import Run
 from zoo.randomness import STAGE, seed_for
-from zoo.training.checks import check_parts, check_trainer, plugin_of
+from zoo.training.checks import check_parts, check_tasks, check_trainer, plugin_of
 from zoo.training.child import (
     ChildRun,
     Session,
@@ -77,6 +77,7 @@ class MethodTraining:
         """
         try:
             if self.run.record["status"] == "new":
+                check_tasks(self.method)
                 check_parts(self.method, self.config, self.fabric.device)
             return self._train_stages() if self.stages else self._train_alone()
         except Exception as error:

@@ -58,6 +58,16 @@ def test_the_sidecar_says_that_a_sample_is_synthetic(samples: Path) -> None:
     assert str(samples.parent) not in json.dumps(sidecar)
 
 
+def test_samples_of_another_model_are_not_mixed_with_new_ones(
+    run: Path, samples: Path, tmp_path: Path, zoo_command: Command
+) -> None:
+    sidecar = json.loads((samples / "sample-0004_T1w.json").read_text())
+    (tmp_path / "sample-0004_T1w.json").write_text(json.dumps({**sidecar, "ModelSHA256": "of another"}))
+    code, _, err = zoo_command("sample", run, "-n", "1", "--out", tmp_path)
+    assert (code, "holds samples of another model, such as sample-0004_T1w.json" in err) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["sample-0004_T1w.json"]
+
+
 def test_a_sample_does_not_depend_on_its_batch(run: Path, samples: Path, tmp_path: Path, zoo_command: Command) -> None:
     code, _, err = zoo_command("sample", run, "-n", 1, "--first", 4, "--out", tmp_path / "one", "--seed", 3)
     assert code == 0, err

@@ -237,6 +237,7 @@ def test_evaluation_uses_unseen_subjects_beside_baselines(zoo_command, trained: 
     assert re.search(r"twin +biharmonic +1 +0\.", out)
     assert "Uhr 2024, table 4.1" in out
     assert "other data than ours" in out
+    assert re.search(r"left out: 4 of 5 subjects, which training has seen \(sub-0", out)
     assert "Baselines that win" in out or "No baseline wins" in out
     assert "--lpips-weights FILE" in out
     found = json.loads(zoo_command(*arguments, "--json")[1])["inpainting"]

@@ -14,7 +14,7 @@ import torch
 from tests.toy import NAME, registered
 from zoo.config import resolve_config
 from zoo.descriptors import Part
-from zoo.errors import ArtifactError, ConfigError
+from zoo.errors import ArtifactError, ConfigError, PluginError
 from zoo.models.run import Run
 from zoo.registry import registry
 from zoo.testing.helpers import no_bar
@@ -158,6 +158,21 @@ def test_validation_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         _train(tmp_path / "run")
     assert "method 'toy-filling' (plugin tests.toy.plugin" in raised.value.__notes__[0]
     assert not list((tmp_path / "run").rglob("checkpoints"))
+
+
+def test_a_loss_that_is_no_tensor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tests.toy.training as training
+
+    monkeypatch.setattr(training.AutoencoderTrainer, "step", lambda self, batch, random: {"loss/total": 0.5})
+    with pytest.raises(ConfigError, match="returned 'loss/total' as float; return a tensor without axes"):
+        _train(tmp_path / "run")
+
+
+def test_a_misspelt_task_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = registry().methods[NAME]
+    wrong = {verb: replace(task, options="zoo.tasks:FilOptions") for verb, task in method.tasks.items()}
+    monkeypatch.setitem(registry().methods.items, NAME, replace(method, tasks=wrong))
+    _refused(PluginError, "has no attribute 'FilOptions'. Did you mean 'FillOptions'", tmp_path)
 
 
 def test_maker_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

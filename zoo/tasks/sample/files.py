@@ -16,13 +16,14 @@ import numpy as np
 
 from zoo.config import validate
 from zoo.descriptors import resolve
+from zoo.errors import DataError
 from zoo.imaging.preprocessing import output_intensity
 from zoo.models.artifact import Artifact
 from zoo.models.runtime import TORCH, Runtime
 from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.system.files import replacing, write_text
-from zoo.tasks.provenance import provenance
+from zoo.tasks.provenance import provenance, read_object
 
 _SHOWN = 64
 """Samples on the sheet."""
@@ -72,13 +73,15 @@ def sample_files(
 
     Raises:
         UnknownNameError: The method cannot sample.
-        DataError: A sample has values that are not finite; it is not written.
+        DataError: A sample has values that are not finite and is not written, or the folder has samples of another
+            model.
         ArtifactError: The disk is full or the folder cannot be written.
     """
     task = artifact.method.task("sample")
     checked = validate(resolve(task.options), options, what=f"zoo sample with {artifact.method.name}")
     run, parts = resolve(task.run), artifact.parts(runtime)
     sidecar = provenance(artifact, runtime, checked, description=_DESCRIPTION, command=command)
+    _check_folder(folder, artifact)
     numbers = range(first, first + count)
     written: list[Path] = []
     shown: list[np.ndarray] = []
@@ -96,6 +99,20 @@ def sample_files(
     sheet = folder / "samples.png"
     _draw(sheet, np.stack(shown), artifact.config.data.contrasts)
     return SampleReport(tuple(written), sheet)
+
+
+def _check_folder(folder: Path, artifact: Artifact) -> None:
+    """Refuse a folder with samples of another model, which would stand beside the new ones.
+
+    Raises:
+        DataError: Names such a sample.
+    """
+    for file in sorted(folder.glob("sample-*.json")):
+        made_by = read_object(file).get("ModelSHA256")
+        if made_by != artifact.sha256:
+            raise DataError(
+                f"{folder} holds samples of another model, such as {file.name}; choose another --out, or remove them."
+            )
 
 
 def _write(
