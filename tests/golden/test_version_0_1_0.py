@@ -34,8 +34,11 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the golden folder, which is the working folder, too."""
+    """A copy of the golden folder as the working folder, with its images as the files that 0.1.0 wrote."""
     folder = Path(shutil.copytree(GOLDEN, tmp_path / "golden"))
+    for name, content in load_file(folder / "images.safetensors").items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.numpy().tobytes())
     monkeypatch.chdir(folder)
     return folder
 
