@@ -46,9 +46,11 @@ def evaluate(
     whole = read_cohort(data).with_all(artifact.config.data.images)
     cohort = unseen(artifact, whole)
     seen = sorted(set(whole.subjects) - set(cohort.subjects))
-    named = ", ".join(seen[:5]) + (" …" if len(seen) > 5 else "")
-    about = {"left out": f"{len(seen)} of {len(whole.subjects)} subjects, which training has seen ({named})"}
-    return _run_evaluators(artifact, cohort, about if seen else {}, evaluators, options, bar)
+    about = {}
+    if seen:
+        named = ", ".join(seen[:5]) + (" …" if len(seen) > 5 else "")
+        about["left out"] = f"{len(seen)} of {len(whole.subjects)} subjects, which training has seen ({named})"
+    return _run_evaluators(artifact, cohort, about, evaluators, options, bar)
 
 
 def evaluate_by_protocol(

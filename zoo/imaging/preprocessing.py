@@ -97,14 +97,25 @@ def scale_intensity(
     return values, replace(constants, clamped=clamped)
 
 
-def output_intensity(channel: str, config: DataConfig) -> tuple[Intensity, str]:
+def output_intensity(
+    channel: str, config: DataConfig, given: Mapping[str, Intensity] | None = None
+) -> tuple[Intensity, str]:
     """Return how generated values of a channel are written, and their unit.
 
-    A channel with a fixed range comes back in its unit. A channel scaled per image has no unit of its own: its values
-    become 0 to 1, or -1 to 1 where its scale is signed.
+    A channel with a fixed range comes back in its unit, and a channel ``like`` one of ``given`` in the units of that
+    image. Any other channel has no unit of its own: its values become 0 to 1, or -1 to 1 where its scale is signed.
+
+    Args:
+        channel: Name of a contrast or a target.
+        config: Scales.
+        given: How the contrasts of the subject at hand were scaled, where there are any.
     """
     scale = config.scale_of(channel)
     source = config.scale_of(scale.like) if scale.like else scale
+    if given and scale.like and scale.like in given and source.range is None:
+        high = given[scale.like].high
+        low = -high if scale.signed else given[scale.like].low
+        return Intensity(low, high, low), f"as in {scale.like}"
     low, high = source.range or (0.0, 1.0)
     if scale.signed:
         low = -high

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.config import DataConfig, validate
+from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
 from zoo.models.artifact import Artifact
@@ -18,9 +18,6 @@ from zoo.system.files import replacing, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zoo.imaging.preprocessing import Intensity
-    from zoo.tasks.files import ModelImage
 
 
 def image_to_image_files(
@@ -69,6 +66,7 @@ def image_to_image_files(
     import numpy as np
 
     from zoo.imaging.geometry import to_native
+    from zoo.imaging.preprocessing import output_intensity
     from zoo.imaging.volume import WHOLE_MARKER, write_map
     from zoo.tasks.files import ModelImage, grid_for, read_images
     from zoo.tasks.provenance import provenance
@@ -100,11 +98,13 @@ def image_to_image_files(
             )
         if not result.isfinite().all():
             raise DataError(f"The result of {verb!r} holds NaN or infinite values; was the training stable?")
-        scales = [scale for scale, _ in _target_scales(image, data)] or image.intensities
+        given = dict(zip(made_of, image.intensities, strict=True))
+        written = [output_intensity(name, data, given) for name in data.targets]
+        scales = [scale for scale, _ in written] or image.intensities
         for channel, (values, scale) in enumerate(zip(result.float().cpu().numpy(), scales, strict=True)):
             made[channel][frame] = to_native(scale.decode(values), grid, first.shape, first.affine)
 
-    units = [unit for _, unit in _target_scales(image, data)] or ["as in the input"] * len(makes)
+    units = [unit for _, unit in written] or ["as in the input"] * len(makes)
     sidecar = {
         **provenance(artifact, runtime, checked, description=description, command=command),
         "Inputs": [
@@ -128,20 +128,3 @@ def image_to_image_files(
         for place in sidecars:
             place.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
     return sidecar
-
-
-def _target_scales(image: ModelImage, data: DataConfig) -> list[tuple[Intensity, str]]:
-    """Return how each target is written, and its unit in words: that of its range, or of the contrast it is like."""
-    from zoo.imaging.preprocessing import Intensity, output_intensity
-
-    given = dict(zip(data.contrasts, image.intensities, strict=True))
-    scales = []
-    for name in data.targets:
-        scale = data.scale_of(name)
-        if scale.like in given and data.scale_of(scale.like).range is None:
-            high = given[scale.like].high
-            low = -high if scale.signed else given[scale.like].low
-            scales.append((Intensity(low, high, low), f"as in {scale.like}"))
-        else:
-            scales.append(output_intensity(name, data))
-    return scales
