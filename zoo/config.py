@@ -342,6 +342,11 @@ class MethodConfig(Config):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes that a sample can be asked for, in order; empty for a method without classes."""
+        return ()
+
+    @property
     def while_training(self) -> MethodConfig:
         """The settings with the shapes of training, where a trained model is used with other shapes."""
         return self
