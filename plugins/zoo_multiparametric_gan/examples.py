@@ -188,8 +188,8 @@ def _healthy(scan: PackedScan, config: GANConfig) -> np.ndarray:
         allowed = allowed & ~ndimage.maximum_filter(scan.lesion_mask, across, mode="constant")
     free = np.flatnonzero(allowed)
     rng = np.random.default_rng(seed_for(config.seed, EXAMPLE, zlib.crc32(scan.id.encode())))
-    chosen = np.sort(rng.choice(len(free), min(patches.healthy, len(free)), replace=False)) if len(free) else []
-    return np.column_stack(np.unravel_index(free[chosen], scan.shape))
+    chosen = rng.choice(free, min(patches.healthy, len(free)), replace=False) if len(free) else free
+    return np.column_stack(np.unravel_index(np.sort(chosen), scan.shape))
 
 
 def _starts(centres: np.ndarray, scan: PackedScan, config: GANConfig) -> np.ndarray:

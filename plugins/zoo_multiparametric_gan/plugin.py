@@ -51,8 +51,7 @@ def _method(name: str, summary: str, prefix: str) -> Method:
             )
         },
         evaluators=("realism",),
-        reported_on="breast MRI of 408 patients, 10 x 1,000 patches, Inception features (Haarburger et al.); other data "
-        "than ours",
+        reported_on="408 patients, 10 x 1,000 patches, Inception features (Haarburger et al.); other data than ours",
         reported=rows,
     )
 

@@ -264,7 +264,7 @@ def clip_weights(network: nn.Module, limit: float) -> Tensor:
 
     Source: Arjovsky et al. 2017, algorithm 1.
     """
-    parameters = list(network.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     torch._foreach_clamp_min_(parameters, -limit)
     torch._foreach_clamp_max_(parameters, limit)
     at_limit = sum(((parameter.abs() >= limit).sum() for parameter in parameters), torch.zeros([]))
