@@ -297,8 +297,9 @@ def _tissues(grid: _Grid, body: _Body, rng: np.random.Generator) -> dict[str, np
     behind = (1 - before) * (1 - grid.share(body.before_muscle_mm + body.muscle_mm))
     wall = behind * grid.share(body.before_muscle_mm + body.muscle_mm + 12)
     across = np.abs(grid.x)
-    ribs = np.sin(2 * np.pi * (grid.z + 0.35 * across + rng.uniform(0, 26)) / 26) > 0.2
-    marrow = wall * np.where(across < 15, 1, ribs) * 0.7
+    ribs = 4 * np.sin(2 * np.pi * (grid.z + 0.35 * across + rng.uniform(0, 26)) / 26) - 1
+    bones = np.where(across < 17, 17 - across, ribs) - 1
+    marrow = wall * grid.share(np.minimum(bones, 5 - np.abs(body.before_muscle_mm + body.muscle_mm + 6))) * 0.75
     chamber = ((grid.x + 34) / 46) ** 2 + ((grid.y - 4) / 30) ** 2 + ((grid.z + 18 - rng.uniform(-8, 8)) / 48) ** 2
     heart = (behind - wall) * grid.share((1 - np.sqrt(chamber)) * 30)
     lung = (behind - wall) * (1 - heart)
@@ -327,7 +328,7 @@ def _tissues(grid: _Grid, body: _Body, rng: np.random.Generator) -> dict[str, np
 def _gland(grid: _Grid, body: _Body, rng: np.random.Generator) -> np.ndarray:
     """Return the share of fibroglandular tissue: lobes that branch from the nipple, and fibrous strands in the fat."""
     density = np.exp(rng.uniform(np.log(0.07), np.log(0.5)))
-    lobes, lobules, strands, clefts, sparse = (grid.field(rng, sigma) for sigma in (10.0, 4.5, 9.0, 5.0, 16.0))
+    lobes, lobules, strands, clefts, sparse = (grid.field(rng, sigma) for sigma in (11.0, 3.6, 10.0, 6.0, 14.0))
     found = np.zeros(grid.shape, np.float32)
     for nipple, wide in zip(body.nipples_mm, body.half_widths_mm, strict=True):
         own = (np.sign(grid.x) == np.sign(nipple[0])) & body.breast
@@ -342,13 +343,17 @@ def _gland(grid: _Grid, body: _Body, rng: np.random.Generator) -> np.ndarray:
         fat_mm = 7 * (1 - np.exp(-(across**2 + behind**2 + up**2) / 16**2))
         room = np.minimum(body.depth_mm[own] - fat_mm - _SKIN_MM, body.before_muscle_mm[own] - 6)
         axis = np.hypot(across, up) / wide
-        wish = np.minimum(room / 9, 1.2) - 1.6 * axis + 0.75 * lobes[own] + 0.5 * ducts + 0.35 * lobules[own]
+        wish = np.minimum(room / 9, 1.2) - 1.6 * axis + 0.7 * lobes[own] + 0.65 * ducts + 0.5 * lobules[own]
         wish = np.where(room > 0, wish, -9)
         border = np.quantile(wish, 1 - density)
-        share = np.clip((wish - border) / (0.16 * grid.spacing_mm) + 0.5, 0, 1)
-        share *= 1 - 0.75 * np.exp(-((clefts[own] / 0.22) ** 2))
-        ligament = 0.55 * np.exp(-((strands[own] / (0.06 + 0.04 * grid.spacing_mm)) ** 2)) / max(grid.spacing_mm / 2, 1)
-        found[own] = np.maximum(share, ligament * np.clip(sparse[own] + 0.6, 0, 1) * (body.depth_mm[own] > 3))
+        # Lobes end softly, as lobules and fat interlace.
+        share = np.clip((wish - border) / 0.55 + 0.4, 0, 1)
+        open_mm = np.clip(1.2 + sparse[own], 0, 2.2)
+        share *= 1 - 0.7 * np.exp(-((clefts[own] * 6.0 / np.maximum(open_mm, 0.1)) ** 2)) * (open_mm > 0.1)
+        share *= 0.92 + 0.08 * np.clip(lobules[own], -1, 1)
+        thin_mm = np.hypot(0.5, grid.spacing_mm / 2)
+        ligament = 0.35 * np.exp(-((strands[own] * 10.0 / thin_mm) ** 2)) / thin_mm * np.clip(sparse[own], 0, 1)
+        found[own] = np.maximum(share, ligament * (body.depth_mm[own] > 3))
     return found
 
 
@@ -410,15 +415,15 @@ def _spiculated(
     grid: _Grid, centre_mm: Sequence[float], diameter_mm: float, rng: np.random.Generator
 ) -> tuple[tuple[slice, slice, slice], np.ndarray]:
     """Return an uneven lesion with spicules: its box, and the share of it in each voxel."""
-    box, unit, distance = _around(grid, centre_mm, 1.25 * diameter_mm, rng)
-    radius = 0.9 * diameter_mm / 2 * np.exp(rng.uniform(0.10, 0.20) * _waves(unit, 4.5, rng))
-    for _ in range(rng.integers(9, 18)):
-        direction = rng.normal(size=3) * (1, 1, 0.6)  # most spicules are seen in the axial plane
+    box, unit, distance = _around(grid, centre_mm, 1.2 * diameter_mm + 6, rng)
+    radius = 0.88 * diameter_mm / 2 * np.exp(rng.uniform(0.14, 0.24) * _waves(unit, 6.0, rng))
+    for _ in range(rng.integers(16, 28)):
+        direction = rng.normal(size=3)
         direction /= np.linalg.norm(direction)
         along = unit @ direction * distance
         thick = np.sqrt(np.maximum(distance**2 - along**2, 0))
-        length = diameter_mm / 2 * rng.uniform(1.25, 1.9)
-        spicule = np.where(along > 0, 1.3 * (1 - along / length) + 0.7 - thick, -9)
+        length = diameter_mm / 2 * rng.uniform(1.2, 1.7) + rng.uniform(1, 4)
+        spicule = np.where(along > 0, 2.2 * (1 - along / length) + 0.6 - thick, -9)
         spicule = np.where(along < length, spicule, -9)
         radius = np.maximum(radius, distance + spicule)
     return box, grid.share(radius - distance)
@@ -516,3 +521,104 @@ def _scanned(clean: Mapping[str, np.ndarray], grid: _Grid, rng: np.random.Genera
         noise = rng.standard_normal((2, *grid.shape), np.float32) * np.float32(_NOISE)
         images[name] = np.clip(np.rint(np.hypot(part * gain + noise[0], noise[1])), 0, 32767).astype(np.int16)
     return images
+
+
+# --- Files. ---
+
+
+def write_dce_phantom(
+    folder: Path,
+    subjects: int = DEFAULT_SUBJECTS,
+    seed: int = 0,
+    spacing_mm: float = 2.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a cohort as a BIDS folder, with numbered lesions, their truth and the breasts in derivatives.
+
+    Args:
+        folder: Destination; complete, or not created.
+        subjects: Number of subjects.
+        seed: Another seed gives other subjects.
+        spacing_mm: In the axial plane: 1, 2 or 4.
+        progress: Called with (subjects done, subjects in all).
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        DataError: A value is out of range, or the folder exists.
+    """
+    _check_spacing(spacing_mm)
+    if subjects < 1:
+        raise DataError(f"A phantom cohort has at least one subject, got {subjects}.")
+    about = {"seed": seed, "spacing_mm": spacing_mm, "subjects": subjects}
+    rows = ["participant_id\tlesions\tbenign\tmalignant\tdensity"]
+    with new_cohort(folder) as temporary:
+        describe(temporary, _NAME, "raw", _NAME, about)
+        for part in ("lesions", "regions"):
+            describe(temporary / "derivatives" / part, f"{_NAME}: {part}", "derivative", _NAME, about)
+        for index in range(subjects):
+            study = make_study(index, seed, spacing_mm)
+            name = f"sub-{index + 1:03d}"
+            _write_study(temporary, name, study)
+            counts = [sum(lesion.pathology == kind for lesion in study.lesions) for kind in PATHOLOGIES]
+            rows.append(f"{name}\t{len(study.lesions)}\t{counts[0]}\t{counts[1]}\t{study.density:.3f}")
+            if progress:
+                progress(index + 1, subjects)
+        (temporary / "participants.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        columns = {
+            "lesions": {"Description": "Number of lesions"},
+            "benign": {"Description": "Number of benign lesions"},
+            "malignant": {"Description": "Number of malignant lesions"},
+            "density": {"Description": "Share of fibroglandular tissue in both breasts"},
+        }
+        write_json(temporary / "participants.json", columns)
+    return folder
+
+
+def open_dce_phantom(
+    folder: Path,
+    spacing_mm: float,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    subjects: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make the cohort of a training without ``--data``; 24 subjects where no number is given."""
+    return write_dce_phantom(folder, DEFAULT_SUBJECTS if subjects is None else subjects, seed, spacing_mm, progress)
+
+
+def _check_spacing(spacing_mm: float) -> None:
+    if spacing_mm not in SPACINGS_MM:
+        raise DataError(f"The spacing of the DCE phantom is 1, 2 or 4 mm, got {spacing_mm:g}.")
+
+
+def _write_study(root: Path, name: str, study: Study) -> None:
+    for contrast, image in study.images.items():
+        stem = root / name / "anat" / f"{name}_{contrast}"
+        write_image(stem.with_name(f"{stem.name}.nii.gz"), image, study.affine)
+        write_json(stem.with_name(f"{stem.name}.json"), _sidecar(contrast))
+    derivatives = root / "derivatives"
+    mask = derivatives / "lesions" / name / "anat" / f"{name}_label-lesion_mask.nii.gz"
+    write_image(mask, study.lesion_labels, study.affine)
+    rows = ["index\tpathology\tdiameter_mm\tktrans_per_min\tve\tvp\tinitial_enhancement\tlate_change\tcurve"]
+    for lesion in study.lesions:
+        tissue = lesion.tissue
+        rows.append(
+            f"{lesion.index}\t{lesion.pathology}\t{lesion.diameter_mm:.1f}\t{tissue.ktrans_per_min:.4f}\t"
+            f"{tissue.ve:.4f}\t{tissue.vp:.4f}\t{lesion.curve[1] - 1:.4f}\t{lesion.late_change:.4f}\t{lesion.curve_class}"
+        )
+    table = mask.with_name(mask.name.replace(".nii.gz", ".tsv"))
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    region = derivatives / "regions" / name / "anat" / f"{name}_label-breast_mask.nii.gz"
+    write_image(region, study.breast_mask.astype(np.uint8), study.affine)
+
+
+def _sidecar(contrast: str) -> dict[str, object]:
+    about: dict[str, object] = {"Synthetic": True, "BodyPart": "BREAST", "MagneticFieldStrength": 3.0}
+    if contrast in SERIES:
+        about |= {"RepetitionTimeExcitation": REPETITION_TIME_S, "FlipAngle": FLIP_ANGLE_DEG}
+    if contrast in SERIES[1:]:
+        time_s = TIMES_S[SERIES.index(contrast) - 1]
+        about |= {"ContrastBolusIngredient": "GADOLINIUM", "SecondsAfterContrastAgent": time_s}
+    return about
