@@ -65,7 +65,7 @@ def test_spectral_norm_keeps_every_layer_from_stretching() -> None:
     discriminator = Discriminator((16, 16), (4, 8), 2, 3, "spectral")
     layers = [layer for layer in discriminator.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for layer in layers:
-        nn.init.normal_(layer.parametrizations.weight.original)  # type: ignore[union-attr]
+        nn.init.normal_(layer.parametrizations.weight.original)
     for _ in range(200):
         discriminator(torch.randn(2, 2, 16, 16), _y(2))
     discriminator.eval()
