@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from zoo.metrics.features import radiomic_distance
+from zoo.metrics.features import texture_distance
 from zoo.nn.ema import MovingAverage
 from zoo.randomness import Randomness
 from zoo.training.protocol import Batch
@@ -99,9 +99,9 @@ class GANTrainer(Generic[Settings]):
         for label, name in enumerate(names):
             own = labels == label
             if own.sum() > 1:
-                distance = radiomic_distance(batch["image"][own].cpu(), generated[own].cpu())
-                found[f"radiomic-distance/{name}"] = torch.tensor(distance)
-        return {"radiomic-distance": torch.stack(list(found.values())).mean(), **found} if found else {}
+                distance = texture_distance(batch["image"][own].cpu(), generated[own].cpu())
+                found[f"texture-distance/{name}"] = torch.tensor(distance)
+        return {"texture-distance": torch.stack(list(found.values())).mean(), **found} if found else {}
 
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
         """Return one row per class with the contrasts of two generated images, ``[classes, 2 * C, H, W]``.
