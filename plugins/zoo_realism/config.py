@@ -11,7 +11,7 @@ class RealismOptions(Config):
     """Options of the evaluator ``realism``."""
 
     features: str = Field(
-        "radiomic", description="Features to compare: radiomic, inception, or timm:NAME (a network of timm)"
+        "texture", description="Features to compare: texture, inception, timm:NAME or torchscript:FILE"
     )
     weights: str | None = Field(None, description="File of that network's weights; none: random ones for timm's")
     samples: int = Field(256, ge=2, description="Number of generated images")

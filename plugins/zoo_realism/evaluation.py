@@ -16,7 +16,7 @@ from zoo.evaluation.scores import MODEL, Evaluation, Measure
 from zoo.imaging.cache import pack_cohort
 from zoo.imaging.cohort import Cohort
 from zoo.metrics.distances import frechet_distance, kernel_distance, nearest_distances
-from zoo.metrics.features import INCEPTION, RADIOMIC, Extractor, feature_scale, load_extractor
+from zoo.metrics.features import INCEPTION, TEXTURE, Extractor, feature_scale, load_extractor
 from zoo.metrics.statistics import FEWEST_SUBJECTS
 from zoo.models.artifact import Artifact
 from zoo.models.runtime import Runtime
@@ -53,7 +53,7 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
     samples = _samples(artifact, options)
     progress(2, steps)
     real, generated = extractor.in_batches(images), extractor.in_batches(samples)
-    if options.features == RADIOMIC:
+    if options.features == TEXTURE:
         scale = feature_scale(real)
         real, generated = real / scale, generated / scale
     progress(3, steps)
