@@ -32,6 +32,7 @@ COMMANDS = {
     "data": "Make the phantom cohort, or check a cohort of your own.",
     "train": "Train a method on a cohort; run the same command to resume.",
     "evaluate": "Measure a trained model on subjects it has not seen, beside baselines.",
+    "reader-study": "Find out whether people can tell generated images from real ones.",
     "export": "Export a model to ONNX, OpenVINO or TensorRT, verified.",
     "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
