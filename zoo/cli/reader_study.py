@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -42,7 +43,7 @@ def make(
     real: Path | None,
     fakes: tuple[str, ...],
     out: Path,
-    kind: str,
+    kind: Literal["single", "pair", "lesion"],
     count: int | None,
     warm_up: int | None,
     readers: int,
@@ -72,8 +73,8 @@ def make(
                    "warm_up": made.warm_up})  # fmt: skip
         return
     click.echo(
-        f"Study {made.name} in {out}: {made.cases} cases, and {made.warm_up} of the warm-up. Give each reader one page, "
-        f"{', '.join(page.name for page in made.pages)}, and nothing else of the folder. Then: "
+        f"Study {made.name} in {out}: {made.cases} cases, and {made.warm_up} of the warm-up. Give each reader one page "
+        f"({', '.join(page.name for page in made.pages)}) and nothing else of the folder. Then: "
         f"zoo reader-study analyse {out} --answers FILE"
     )
 

@@ -131,7 +131,7 @@ def _sidecar(image: Path, *, synthetic: bool) -> dict[str, Any]:
     """Return what the JSON beside an image says; an empty dictionary where there is none.
 
     Raises:
-        DataError: It is no JSON object, or says that the image is real where a generated one is expected, or vice versa.
+        DataError: It is no JSON object, or says that a generated image is real, or vice versa.
     """
     path = image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     if not path.exists():
@@ -176,23 +176,30 @@ class Panel:
     place: tuple[int, int] | None = None
 
 
-def panels_of(contrasts: Sequence[str]) -> list[Panel]:
+def panels_of(contrasts: Sequence[str], *, narrow: bool = False) -> list[Panel]:
     """Return how the contrasts are laid out.
 
     A dynamic series (``T1w`` and ``ce-post1_T1w``, ``ce-post2_T1w`` …) is shown as in Figures 4 and 5 of Haarburger
     et al.: the series in the top row, the other contrasts right of it, and below each image after contrast agent its
     subtraction, after - before. A channel ``sub`` is left out then. Other contrasts are shown one by one.
+
+    Args:
+        contrasts: Names of the contrasts of an image.
+        narrow: For half a page: the images after contrast agent have a row of their own.
     """
     after = sorted((name for name in contrasts if _AFTER.fullmatch(name)), key=lambda name: int(name[7:-4]))
     if _BEFORE not in contrasts or not after:
         return [Panel(name, name, name) for name in contrasts]
     others = [name for name in contrasts if name not in (_BEFORE, _SUBTRACTION, *after)]
+    first_after = (1, 0) if narrow else (0, 1)
     series = [Panel("T1w before", "T1w", _BEFORE, place=(0, 0))]
-    series += [Panel(f"after {k}", "T1w", name, place=(0, k)) for k, name in enumerate(after, 1)]
-    beside = [Panel(name, name, name, place=(0, k)) for k, name in enumerate(others, len(series))]
-    below = [
-        Panel(f"after {k} − before", "subtraction", name, _BEFORE, place=(1, k)) for k, name in enumerate(after, 1)
-    ]
+    below = []
+    for k, name in enumerate(after):
+        row, column = first_after[0], first_after[1] + k
+        series.append(Panel(f"after {k + 1}", "T1w", name, place=(row, column)))
+        below.append(Panel(f"after {k + 1} − before", "subtraction", name, _BEFORE, place=(row + 1, column)))
+    start = 1 if narrow else len(series)
+    beside = [Panel(name, name, name, place=(0, start + k)) for k, name in enumerate(others)]
     return [*series, *beside, *below]
 
 

@@ -147,10 +147,11 @@ def make_study(
     secret = _check_distinct(images, repr(asdict(settings)), progress)
     cases = draw_cases(settings, sources, random.Random(secret))
 
-    panels = panels_of(contrasts)
+    panels = panels_of(contrasts, narrow=settings.kind == "pair")
     drawn, shape = _draw_cases(cases, panels)
-    truths = {case.name: _lesion_truth(case, drawn[case.name]) if settings.kind == "lesion" else case.truth
-              for case in cases}  # fmt: skip
+    truths: dict[str, Any] = {case.name: case.truth for case in cases}
+    if settings.kind == "lesion":
+        truths = {case.name: _lesion_truth(case, drawn[case.name]) for case in cases}
     key = [
         {"case": case.name, "phase": case.phase, "source": case.source, "class": case.class_name,
          "truth": truths[case.name]}
@@ -167,6 +168,7 @@ def make_study(
     payloads = _payloads(drawn, random.Random(f"padding {secret}"))
     shown = {
         "format": FORMAT, "study": name, "kind": settings.kind, "ratings": settings.ratings,
+        # One pixel shape for all cases, that of a real image, tells nothing.
         "seconds": settings.seconds, "shape": shape, "spacing": images[-1].spacing_mm(),
         "panels": [{"title": panel.title, "group": panel.group, "place": panel.place} for panel in panels],
     }  # fmt: skip
@@ -202,7 +204,7 @@ def _check_settings(out: Path, settings: StudySettings, fakes: Mapping[str, Path
     for name in fakes:
         if name == REAL or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{name!r} cannot be the name of generated images; use letters, digits, '.', '+' and '-', and not 'real'."
+                f"{name!r} cannot be the name of generated images; use letters, digits, '.', '+' and '-', not 'real'."
             )
     folders: dict[Path, str] = {}
     for option, folder in [*((f"--fake {name}", folder) for name, folder in fakes.items()), ("--real", real)]:
@@ -278,11 +280,11 @@ def draw_cases(settings: StudySettings, sources: Mapping[str, Sequence[StudyImag
     for phase, source, class_name, n in wanted:
         sides = rng.sample([k % 2 == 0 for k in range(n)], n)
         for real_is_left in sides:
-            images, truth = (pools[source, class_name].pop(),), "real" if source == REAL else "fake"
+            images, truth = [pools[source, class_name].pop()], "real" if source == REAL else "fake"
             if settings.kind == "pair":
-                pair = (pools[REAL, class_name].pop(), *images)
-                images, truth = (pair, "left") if real_is_left else (pair[::-1], "right")
-            cases.append(Case(f"{next(names):06x}", phase, source, class_name, images, truth))
+                images.insert(0 if real_is_left else 1, pools[REAL, class_name].pop())
+                truth = "left" if real_is_left else "right"
+            cases.append(Case(f"{next(names):06x}", phase, source, class_name, tuple(images), truth))
     return cases
 
 
@@ -317,7 +319,7 @@ def _order(cases: Sequence[Case], rng: random.Random) -> list[Case]:
 
 
 def _draw_cases(cases: Sequence[Case], panels: Sequence[Panel]) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
-    """Return the grey values of each case, uint8 ``[images, panels, slices, rows, columns]``, and the shape of an image.
+    """Return the grey values of each case, uint8 ``[images, panels, slices, rows, columns]``, and an image's shape.
 
     Raises:
         DataError: An image has another shape than the first one.
@@ -377,7 +379,8 @@ def _origin(case: Case) -> str:
 def _payloads(drawn: Mapping[str, np.ndarray], rng: random.Random) -> dict[str, str]:
     """Return the images of each case as base64, all of one length.
 
-    Smooth images compress better, so the compressed data, after their length in four bytes, are filled up at random.
+    Smooth images compress better and would be told by their length, so random bytes are added. The first four bytes hold
+    the length of the compressed data.
     """
     packed = {name: zlib.compress(pictures.tobytes()) for name, pictures in drawn.items()}
     longest = max(map(len, packed.values()))

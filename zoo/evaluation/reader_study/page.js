@@ -329,7 +329,7 @@ function panelsToShow() {
       PLANES.map((name, plane) => ({ panel: index, plane, title: `${panel.title}, ${name}`, place: [index, plane] })));
   }
   return study.panels.map((panel, index) => ({
-    panel: index, plane: view.plane, title: panel.title, place: study.kind === "pair" ? null : panel.place,
+    panel: index, plane: view.plane, title: panel.title, place: panel.place,
   }));
 }
 
@@ -500,6 +500,7 @@ function next() {
     return enterCase();
   }
   if (!isAnswering() || !isComplete()) return;
+  tick();
   const { choice, rating, seconds } = state.draft;
   const { case: name, phase } = currentCase();
   state.answers.push({ case: name, phase, choice: choice ?? "none", rating, seconds: Math.round(seconds * 10) / 10 });
@@ -536,7 +537,8 @@ function reveal() {
       }
     }
     const { slice, runs } = truth.slices[truth.slices.length >> 1];
-    const pixel = runs[0] + (runs[1] >> 1);
+    const middle = (runs.length >> 2) << 1;
+    const pixel = runs[middle] + (runs[middle + 1] >> 1);
     view.cursor = [slice, Math.floor(pixel / WIDTH), pixel % WIDTH];
   }
   show();
@@ -547,11 +549,13 @@ function verdict() {
   const { choice } = state.answers.at(-1);
   const right = IS_LESION ? choice !== "none" && isInLesion(choice, truth) : choice === truth;
   const said = {
-    single: `This image is ${truth}`, pair: `The ${truth} one is real`, lesion: "The synthetic lesion is green",
+    single: `This image is ${truth}`,
+    pair: `The ${truth} image is real, the other one is fake`,
+    lesion: "The synthetic lesion is green",
   }[study.kind];
   const mark = document.createElement("span");
   mark.className = right ? "good" : "bad";
-  mark.textContent = right ? "✓ Right. " : "✗ Not right. ";
+  mark.textContent = right ? "✓ Correct. " : "✗ Wrong. ";
   return [mark, `${said}${origin ? ` (${origin})` : ""}.`];
 }
 
@@ -574,7 +578,7 @@ async function enterCase() {
     const left = study.cases.length - WARM_UP;
     openDialog("The warm-up is over", "Begin the test", [
       `${left} cases follow. From now on the right answers are not shown, and your answers count.`,
-    ], { pauses: true });
+    ]);
     state.testBegun = true;
     save();
   }
@@ -584,6 +588,7 @@ async function enterCase() {
   layOut();
   const images = await imagesOf(entered);
   if (entered !== currentNumber()) return;
+  tick(); // the time until here is not the reader's
   grey = images;
   prepareNext(entered);
   if (state.revealed) reveal();
@@ -667,8 +672,9 @@ function tick() {
   }
 }
 
-function openDialog(title, button, paragraphs, { pauses = true, saves = false } = {}) {
-  isPaused = pauses;
+/** Show a message over the hidden images, while the clock stands still. */
+function openDialog(title, button, paragraphs, { saves = false } = {}) {
+  isPaused = true;
   byId("dialog-title").textContent = title;
   byId("dialog-body").replaceChildren(...paragraphs.map((content) => {
     if (content instanceof Node) return content;
@@ -690,9 +696,8 @@ function pause(title = "Paused") {
   const kept = storageWorks
     ? "Your answers are kept in this browser. You may close the page and open it again later, in the same browser."
     : "This browser keeps nothing after the page is closed. Save a copy to a file first; the start page reads it.";
-  const left = study.cases.length - state.answers.length;
-  openDialog(title, "Go on", [`${state.answers.length} cases are answered, ${left} are left. The clock stands still.`, kept],
-    { saves: true });
+  const done = `Answered: ${state.answers.length} of ${study.cases.length} cases. The clock stands still.`;
+  openDialog(title, "Continue", [done, kept], { saves: true });
 }
 
 function keysTable() {
@@ -700,7 +705,7 @@ function keysTable() {
     ...CHOICES.map(([, label, key]) => [key, label]),
     ...(IS_LESION ? [["Click|M", "Mark the synthetic lesion: at the pointer | at the cross-hair"],
       ["← → ↑ ↓", "Move the cross-hair (Shift: 10 pixels)"]] : []),
-    ...(study.ratings ? [["1|5", "How sure you are: 1 a guess … 5 certain"]] : []),
+    ...(study.ratings ? [["1 … 5", "How sure you are: 1 a guess … 5 certain"]] : []),
     ["Enter|Space", "Next case"],
     ["B", "Back to the last answer, once, in the test"],
     ["Drag|W|S", "Brightness: up brighter, down darker"],
@@ -727,7 +732,7 @@ function keysTable() {
   return table;
 }
 
-const showKeys = () => openDialog("Keys and mouse", "Go on", [keysTable()]);
+const showKeys = () => openDialog("Keys and mouse", "Continue", [keysTable()]);
 
 function closeDialog() {
   byId("dialog").close();
@@ -755,7 +760,7 @@ function act({ key, shiftKey }) {
   if (/^[1-5]$/.test(key)) return done(rate(Number(key)));
   const groups = view.group === ALL_GROUPS ? GROUPS : [GROUPS[view.group]];
   const actions = {
-    Enter: next, " ": next, b: goBack, p: () => pause(), "?": showKeys, h: showKeys,
+    Enter: next, " ": next, b: goBack, p: () => pause(), "?": showKeys,
     m: () => IS_LESION && markCursor(),
     w: () => changeWindow(groups, 8, 0), s: () => changeWindow(groups, -8, 0),
     e: () => changeWindow(groups, 0, 0.1), d: () => changeWindow(groups, 0, -0.1),
