@@ -152,11 +152,8 @@ def make_study(
     truths: dict[str, Any] = {case.name: case.truth for case in cases}
     if settings.kind == "lesion":
         truths = {case.name: _lesion_truth(case, drawn[case.name]) for case in cases}
-    key = [
-        {"case": case.name, "phase": case.phase, "source": case.source, "class": case.class_name,
-         "truth": truths[case.name]}
-        for case in sorted(cases, key=lambda case: case.name)
-    ]  # fmt: skip
+    payloads = _payloads(drawn, random.Random(f"padding {secret}"))
+
     name = _sha256(f"study {secret}")[:12]
     tested = sum(case.phase == "test" for case in cases)
     readers = [f"reader-{number}" for number in range(1, settings.readers + 1)]
@@ -165,7 +162,6 @@ def make_study(
         "classes": sorted({case.class_name for case in cases} - {""}), "readers": readers, "cases": tested,
         "warm_up": len(cases) - tested, "made_with": metadata.version("mri-zoo"),
     }  # fmt: skip
-    payloads = _payloads(drawn, random.Random(f"padding {secret}"))
     shown = {
         "format": FORMAT, "study": name, "kind": settings.kind, "ratings": settings.ratings,
         # One pixel shape for all cases, that of a real image, tells nothing.
@@ -176,19 +172,11 @@ def make_study(
         folder.mkdir()
         for reader in readers:
             order = _order(cases, random.Random(f"{reader} {secret}"))
-            listed = [
-                {"case": case.name, "phase": case.phase}
-                | ({"truth": truths[case.name], "origin": _origin(case)} if case.phase == "warm-up" else {})
-                for case in order
-            ]
-            page = render_page({**shown, "reader": reader, "cases": listed},
-                               {case.name: payloads[case.name] for case in order})  # fmt: skip
+            content = {**shown, "reader": reader, "cases": [_case_in_page(case, truths[case.name]) for case in order]}
+            page = render_page(content, {case.name: payloads[case.name] for case in order})
             write_text(folder / f"{reader}.html", page)
         write_text(folder / STUDY_FILE, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-        write_text(folder / KEY_FILE, sealed({"format": FORMAT, "study": name, "cases": key}))
-        lines = sorted("\t".join([case.name, case.phase, *(image.name for image in case.images)]) for case in cases)
-        columns = ["left", "right"] if settings.kind == "pair" else ["image"]
-        write_text(folder / IMAGES_FILE, "\n".join(["\t".join(["case", "phase", *columns]), *lines]) + "\n")
+        _write_key(folder, name, sorted(cases, key=lambda case: case.name), truths)
     return MadeStudy(name, tuple(out / f"{reader}.html" for reader in readers), tested, len(cases) - tested)
 
 
@@ -238,7 +226,7 @@ def _check_distinct(images: Sequence[StudyImage], salt: str, progress: Progress 
             )
         if progress:
             progress(number + 1, len(images))
-    return _sha256(salt + "".join(sorted(seen)))
+    return _sha256(salt + "".join(sorted(f"{image.source} {digest}" for digest, image in seen.items())))
 
 
 def draw_cases(settings: StudySettings, sources: Mapping[str, Sequence[StudyImage]], rng: random.Random) -> list[Case]:
@@ -370,17 +358,32 @@ def _lesion_truth(case: Case, drawn: np.ndarray) -> dict[str, Any]:
     return {"width": lesion.shape[2], "slices": slices, **chance}
 
 
-def _origin(case: Case) -> str:
-    """Return what the reader is told of a case of the warm-up besides the answer."""
-    named = "" if case.source == REAL else case.source
-    return ", ".join(word for word in (case.class_name, named) if word)
+def _case_in_page(case: Case, truth: object) -> dict[str, Any]:
+    """Return what a page knows of a case: of the warm-up also the answer, and where the image is from."""
+    known = {"case": case.name, "phase": case.phase}
+    if case.phase == "test":
+        return known
+    source = "" if case.source == REAL else case.source
+    return {**known, "truth": truth, "origin": ", ".join(word for word in (case.class_name, source) if word)}
+
+
+def _write_key(folder: Path, study: str, cases: Sequence[Case], truths: Mapping[str, object]) -> None:
+    key = [
+        {"case": case.name, "phase": case.phase, "source": case.source, "class": case.class_name,
+         "truth": truths[case.name]}
+        for case in cases
+    ]  # fmt: skip
+    write_text(folder / KEY_FILE, sealed({"format": FORMAT, "study": study, "cases": key}))
+    rows = [["case", "phase", *(["left", "right"] if len(cases[0].images) == 2 else ["image"])]]
+    rows += [[case.name, case.phase, *(image.name for image in case.images)] for case in cases]
+    write_text(folder / IMAGES_FILE, "".join("\t".join(row) + "\n" for row in rows))
 
 
 def _payloads(drawn: Mapping[str, np.ndarray], rng: random.Random) -> dict[str, str]:
     """Return the images of each case as base64, all of one length.
 
-    Smooth images compress better and would be told by their length, so random bytes are added. The first four bytes hold
-    the length of the compressed data.
+    Smooth images compress better and would be told by their length, so random bytes are added; the first four bytes
+    hold the length of the compressed data.
     """
     packed = {name: zlib.compress(pictures.tobytes()) for name, pictures in drawn.items()}
     longest = max(map(len, packed.values()))
