@@ -317,12 +317,12 @@ class ReaderStudy:
             )
         kind = self.about.kind
         clicked = isinstance(answer.choice, Click)
-        if clicked != (kind == "lesion") and answer.choice not in CHOICES[kind]:
+        if not (kind == "lesion" if clicked else answer.choice in CHOICES[kind]):
             possible = [*CHOICES[kind], *(["a place in the image"] if kind == "lesion" else [])]
             given = "a place in the image" if clicked else repr(answer.choice)
             raise DataError(
-                f"{path}: the answer to case {answer.case!r} is {given}, but this is a study of kind {kind!r}, where "
-                f"it is {' or '.join(possible)}. The file comes from a page of another kind; {remedy}."
+                f"{path}: the answer to case {answer.case!r} is {given}, but in a study of kind {kind!r} it must be "
+                f"{' or '.join(possible)}. The file comes from a page of another kind; {remedy}."
             )
 
 
