@@ -90,6 +90,17 @@ class ImageSet:
         """Return the rows of a class, in order."""
         return [row for row, own in enumerate(self.classes) if own == name]
 
+    def subset(self, rows: Sequence[int]) -> ImageSet:
+        """Return the set of some rows."""
+        kept = [int(row) for row in rows]
+        return ImageSet(
+            channels=self.channels,
+            classes=tuple(self.classes[row] for row in kept),
+            subjects=tuple(self.subjects[row] for row in kept),
+            digest=digest_of([self.digest, kept]),
+            take=lambda some: self.take([kept[row] for row in some]),
+        )
+
 
 def real_images(artifact: Artifact, cohort: Cohort) -> ImageSet:
     """Return the real images that a model's samples are compared with (`Method.real`), subject by subject.
@@ -218,7 +229,7 @@ def generated_images(
         channels=channels,
         classes=tuple(name for name in names for _ in range(per_class)),
         subjects=("",) * (per_class * len(names)),
-        digest=_digest(about),
+        digest=digest_of(about),
         take=take,
         progress=progress,
     )
@@ -243,21 +254,46 @@ def features_of(
     Raises:
         DataError: The extractor does not take so many channels.
     """
-    seen = tuple(channels or image_set.channels)
-    key = _digest(["features", _FORMAT, extractor.digest, image_set.digest, seen])
-    file = cache_folder() / "features" / key[:2] / f"{key}.npy"
-    if not file.is_file():
-        picked = [image_set.channels.index(name) for name in seen]
+    return features_by_channels(extractor, image_set, [channels or image_set.channels], progress)[0]
+
+
+def features_by_channels(
+    extractor: Extractor,
+    image_set: ImageSet,
+    views: Sequence[Sequence[str]],
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """Return the features of several choices of channels as `features_of` does; each image is made once for all."""
+
+    def compute() -> Tensor:
         batches = []
         for start in range(0, len(image_set), BATCH):
             rows = range(start, min(start + BATCH, len(image_set)))
-            batches.append(extractor.features(image_set.take(rows)[:, picked]))
+            images = image_set.take(rows)
+            seen = [images[:, [image_set.channels.index(name) for name in view]] for view in views]
+            batches.append(torch.stack([extractor.features(some) for some in seen]))
             if progress:
-                progress(rows[-1] + 1, len(image_set))
+                progress(rows.stop, len(image_set))
+        return torch.cat(batches, dim=1)
+
+    return list(kept([extractor.digest, image_set.digest, [list(view) for view in views]], compute))
+
+
+def kept(key: object, compute: Callable[[], Tensor]) -> Tensor:
+    """Return a tensor from the user's cache; where it is not there, compute and keep it.
+
+    Args:
+        key: Plain JSON data on which the tensor depends.
+        compute: Makes the tensor.
+    """
+    name = digest_of([_FORMAT, key])
+    file = cache_folder() / "features" / name[:2] / f"{name}.npy"
+    if not file.is_file():
         with replacing(file) as temporary:
-            np.save(temporary, torch.cat(batches).numpy())
+            np.save(temporary, compute().numpy())
     return torch.from_numpy(np.load(file))
 
 
-def _digest(about: object) -> str:
+def digest_of(about: object) -> str:
+    """Return the SHA-256 of plain JSON data."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
