@@ -98,9 +98,6 @@ def compare(draws: Draws, report: Callable[[], None]) -> dict[str, Score]:
     scores: dict[str, Score] = {}
     for metric, distance, key in _distances(first):
         mean = float(np.mean(distances[metric]))
-        low_high = jackknife_interval(mean, _left_out(first, against, distance, key))
-        if low_high and distance is frechet_distance:
-            low_high = max(low_high[0], 0.0), low_high[1]
         note = _rank_note(first.features[key]) if distance is frechet_distance else ""
         scores[metric] = Score(
             value=mean,
@@ -108,14 +105,12 @@ def compare(draws: Draws, report: Callable[[], None]) -> dict[str, Score]:
             better="lower",
             n=subjects,
             images=images,
-            ci=low_high,
+            ci=_interval(mean, first, against, distance, key),
             note="; ".join(filter(None, (_spread_note(distances[metric]), note))),
         )
     for metric, better in _BETTER.items():
         if metric in missing:
-            scores[metric] = Score(
-                value=None, unit="", better=better, n=subjects, images=images, note=missing[metric]
-            )
+            scores[metric] = Score(value=None, unit="", better=better, n=subjects, images=images, note=missing[metric])
         else:
             per_draw = [float(found.mean()) for found in values[metric]]
             scores[metric] = mean_score(
@@ -156,13 +151,22 @@ def _distances(images: Images) -> list[tuple[str, Distance, str]]:
     ]
 
 
-def _left_out(real: Images, other: Images, distance: Distance, key: str) -> list[float]:
-    """Return the distance without each part of the owners, left out on both sides at once; empty for small sets."""
-    parts = min(20, len(set(real.owners)), len(set(other.owners)))
-    pairs = list(zip(parts_left_out(real.owners, parts), parts_left_out(other.owners, parts), strict=True))
-    if min(len(rows) for pair in pairs for rows in pair) < 2:
-        return []
-    return [distance(real.features[key][own], other.features[key][theirs]) for own, theirs in pairs]
+def _interval(value: float, real: Images, other: Images, distance: Distance, key: str) -> tuple[float, float] | None:
+    """Return the interval of a distance; ``None`` for few subjects or generated images.
+
+    Each side has a jackknife of its own, as it has its own number of subjects; their variances add.
+    """
+    one, two = real.features[key], other.features[key]
+    sides = (
+        [distance(one[rows], two) for rows in parts_left_out(real.owners) if len(rows) > 1],
+        [distance(one, two[rows]) for rows in parts_left_out(other.owners) if len(rows) > 1],
+    )
+    intervals = [jackknife_interval(value, left_out) for left_out in sides]
+    reaches = [(found[1] - found[0]) / 2 for found in intervals if found]
+    if len(reaches) < len(sides):
+        return None
+    reach = float(np.hypot(*reaches))
+    return max(value - reach, 0.0) if distance is frechet_distance else value - reach, value + reach
 
 
 def _precision_recall(real: Images, other: Images) -> Values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +54,29 @@ _READING = (
 
 @dataclass(frozen=True)
 class _Class:
-    """All images of a class that are used."""
+    """All images of a class that are used, and what the extractor sees of them."""
 
     name: str
     real: ImageSet
     generated: ImageSet
-    real_images: Images
-    generated_images: Images
+    seen_real: Images
+    seen_generated: Images
+
+
+class _Steps:
+    """Counts the steps of all stages for one progress bar."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+
+    def within(self, done: int, _total: int) -> None:
+        """Report steps of the stage that is under way."""
+        self.progress(min(self.done + done, self.total), self.total)
+
+    def advance(self, count: int) -> None:
+        """Report that a stage of ``count`` steps is over."""
+        self.done += count
+        self.within(0, 0)
 
 
 def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progress: Progress) -> Evaluation:
@@ -82,50 +98,25 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
     runtime = Runtime.choose(options.backend, options.precision)
     generated = generated_images(artifact, options.samples * options.draws, options.seed, runtime)
     names = tuple(dict.fromkeys(generated.classes))
-    chosen = {name: _pool(real, name, number, options) for number, name in enumerate(names)}
-    steps = sum(map(len, chosen.values())) + len(generated) + 3 * options.draws * _WEIGHT * len(names)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(min(done, steps), steps)
-
-    classes = []
-    for name in names:
-        sets = chosen[name], generated.subset(generated.rows(name))
-        features = []
-        for one in sets:
-            features.append(views.features(one, lambda some, _: progress(min(done + some, steps), steps)))
-            advance(len(one))
-        own_names = tuple(f"generated {number}" for number in range(len(sets[1])))
-        classes.append(
-            _Class(name, *sets, Images(features[0], chosen[name].subjects), Images(features[1], own_names))
-        )
+    pools = [_pool(real, name, number, options) for number, name in enumerate(names)]
+    comparisons = 3 * options.draws * len(names)
+    steps = _Steps(progress, sum(map(len, pools)) + len(generated) + comparisons * _WEIGHT)
+    classes = [_see(name, pool, generated, views, steps) for name, pool in zip(names, pools, strict=True)]
 
     scores: dict[Measure, Score] = {}
     rows: list[dict[str, Any]] = []
     firsts: dict[str, tuple[Images, Images]] = {}
     for number, one in enumerate(classes):
-        if len(one.real_images) < 2:
-            why = f"a set needs two images, and the unseen subjects have {len(one.real_images)} of class {one.name!r}"
-            scores[Measure(one.name, MODEL, "frechet")] = Score(
-                value=None, unit="", better="lower", n=len(set(one.real.subjects)), note=why
-            )
+        if len(one.real) < 2:
+            scores[Measure(one.name, MODEL, "frechet")] = _too_few(one)
             continue
-        plan = _plan(one.real_images.owners, options, number)
-        firsts[one.name] = one.real_images.take(plan.real[0]), one.generated_images.take(range(plan.size))
-        scores |= _class_scores(one, plan, views, options, lambda: advance(_WEIGHT))
-        rows += _by_subject(one.name, *firsts[one.name], views)
-    if len(names) > 1 and len(firsts) == len(names):
-        made, held_out = class_fidelity(
-            {name: pair[0] for name, pair in firsts.items()}, {name: pair[1] for name, pair in firsts.items()},
-            options.seed,
-        )  # fmt: skip
-        for name in names:
-            scores[Measure(name, MODEL, "class fidelity")] = made[name]
-            scores[Measure(name, FLOOR, "class fidelity")] = held_out[name]
-    progress(steps, steps)
+        plan = _plan(one.real.subjects, options, number)
+        firsts[one.name] = one.seen_real.take(plan.real[0]), one.seen_generated.take(range(plan.size))
+        scores |= _class_scores(one, plan, views, options, steps)
+        rows += _by_subject(one, views)
+    if len(firsts) == len(names) > 1:
+        scores |= _fidelity(firsts, options)
+    progress(steps.total, steps.total)
     return Evaluation(
         scores=scores,
         about=_about(views, runtime, real, options),
@@ -133,6 +124,21 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
         columns=("class", "set"),
         reading=_READING,
     )
+
+
+def _see(name: str, real: ImageSet, generated: ImageSet, views: Views, steps: _Steps) -> _Class:
+    """Return the images of a class with their features."""
+    own = generated.subset(generated.rows(name))
+    seen_real = Images(views.features(real, steps.within), real.subjects)
+    steps.advance(len(real))
+    seen_generated = Images(views.features(own, steps.within), tuple(f"generated {row}" for row in range(len(own))))
+    steps.advance(len(own))
+    return _Class(name, real, own, seen_real, seen_generated)
+
+
+def _too_few(one: _Class) -> Score:
+    why = f"a set needs two images, and the unseen subjects have {len(one.real)} of the class {one.name!r}"
+    return Score(value=None, unit="", better="lower", n=len(set(one.real.subjects)), images=len(one.real), note=why)
 
 
 def _pool(real: ImageSet, name: str, number: int, options: RealismOptions) -> ImageSet:
@@ -188,11 +194,11 @@ def _halves(owners: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray
 
 
 def _class_scores(
-    one: _Class, plan: _Plan, views: Views, options: RealismOptions, report: Callable[[], None]
+    one: _Class, plan: _Plan, views: Views, options: RealismOptions, steps: _Steps
 ) -> dict[Measure, Score]:
     """Return all scores of a class but its fidelity."""
-    real = _standardised(one.real_images, one.real_images, views)
-    generated = _standardised(one.generated_images, one.real_images, views)
+    real = _standardised(one.seen_real, one.seen_real, views)
+    generated = _standardised(one.seen_generated, one.seen_real, views)
 
     def model(size: int) -> Draws:
         starts = [draw * options.samples for draw in range(options.draws)]
@@ -210,12 +216,21 @@ def _class_scores(
     scores = {
         Measure(one.name, filler, metric): score
         for filler, draws in compared.items()
-        for metric, score in compare(draws, report).items()
+        for metric, score in compare(draws, lambda: steps.advance(_WEIGHT)).items()
     }
     scores[Measure(one.name, MODEL, "ms-ssim")] = _diversity(one.generated, range(plan.size), one.real)
     if plan.halves:
         scores[Measure(one.name, FLOOR, "ms-ssim")] = _diversity(one.real, plan.real[0], one.real)
     return scores
+
+
+def _fidelity(firsts: Mapping[str, tuple[Images, Images]], options: RealismOptions) -> dict[Measure, Score]:
+    """Return the class fidelity of the first draw."""
+    real, generated = ({name: pair[side] for name, pair in firsts.items()} for side in (0, 1))
+    found = zip((MODEL, FLOOR), class_fidelity(real, generated, options.seed), strict=True)
+    return {
+        Measure(name, filler, "class fidelity"): score for filler, scores in found for name, score in scores.items()
+    }
 
 
 def _standardised(images: Images, real: Images, views: Views) -> Images:
@@ -257,15 +272,16 @@ def _diversity(images: ImageSet, rows: Sequence[int] | np.ndarray, real: ImageSe
     return mean_score(values.double().numpy(), owners, "lower", subjects, len(rows), f"mean of {len(chosen)} pairs")
 
 
-def _by_subject(name: str, real: Images, generated: Images, views: Views) -> list[dict[str, Any]]:
+def _by_subject(one: _Class, views: Views) -> list[dict[str, Any]]:
     """Return one row per subject: its images, and how far they are from the nearest generated image."""
-    scaled = [_standardised(images, real, views).features[WHOLE] for images in (real, generated)]
-    nearest = nearest_distances(*scaled).numpy()
-    owners = np.asarray(real.owners)
+    real, generated = (
+        _standardised(images, one.seen_real, views).features[WHOLE] for images in (one.seen_real, one.seen_generated)
+    )
+    nearest, owners = nearest_distances(real, generated).numpy(), np.asarray(one.real.subjects)
     return [
         {
             "subject": str(subject),
-            "class": name,
+            "class": one.name,
             "images": int((owners == subject).sum()),
             "distance to the nearest generated image": float(nearest[owners == subject].mean()),
         }
@@ -275,7 +291,7 @@ def _by_subject(name: str, real: Images, generated: Images, views: Views) -> lis
 
 def _about(views: Views, runtime: Runtime, real: ImageSet, options: RealismOptions) -> dict[str, Any]:
     extractor = views.extractor
-    paper = (options.features == INCEPTION) and "the Fréchet Inception distance"
+    paper = options.features == INCEPTION
     return {
         "features": extractor.name,
         "extractor": extractor.digest[:12],
@@ -287,5 +303,5 @@ def _about(views: Views, runtime: Runtime, real: ImageSet, options: RealismOptio
         "neighbours": NEIGHBOURS,
         "seed": options.seed,
         "runtime": f"{runtime.backend}, {runtime.precision}, {runtime.device}",
-        "frechet": paper or "not the Fréchet Inception distance of the literature",
+        "frechet": f"{'' if paper else 'not '}the Fréchet Inception distance of the literature",
     }
