@@ -25,6 +25,7 @@ _DATA = DataConfig(
     # One scale for the whole series, or the courses of contrast agent would be lost.
     scales={name: Scale(like=_FIRST) for name in _SERIES if name != _FIRST} | {"sub": Scale(like=_FIRST, signed=True)},
     regions=("breast-mask",),
+    spacing_mm=(1.0, 1.0, 4.0),
     scaling="max",
 )
 

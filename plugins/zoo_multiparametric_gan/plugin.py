@@ -1,11 +1,11 @@
-"""Registers ``dcgan`` and ``wgan``."""
+"""Registers ``dcgan``, ``wgan`` and the dataset ``dce-phantom``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from zoo import Citation, Method, Task, hookimpl
+from zoo import Citation, Dataset, Method, Task, hookimpl
 from zoo.presets import Presets
 
 _REPORTED: tuple[tuple[str, str, float, float, float], ...] = (
@@ -45,6 +45,7 @@ def _method(name: str, summary: str, prefix: str) -> Method:
         trainer=f"zoo_multiparametric_gan.training:{prefix}Trainer",
         examples="zoo_multiparametric_gan.examples:PatchExamples",
         real="zoo_multiparametric_gan.examples:Patches",
+        dataset="dce-phantom",
         tasks={
             "sample": Task(
                 run="zoo_multiparametric_gan.tasks:sample", options="zoo_multiparametric_gan.config:GANOptions"
@@ -62,4 +63,16 @@ def zoo_methods() -> list[Method]:
     return [
         _method("dcgan", "Generate patches of several contrasts, of a class that is asked for, by a DCGAN.", "DCGAN"),
         _method("wgan", "Generate patches of several contrasts, of a class that is asked for, by a WGAN.", "WGAN"),
+    ]
+
+
+@hookimpl
+def zoo_datasets() -> list[Dataset]:
+    """Return ``dce-phantom``."""
+    return [
+        Dataset(
+            name="dce-phantom",
+            summary="Synthetic breasts before and after contrast agent, with lesions whose kinetics are known.",
+            open="zoo_multiparametric_gan.phantom:open_dce_phantom",
+        )
     ]
