@@ -1,1 +1,1 @@
-"""Class-conditional GANs for multi-contrast patches, and a DCE phantom to train and judge them on."""
+"""DCGAN and WGAN for patches of any number of contrasts, with a class that can be asked for."""

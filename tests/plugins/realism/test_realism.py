@@ -54,7 +54,7 @@ def test_noise_is_further_from_brains_than_brains_from_each_other(evaluated: Eva
 
 
 def test_the_features_and_the_numbers_are_recorded(evaluated: Evaluation) -> None:
-    assert evaluated.about["features"] == "fixed set of 17 features per channel"
+    assert evaluated.about["features"] == "texture features, version 1: 63 per channel"
     assert evaluated.about["generated images"] == 40
 
 

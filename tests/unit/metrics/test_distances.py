@@ -31,7 +31,7 @@ def test_correlated_features_agree_with_the_general_formula() -> None:
 
 
 def test_one_image_has_no_distribution() -> None:
-    with pytest.raises(DataError, match="sets of 1 and 5"):
+    with pytest.raises(DataError, match="Sets of 1 and 5"):
         frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
 
 

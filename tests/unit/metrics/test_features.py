@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from zoo.errors import DataError, MissingExtraError, UnknownNameError
 from zoo.metrics.backbones import timm_network
-from zoo.metrics.features import load_extractor, radiomic_distance, radiomic_features
+from zoo.metrics.features import load_extractor, texture_distance
 
 
 def _brains(count: int, seed: int, size: tuple[int, ...] = (32, 40), radius: float = 0.6) -> torch.Tensor:
@@ -26,21 +26,11 @@ def _brains(count: int, seed: int, size: tuple[int, ...] = (32, 40), radius: flo
 @pytest.mark.parametrize("size", [(32, 40), (16, 20, 16)])
 def test_other_brains_of_the_kind_are_near_and_worse_images_far(size: tuple[int, ...]) -> None:
     real, alike = _brains(80, 1, size), _brains(80, 2, size)
-    near = radiomic_distance(real, alike)
+    near = texture_distance(real, alike)
     noisy = alike + 0.15 * torch.randn(alike.shape, generator=torch.Generator().manual_seed(3))
-    assert radiomic_distance(real, _brains(80, 2, size, radius=0.4)) > 5 * near
-    assert radiomic_distance(real, noisy) > 5 * near
-    assert radiomic_distance(real, alike[:1].expand(80, *alike.shape[1:])) > 2 * near  # no variety
-
-
-def test_features_are_those_named_for_each_channel() -> None:
-    brain = _brains(3, 5)
-    features = radiomic_features(brain.repeat(1, 2, 1, 1))
-    assert torch.equal(features[:, : features.shape[1] // 2], features[:, features.shape[1] // 2 :])
-    assert torch.allclose(features[:, 0], (brain > -0.9).double().flatten(1).mean(1))
-    turned = radiomic_features(brain.flip(2))
-    changed = (turned - radiomic_features(brain)).abs() > 1e-9
-    assert changed.sum(1).max() <= 1  # mirroring moves the centre from left to right and nothing else
+    assert texture_distance(real, _brains(80, 2, size, radius=0.4)) > 5 * near
+    assert texture_distance(real, noisy) > 5 * near
+    assert texture_distance(real, alike[:1].expand(80, *alike.shape[1:])) > 2 * near  # no variety
 
 
 # --- Networks of timm. ---
@@ -60,7 +50,7 @@ def test_a_network_without_a_file_has_weights_of_seed_0() -> None:
     pytest.importorskip("timm")
     images = torch.rand(3, 1, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
     first, second = (load_extractor("timm:test_resnet") for _ in range(2))
-    assert first.name == "timm test_resnet, random weights of seed 0"
+    assert first.name == "timm test_resnet, resized to 160 x 160 (bilinear, antialiased), random weights of seed 0"
     assert torch.equal(first.features(images), second.features(images))
 
 
@@ -143,7 +133,9 @@ def test_inception_features_are_those_of_grey_8_bit_images(inception: tuple[torc
     network, file = inception
     images = torch.rand(2, 1, 40, 32, generator=torch.Generator().manual_seed(1)) * 2.2 - 1.1
     extractor = load_extractor("inception", file)
-    assert extractor.name.startswith("inception, weights weights.safetensors, SHA-256")
+    assert extractor.name.startswith(
+        "inception, resized to 299 x 299 as by TensorFlow 1, weights weights.safetensors, "
+    )
     grey = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
     assert torch.equal(extractor.features(images), network(grey)[0].double())
 
@@ -192,5 +184,5 @@ def test_features_that_do_not_exist_are_refused(name: str) -> None:
 
 
 def test_weights_for_the_fixed_features_are_refused() -> None:
-    with pytest.raises(DataError, match="'radiomic' have no weights"):
-        load_extractor("radiomic", Path("weights.safetensors"))
+    with pytest.raises(DataError, match="'texture' take no file of weights"):
+        load_extractor("texture", Path("weights.safetensors"))
