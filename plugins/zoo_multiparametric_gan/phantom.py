@@ -6,7 +6,7 @@ that a seed gives the same breasts and lesions at every spacing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,12 +192,15 @@ class _Grid:
     def of(cls, spacing_mm: float) -> _Grid:
         steps = np.array([spacing_mm, spacing_mm, SLICE_MM])
         wide, deep, tall = (int(size / step) for size, step in zip(FIELD_OF_VIEW_MM, steps, strict=True))
+        shape = (wide, deep, tall)
         # The middle is the sternum, y counts from the back of the field of view.
         first = steps / 2 - np.array([FIELD_OF_VIEW_MM[0] / 2, 0, FIELD_OF_VIEW_MM[2] / 2])
         affine = np.diag([*steps, 1.0])
         affine[:3, 3] = first
-        x, y, z = (start + step * np.arange(size) for start, step, size in zip(first, steps, (wide, deep, tall), strict=True))
-        return cls((wide, deep, tall), spacing_mm, affine, x[:, None, None], y[None, :, None], z[None, None, :])
+        x, y, z = (
+            start + step * np.arange(size) for start, step, size in zip(first, steps, (wide, deep, tall), strict=True)
+        )
+        return cls(shape, spacing_mm, affine, x[:, None, None], y[None, :, None], z[None, None, :])
 
     def field(self, rng: np.random.Generator, sigma_mm: float) -> np.ndarray:
         """Return a smooth field of mean 0 and standard deviation 1, the same at every spacing."""
@@ -404,18 +407,14 @@ class _Places:
         return x, y, z
 
 
-def _blob(
-    grid: _Grid, centre_mm: Place, diameter_mm: float, rng: np.random.Generator
-) -> tuple[Box, np.ndarray]:
+def _blob(grid: _Grid, centre_mm: Place, diameter_mm: float, rng: np.random.Generator) -> tuple[Box, np.ndarray]:
     """Return a smooth oval lesion with at most shallow lobes: its box, and the share of it in each voxel."""
     box, unit, distance = _around(grid, centre_mm, 0.75 * diameter_mm, rng)
     radius = diameter_mm / 2 * np.exp(rng.uniform(0.02, 0.05) * _waves(unit, 2.5, rng))
     return box, grid.share(radius - distance)
 
 
-def _spiculated(
-    grid: _Grid, centre_mm: Place, diameter_mm: float, rng: np.random.Generator
-) -> tuple[Box, np.ndarray]:
+def _spiculated(grid: _Grid, centre_mm: Place, diameter_mm: float, rng: np.random.Generator) -> tuple[Box, np.ndarray]:
     """Return an uneven lesion with spicules: its box, and the share of it in each voxel."""
     box, unit, distance = _around(grid, centre_mm, 1.2 * diameter_mm + 6, rng)
     radius = 0.88 * diameter_mm / 2 * np.exp(rng.uniform(0.14, 0.24) * _waves(unit, 6.0, rng))
@@ -477,9 +476,7 @@ def _interior(
     return np.concatenate([(t2w * (1 - 0.45 * weak * (pathology == BENIGN)))[None], t1w])
 
 
-def _paint(
-    signal: np.ndarray, fat: np.ndarray, box: Box, inside: np.ndarray, value: np.ndarray
-) -> None:
+def _paint(signal: np.ndarray, fat: np.ndarray, box: Box, inside: np.ndarray, value: np.ndarray) -> None:
     """Put a lesion's signal, ``[6]`` or ``[6, i, j, k]``, in the place of what was in its box."""
     part = signal[:, *box]
     part += inside * (value.reshape(len(signal), *(value.shape[1:] or (1, 1, 1))) - part)
