@@ -41,10 +41,17 @@ def test_noisy_images_are_further_away_than_images_of_the_kind(size: tuple[int, 
     assert texture_distance(real, noisy) > 5 * texture_distance(real, alike)
 
 
-@pytest.mark.parametrize("shape", [(2, 24), (2, 24, 28), (2, 0, 24, 28), (2, 1, 4, 4, 4, 4)])
+@pytest.mark.parametrize("shape", [(2, 24), (2, 24, 28), (2, 0, 24, 28), (0, 1, 24, 28), (2, 1, 4, 4, 4, 4)])
 def test_texture_needs_channels_and_two_or_three_axes(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"\[B, C, H, W\] or \[B, C, X, Y, Z\], got"):
         texture_features(torch.zeros(shape))
+
+
+def test_many_images_have_the_features_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = _patches(5, 1, channels=2)
+    together = texture_features(images)
+    monkeypatch.setattr("zoo.metrics.features.BATCH", 2)
+    assert torch.equal(texture_features(images), together)
 
 
 def test_a_diverged_generator_has_no_distance() -> None:
