@@ -25,22 +25,32 @@ def command() -> None:
 
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--subjects", type=click.IntRange(min=1), default=8, show_default=True, help="Half with MS.")
+@click.option("--dataset", "name", default="phantom", show_default=True, help="What to make; zoo list shows them.")
+@click.option(
+    "--subjects", type=click.IntRange(min=1), default=8, show_default=True, help="Of the phantom half with MS."
+)
 @seed_option
-@click.option("--spacing", type=click.Choice(["1", "2", "4"]), default="2", show_default=True, help="Voxel size, mm.")
-def phantom(out: Path, subjects: int, seed: int, spacing: str) -> None:
-    """Write a BIDS cohort of synthetic brains whose lesions, tissues and atrophy are known.
+@click.option("--spacing", type=click.FloatRange(min=0, min_open=True), default=2, show_default=True,
+              help="Voxel size, mm; of the dataset phantom 1, 2 or 4.")  # fmt: skip
+def phantom(out: Path, name: str, subjects: int, seed: int, spacing: float) -> None:
+    """Write a BIDS cohort of synthetic subjects whose truth is known, such as lesions, tissues and atrophy.
 
     \b
     zoo data phantom phantom
     zoo data phantom phantom --subjects 20 --seed 7
     zoo data phantom phantom --spacing 1
+    zoo data phantom breasts --dataset dce-phantom --subjects 20
     """
-    from zoo.imaging.phantom import write_phantom
+    from zoo.descriptors import resolve
+    from zoo.registry import registry
 
+    dataset = registry().datasets[name]
     with progress_bar("Making subjects") as progress:
-        write_phantom(out, subjects, seed, float(spacing), progress)
-    click.echo(f"{subjects} synthetic subjects in {out}; train on them with: zoo train lesion-filling --data {out}")
+        resolve(dataset.open)(out, spacing, progress, subjects=subjects, seed=seed)
+    methods = [method.name for method in registry().methods.items.values() if method.dataset == name]
+    trained = [method for method in methods if registry().methods[method].trainable]
+    what = f"train on them with: zoo train {trained[0]} --data" if trained else "look at them with: zoo data check"
+    click.echo(f"{subjects} synthetic subjects in {out}; {what} {out}")
 
 
 @command.command()

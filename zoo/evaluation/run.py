@@ -115,6 +115,7 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
 
     stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     stem = artifact.folder / "evaluations" / f"{name}-{stamp}"
+    paired = evaluation.paired_table()
     content = {"model_sha256": artifact.sha256, "evaluator": name, **evaluation.to_json()}
     write_text(stem.with_name(f"{stem.name}.json"), json.dumps(content, indent=2) + "\n")
     write_report(
@@ -122,7 +123,7 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
         f"{artifact.method.name}: {name}",
         [
             Section(heading="Scores", text=explain(evaluation), table=evaluation.table()),
-            Section(heading="The model against each baseline", text=PAIRED, table=evaluation.paired_table()),
+            Section(heading="The model against each baseline", text=PAIRED if paired else "", table=paired),
             Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact)),
             Section(heading="Pictures", figures=list(evaluation.pictures)),
         ],

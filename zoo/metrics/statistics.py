@@ -102,13 +102,16 @@ class PairedDifference:
 
 
 def paired_difference(
-    this: Mapping[str, float], other: Mapping[str, float], better: Literal["higher", "lower", "nearer 1"]
+    this: Mapping[str, float],
+    other: Mapping[str, float],
+    better: Literal["higher", "lower", "nearer 1", "nearer 0.5"],
 ) -> PairedDifference:
     """Compare two methods on the subjects that both were measured on.
 
     Args:
         this, other: One value per subject, by the subject's name.
-        better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and lower is better.
+        better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and lower is better;
+            ``"nearer 0.5"`` likewise.
 
     Raises:
         DataError: They have no subject in common.
@@ -117,8 +120,8 @@ def paired_difference(
     if not shared:
         raise DataError("Two methods without a subject in common cannot be compared.")
     pairs = np.array([(this[subject], other[subject]) for subject in shared])
-    if better == "nearer 1":
-        pairs = np.abs(pairs - 1)
+    if better not in ("higher", "lower"):
+        pairs = np.abs(pairs - float(better.removeprefix("nearer ")))
     differences = pairs[:, 0] - pairs[:, 1]
     won = differences > 0 if better == "higher" else differences < 0
     return PairedDifference(mean_interval(differences.tolist()), int(won.sum()))
