@@ -361,6 +361,20 @@ def test_the_cross_hair_marks_by_keyboard_and_time_runs_out(context: Any, tmp_pa
     assert read.answers[1].seconds == pytest.approx(60, abs=1)
 
 
+def test_volumes_are_scrolled_and_turned(context: Any, tmp_path: Path) -> None:
+    real = write_simple(tmp_path / "real", "real", 1, shape=(8, 6, 5), seed=1)
+    fake = write_simple(tmp_path / "fake", "sample", 1, shape=(8, 6, 5), seed=2)
+    make_study(tmp_path / "study", StudySettings(n=1, warm_up=0), {"gan": fake}, real)
+    page = opened(context, tmp_path / "study")
+    start(page)
+    press(page, "PageUp")
+    assert page.inner_text("#position") == "axial 4 of 5"
+    press(page, "ArrowDown", "PageDown")
+    assert page.inner_text("#position") == "axial 2 of 5"
+    press(page, "v", "v", "PageUp")
+    assert page.inner_text("#position") == "sagittal 6 of 8"
+
+
 def test_brightness_contrast_and_zoom_by_keys_and_mouse(context: Any, single: Path) -> None:
     page = opened(context, single)
     start(page)
