@@ -8,6 +8,9 @@ from zoo.config import Config, DataConfig, MethodConfig, Scale, TrainingConfig
 from zoo.tasks import SampleOptions
 
 
+CLASSES = ("dark", "bright")
+
+
 def _short() -> TrainingConfig:
     return TrainingConfig(
         images=48, batch_size=8, checkpoint_images=16, sample_images=48, log_images=8, validation_images=4
@@ -45,7 +48,7 @@ class ClassesConfig(MethodConfig):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return ("dark", "bright")
+        return CLASSES
 
 
 class ClassesOptions(SampleOptions):
