@@ -51,7 +51,7 @@ def test_noise_is_further_from_brains_than_brains_from_each_other(evaluated: Eva
         floor = _score(evaluated, "all", FLOOR, metric)
         assert _score(evaluated, "all", MODEL_AT_FLOOR, metric).value > 3 * abs(floor.value)
     assert _score(evaluated, "all", MODEL, "1-nn real").value == 1
-    assert _score(evaluated, "all", FLOOR, "coverage").value > 0.8
+    assert _score(evaluated, "all", FLOOR, "coverage").value > 0.5
 
 
 def test_the_floor_is_compared_with_as_many_images_of_the_model(evaluated: Evaluation) -> None:
