@@ -390,7 +390,9 @@ class Dataset:
 
     Attributes:
         name, summary: Kebab-case name and one line.
-        open: ``(folder, spacing_mm, progress) -> Path``: makes the cohort in ``folder`` and returns its root.
+        open: ``(folder, spacing_mm, progress, *, subjects: int | None = None, seed: int = 0) -> Path``: writes the
+            cohort into ``folder`` and returns its root. ``zoo data phantom`` gives ``subjects`` and ``seed``; where a
+            method is trained without ``--data``, ``subjects`` is ``None``: as many as suit the dataset.
     """
 
     name: str

@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "Train a method on a cohort; run the same command to resume.",
     "evaluate": "Measure a trained model on subjects it has not seen, beside baselines.",
     "export": "Export a model to ONNX, OpenVINO or TensorRT, verified.",
+    "reader-study": "Pages on which people tell generated images from real ones, and what their answers say.",
     "bench": "Measure latency, throughput, memory and fidelity of each runtime, side by side.",
     "demo": "Make a cohort, train on it, fill a patient and measure, in minutes.",
     "doctor": "What this machine has, and what is missing.",

@@ -23,7 +23,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
-            return importlib.import_module(f"zoo.cli.{name}").command
+            return importlib.import_module(f"zoo.cli.{name.replace('-', '_')}").command
         verbs = registry().verbs
         if name not in verbs:
             known = self.list_commands(context)

@@ -1,0 +1,1 @@
+"""Reader studies: can people tell generated images from real ones?"""
