@@ -146,8 +146,8 @@ def _too_few(one: _Class) -> Score:
 
 
 def _pool(real: ImageSet, name: str, number: int, options: RealismOptions) -> ImageSet:
-    """Return the real images of a class from which all draws are taken: all, or as many as can be of use."""
-    rows, most = real.rows(name), 2 * options.samples * options.draws
+    """Return the real images of a class from which all draws are taken: all, or enough for two halves of each draw."""
+    rows, most = real.rows(name), 3 * options.samples * options.draws  # halves of the subjects are not quite equal
     if len(rows) > most:
         random = np.random.default_rng(seed_for(options.seed, number))
         rows = sorted(random.choice(rows, most, replace=False).tolist())
