@@ -1,1 +1,1 @@
-"""DCGAN and WGAN for patches of any number of contrasts, with a class that can be asked for."""
+"""Class-conditional GANs for multi-contrast patches, and a DCE phantom to train and judge them on."""

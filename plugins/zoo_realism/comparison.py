@@ -43,10 +43,12 @@ class Images:
     Attributes:
         features: ``[N, F]`` by key, see `Views.features`.
         owners: The subject of each image; a generated image has a name of its own.
+        generated: Whether they are generated.
     """
 
     features: Mapping[str, Tensor]
     owners: tuple[str, ...]
+    generated: bool = False
 
     def __len__(self) -> int:
         return len(self.owners)
@@ -55,7 +57,9 @@ class Images:
         """Return the images of some rows."""
         chosen = [int(row) for row in rows]
         return Images(
-            {key: some[chosen] for key, some in self.features.items()}, tuple(self.owners[row] for row in chosen)
+            {key: some[chosen] for key, some in self.features.items()},
+            tuple(self.owners[row] for row in chosen),
+            self.generated,
         )
 
     @property
@@ -94,7 +98,7 @@ def compare(draws: Draws, report: Callable[[], None]) -> dict[str, Score]:
                 owners.setdefault(metric, []).extend(of)
         report()
     first, against = draws[0]
-    subjects, images = len(set(first.owners)), len(first)
+    subjects, images = len({owner for one in draws[0] if not one.generated for owner in one.owners}), len(first)
     scores: dict[str, Score] = {}
     for metric, distance, key in _distances(first):
         mean = float(np.mean(distances[metric]))
@@ -165,7 +169,7 @@ def _interval(value: float, real: Images, other: Images, distance: Distance, key
     reaches = [(found[1] - found[0]) / 2 for found in intervals if found]
     if len(reaches) < len(sides):
         return None
-    reach = float(np.hypot(*reaches))
+    reach = float(np.hypot(reaches[0], reaches[1]))
     return max(value - reach, 0.0) if distance is frechet_distance else value - reach, value + reach
 
 
@@ -183,7 +187,7 @@ def _neighbours(real: Images, other: Images) -> Values:
     """Images of one subject are no neighbours of each other, on both sides."""
     one, two = real.features[WHOLE], other.features[WHOLE]
     of_real, of_other = nearest_neighbour_correct(one, two, real.groups)
-    if len(set(other.owners)) < len(other):
+    if not other.generated:
         of_other, _ = nearest_neighbour_correct(two, one, other.groups)
     return {"1-nn real": (of_real.numpy(), real.owners), "1-nn generated": (of_other.numpy(), other.owners)}
 

@@ -38,18 +38,21 @@ _PAIRS = 100
 _WEIGHT = 20
 """Steps of progress that a comparison counts, in images."""
 
-_READING = (
-    "Each row of the model compares as many generated as real images of subjects that training has not seen (column "
-    f"images; n: subjects). {FLOOR!r} compares real images of one half of the subjects with those of the other half: "
-    "about what a perfect generator would get. The floor is normally the better one, and the model's distance from it, "
-    "not from 0, is the model's error; distances of other numbers of images cannot be compared, so "
-    f"{MODEL_AT_FLOOR!r} repeats the model's scores with the floor's number. 1-nn near 0.5: the sets cannot be told "
-    "apart; near 1: they can; well below 0.5: images lie closer to the other set than to their own, as copies do. "
-    "ms-ssim: lower is more varied, and real pairs stand in the floor's row, as does the accuracy on held-out real "
-    f"images under class fidelity. Intervals of 95 %, none below {FEWEST_SUBJECTS} subjects or generated images: "
-    "frechet and kernel by a jackknife over parts of the subjects and of the generated images, others over subjects "
-    "for real and over images for generated ones, the other set being fixed."
-)
+_READING = f"""\
+Each row of the model compares as many generated as real images of subjects that training has not seen (column \
+images; n counts subjects).
+{FLOOR!r} compares real images of one half of the subjects with those of the other half: about what a perfect \
+generator would get. It is normally better than the model; the model's error is its distance from the floor, not from \
+0. Distances of other numbers of images cannot be compared, so {MODEL_AT_FLOOR!r} repeats the model's scores with the \
+floor's number.
+1-nn near 0.5: the sets cannot be told apart; near 1: they can; well below 0.5: images lie closer to the other set \
+than to their own, as copies do. Images of one subject are no neighbours of each other, which lowers the values: see \
+the floor.
+ms-ssim: the lower, the more varied; the floor's row has pairs of real images. class fidelity: the floor's row has \
+the accuracy on held-out real images.
+Intervals of 95 %, none below {FEWEST_SUBJECTS} subjects; no subject is drawn twice. frechet, kernel: a jackknife over \
+subjects and over generated images. Others: over subjects where real images are counted, over images where generated \
+ones are, with the other set fixed."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def _see(name: str, real: ImageSet, generated: ImageSet, views: Views, steps: _S
     own = generated.subset(generated.rows(name))
     seen_real = Images(views.features(real, steps.within), real.subjects)
     steps.advance(len(real))
-    seen_generated = Images(views.features(own, steps.within), tuple(f"generated {row}" for row in range(len(own))))
+    names = tuple(f"generated {row}" for row in range(len(own)))
+    seen_generated = Images(views.features(own, steps.within), names, generated=True)
     steps.advance(len(own))
     return _Class(name, real, own, seen_real, seen_generated)
 
@@ -142,8 +146,8 @@ def _too_few(one: _Class) -> Score:
 
 
 def _pool(real: ImageSet, name: str, number: int, options: RealismOptions) -> ImageSet:
-    """Return the real images of a class from which all draws are taken: all, or as many as can be of use."""
-    rows, most = real.rows(name), 2 * options.samples * options.draws
+    """Return the real images of a class from which all draws are taken: all, or enough for two halves of each draw."""
+    rows, most = real.rows(name), 3 * options.samples * options.draws  # halves of the subjects are not quite equal
     if len(rows) > most:
         random = np.random.default_rng(seed_for(options.seed, number))
         rows = sorted(random.choice(rows, most, replace=False).tolist())
@@ -235,7 +239,7 @@ def _fidelity(firsts: Mapping[str, tuple[Images, Images]], options: RealismOptio
 
 def _standardised(images: Images, real: Images, views: Views) -> Images:
     scaled = {key: views.standardised(some, real.features[key]) for key, some in images.features.items()}
-    return Images(scaled, images.owners)
+    return Images(scaled, images.owners, images.generated)
 
 
 def _diversity(images: ImageSet, rows: Sequence[int] | np.ndarray, real: ImageSet) -> Score:

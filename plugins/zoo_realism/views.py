@@ -12,7 +12,7 @@ from zoo.errors import DataError, did_you_mean
 from zoo.metrics.features import TEXTURE, Extractor, feature_scale, load_extractor
 from zoo.progress import Progress
 from zoo_realism.config import SetOptions
-from zoo_realism.images import ImageSet, features_by_channels
+from zoo_realism.images import ImageSet, features_by_channels, features_of
 
 WHOLE = ""
 """Key of the features of all channels; those of one channel have its name."""
@@ -51,6 +51,10 @@ class Views:
             raise DataError(f"{error} The features {TEXTURE!r} need no weights: --set features={TEXTURE}") from None
         return cls(extractor, tuple(channels), _seen(extractor, options, tuple(channels)))
 
+    def whole(self, image_set: ImageSet, progress: Progress | None = None) -> Tensor:
+        """Return the features ``[N, F]`` of whole images."""
+        return features_of(self.extractor, image_set, self.seen, progress)
+
     def features(self, image_set: ImageSet, progress: Progress | None = None) -> dict[str, Tensor]:
         """Return the features ``[N, F]`` of a set by key: `WHOLE`, and each channel where there are several.
 
@@ -60,7 +64,7 @@ class Views:
         if self.extractor.channels is not None:
             found = features_by_channels(self.extractor, image_set, [self.seen, *single], progress)
             return dict(zip((WHOLE, *(name for (name,) in single)), found, strict=True))
-        (whole,) = features_by_channels(self.extractor, image_set, [self.seen], progress)
+        whole = self.whole(image_set, progress)
         columns = whole.chunk(len(self.channels), dim=1) if single else ()
         return {WHOLE: whole, **{name: some for (name,), some in zip(single, columns, strict=True)}}
 

@@ -14,11 +14,12 @@ from zoo.cli.output import progress_bar, show_json, table
 
 @click.group(name="data")
 def command() -> None:
-    """Make the phantom cohort, check a cohort, or transfer patients' lesion masks to healthy subjects.
+    """Make a synthetic cohort, check a cohort, show its images as a model sees them, or transfer lesion masks.
 
     \b
     zoo data phantom phantom --subjects 8
     zoo data check my-bids-folder
+    zoo data examples RUN --data my-bids-folder --out real
     zoo data transfer-masks patients healthy masks
     """
 
@@ -145,6 +146,34 @@ def check(
             click.echo(f"note: {line}")
     if problems:
         raise DataError(f"{len(problems)} of the images in {folder} cannot be used; they are named above.")
+
+
+@command.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", "cohort", type=click.Path(path_type=Path), required=True, help="BIDS folder or manifest.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the images and their sheet.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="Images.")
+@click.option("--class", "label", metavar="NAME", help="Class of all images; default: of each class alike.")
+@seed_option
+@json_option
+def examples(run: Path, cohort: Path, out: Path, count: int, label: str | None, seed: int, as_json: bool) -> None:
+    """Write real images that samples of a model are compared with, in the form of zoo sample.
+
+    They are of subjects that training has not seen; names and JSON say nothing of a subject.
+
+    \b
+    zoo data examples RUN --data my-bids-folder --out real
+    zoo data examples RUN --data my-bids-folder -n 40 --class malignant --seed 3 --out real-malignant
+    """
+    import zoo
+    from zoo.evaluation.examples import example_files
+
+    with progress_bar("Writing images") as progress:
+        report = example_files(zoo.load(run), cohort, out, count=count, label=label, seed=seed, progress=progress)
+    if as_json:
+        show_json({"images": [str(path) for path in report.images], "sheet": str(report.sheet)})
+    else:
+        click.echo(f"Wrote {len(report.images)} images to {out}; look at {report.sheet}")
 
 
 @command.command(name="transfer-masks")

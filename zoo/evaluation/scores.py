@@ -219,7 +219,7 @@ def _cell(score: Score) -> str:
 def explain(evaluation: Evaluation) -> str:
     """Return what was measured on what, which baselines win, and what limits scores or is missing, one line each."""
     about = ", ".join(f"{key}: {value}" for key, value in evaluation.about.items())
-    sentences = [f"{evaluation.reading} {about}."]
+    sentences = [evaluation.reading, f"{about}."]
     if evaluation.comparisons():
         wins = evaluation.verdicts()
         listed = ";\n  ".join(wins)

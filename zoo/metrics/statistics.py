@@ -291,10 +291,14 @@ def jackknife_interval(value: float, left_out: Sequence[float], confidence: floa
     moves the very distance that it is to bound. The interval is for the distance expected of other samples of the same
     numbers, which lies above that of the distributions themselves.
 
+    In simulations (180 to 550 samples of 60 features, 12 to 300 subjects, 120 or 150 repetitions each) 95 % intervals
+    of Fréchet distances held it in 94 to 99 %. They are too wide for equal distributions, where the standard error is
+    1.4 times too large.
+
     Args:
         value: Statistic of all samples.
         left_out: The statistic without each part of the subjects, see `parts_left_out`. Leave a part of the generated
-            samples out at the same time, so that the interval counts their randomness, too.
+            samples out at the same time, or add the variance of their own jackknife, so that their randomness counts.
         confidence: Confidence level in (0, 1).
 
     Source: Kott 2001, section 2.

@@ -35,6 +35,7 @@ let state = {
 };
 
 const currentNumber = () => state.answers.length - (state.revealed ? 1 : 0);
+const lastAnswer = () => state.answers[state.answers.length - 1];
 const currentCase = () => study.cases[currentNumber()];
 const isTimeUp = () => study.seconds > 0 && state.draft.seconds >= study.seconds;
 
@@ -121,7 +122,7 @@ function download(name, content) {
   link.href = URL.createObjectURL(new Blob([`${JSON.stringify(sealed, null, 1)}\n`], { type: "application/json" }));
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
 const ANSWERS_FILE = `answers-${study.study}-${study.reader}.json`;
@@ -291,7 +292,7 @@ function drawCursor(context, cell, at) {
     context.lineTo(toX, toY);
   }
   context.stroke();
-  const mark = state.revealed ? state.answers.at(-1).choice : state.draft.choice;
+  const mark = state.revealed ? lastAnswer().choice : state.draft.choice;
   if (!mark || mark === "none") return;
   const voxel = [mark.slice, mark.y, mark.x];
   if (Math.abs(voxel[cell.plane] - view.cursor[cell.plane]) > 1) return;
@@ -546,7 +547,7 @@ function reveal() {
 
 function verdict() {
   const { truth, origin } = currentCase();
-  const { choice } = state.answers.at(-1);
+  const { choice } = lastAnswer();
   const right = IS_LESION ? choice !== "none" && isInLesion(choice, truth) : choice === truth;
   const said = {
     single: `This image is ${truth}`,
@@ -619,7 +620,7 @@ function show(section = null) {
   byId("count").textContent = `Case ${currentNumber() - first + 1} of ${total}`;
   Object.assign(byId("progress"), { max: study.cases.length, value: state.answers.length });
 
-  const choice = state.revealed ? state.answers.at(-1).choice : state.draft.choice;
+  const choice = state.revealed ? lastAnswer().choice : state.draft.choice;
   const hides = isPaused || (isTimeUp() && !state.revealed);
   byId("stage").classList.toggle("hidden", hides);
   let question = [QUESTION];
@@ -645,7 +646,7 @@ function show(section = null) {
 }
 
 function showClock() {
-  const seconds = state.revealed ? state.answers.at(-1).seconds : state.draft.seconds;
+  const seconds = state.revealed ? lastAnswer().seconds : state.draft.seconds;
   const shown = study.seconds ? Math.max(0, Math.ceil(study.seconds - seconds)) : Math.floor(seconds);
   byId("clock").textContent = `${Math.floor(shown / 60)}:${String(shown % 60).padStart(2, "0")}${study.seconds ? " left" : ""}`;
   byId("clock").classList.toggle("late", study.seconds > 0 && shown <= 10);
