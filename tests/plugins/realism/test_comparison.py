@@ -97,7 +97,7 @@ def test_a_score_has_its_numbers() -> None:
 @pytest.mark.parametrize(("size", "warned"), [(WIDTH, True), (WIDTH + 1, False)])
 def test_fewer_images_than_features_are_warned_of(size: int, warned: bool) -> None:
     scores = _compare((_real(0, size), _generated(_features(1, size))))
-    assert ("WARNING: 8 images for 8 features" in scores["frechet"].note) == warned
+    assert ("WARNING: fewer images than the 8 features" in scores["frechet"].note) == warned
     assert not scores["kernel"].note
 
 

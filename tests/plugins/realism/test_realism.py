@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_scores(run: Path, others: Cohort) -> None:
 
 def test_fewer_images_than_features_are_warned_of_in_the_text(run: Path, others: Cohort) -> None:
     few = _evaluate(zoo.load(run), others, samples=20)
-    assert "Note on frechet: WARNING: 20 images for 63 features" in explain(few)
+    assert "* frechet: WARNING: fewer images than the 63 features" in explain(few)
 
 
 def test_classes_are_measured_apart(copies: Copies, others: Cohort) -> None:
