@@ -492,7 +492,7 @@ def trained_table(file: str) -> list[str]:
     """How long the models of a study were trained."""
     body = [
         [name, f"{own['images_seen']:,}", f"{own['best_images']:,}" if own["best_images"] else "the last",
-         f"{own['processor_seconds'] / 60:.0f}", ", ".join(f"{count} {part}" for part, count in own["subjects"].items())]
+         f"{own['processor_seconds'] / 60:.0f}", ", ".join(f"{n} {part}" for part, n in own["subjects"].items())]
         for name, own in read_rows(file)[0]["trained"].items()
     ]  # fmt: skip
     return grid(["model", "images seen", "checkpoint kept, images", "processor minutes", "subjects"], body)

@@ -3,11 +3,11 @@
     python benchmarks/studies/gan_patches.py --run dcgan=RUN --run wgan=RUN --train COHORT --test COHORT \
         --out benchmarks/results/gan-phantom.json --pictures docs/images/gan-phantom
 
-Run ``zoo evaluate RUN --data COHORT --with realism --with kinetics --with memorisation`` first: the newest evaluation of
-each evaluator is taken. Written: counts of subjects, lesions and patches (the paper's table 1), scores by class and
-model (table 2) and the correlation of Fréchet distance and 1-NN accuracy over classes and models (section 5). Drawn: one
-real patch in all contrasts (figure 1), native T1w of each model (figures 2 and 3), and one series of each model with its
-subtractions (figures 4 and 5).
+First run ``zoo evaluate RUN --data COHORT --with realism --with kinetics --with memorisation``: the newest evaluation
+of each evaluator is taken. Written: counts of subjects, lesions and patches (the paper's table 1), scores by class and
+model (table 2) and the correlation of Fréchet distance and 1-NN accuracy over classes and models (section 5). Drawn:
+real patches in all contrasts (figure 1), native T1w of each model (figures 2 and 3), and a series of each model with
+its subtractions (figures 4 and 5).
 """
 
 from __future__ import annotations
