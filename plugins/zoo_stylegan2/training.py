@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from zoo.metrics.features import radiomic_distance
+from zoo.metrics.features import texture_distance
 from zoo.nn.augment import AdaptiveProbability, augment
 from zoo.nn.ema import MovingAverage
 from zoo.nn.stylegan import Generator, noise_shapes, style_count
@@ -196,14 +196,14 @@ class StyleGANTrainer:
     # --- Called by the host. ---
 
     def validate(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
-        """Return ``radiomic-distance`` between the real images and as many generated ones.
+        """Return ``texture-distance`` between the real images and as many generated ones.
 
         One validation image (a volume) has no spread to compare; the result is then empty.
         """
         if len(batch["image"]) < 2:
             return {}
         generated = draw(self._parts(), self.config, random, batch_size=self.config.training.batch_size)
-        return {"radiomic-distance": torch.tensor(radiomic_distance(batch["image"].cpu(), generated.cpu()))}
+        return {"texture-distance": torch.tensor(texture_distance(batch["image"].cpu(), generated.cpu()))}
 
     def preview(self, batch: Batch, random: Randomness) -> Tensor:
         """Return rows of a real image and seven generated ones, ``[B, 8, H, W]``: first channel, front on top."""

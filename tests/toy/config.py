@@ -1,10 +1,13 @@
-"""Settings of the toy."""
+"""Settings of the toys."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from zoo.config import Config, MethodConfig, TrainingConfig
+from zoo.config import Config, DataConfig, MethodConfig, Scale, TrainingConfig
+from zoo.tasks import SampleOptions
+
+CLASSES = ("dark", "bright")
 
 
 def _short() -> TrainingConfig:
@@ -28,3 +31,26 @@ class ToyConfig(MethodConfig):
     components: int = Field(4, ge=1, description="Principal components of the errors")
     learning_rate: float = Field(1e-2, gt=0, description="Of Adam")
     training: TrainingConfig = Field(default_factory=_short)
+
+
+class ClassesConfig(MethodConfig):
+    """Patches of the T1w, and how much brighter the FLAIR is."""
+
+    data: DataConfig = Field(
+        default_factory=lambda: DataConfig(
+            spacing_mm=4.0,
+            contrasts=("T1w", "change"),
+            derived={"change": "FLAIR - T1w"},
+            scales={"change": Scale(like="T1w", signed=True)},
+        )
+    )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return CLASSES
+
+
+class ClassesOptions(SampleOptions):
+    """Options of the sampler."""
+
+    label: str | None = Field(None, description="Class of all samples; none: each draws its own")

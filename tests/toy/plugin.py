@@ -1,4 +1,4 @@
-"""Registers the toy and the cohort that it is trained on."""
+"""Registers the toys and the cohort that it is trained on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from zoo import Citation, Dataset, Method, Stage, Task, hookimpl
 
 @hookimpl
 def zoo_methods() -> list[Method]:
-    """Return the method of three stages."""
+    """Return the method of three stages, and the sampler with classes."""
+    about = Citation(authors="The tests", title="A toy", venue="tests", year=2026)
     return [
         Method(
             name="toy-filling",
             summary="Fill squares in three stages; for tests.",
             version=1,
-            citation=Citation(authors="The tests", title="A toy", venue="tests", year=2026),
+            citation=about,
             licence="Apache-2.0",
             needs=("T1w",),
             config="tests.toy.config:ToyConfig",
@@ -46,7 +47,19 @@ def zoo_methods() -> list[Method]:
             real="tests.toy.training:RealSlices",
             dataset="toy-brains",
             tasks={"fill": Task(run="tests.toy.tasks:fill", options="zoo.tasks:FillOptions")},
-        )
+        ),
+        Method(
+            name="toy-classes",
+            summary="Draw patches dark or bright; for tests.",
+            version=1,
+            citation=about,
+            licence="Apache-2.0",
+            needs=("T1w", "FLAIR"),
+            config="tests.toy.config:ClassesConfig",
+            real="tests.toy.classes:RealPatches",
+            dataset="toy-brains",
+            tasks={"sample": Task(run="tests.toy.classes:sample", options="tests.toy.config:ClassesOptions")},
+        ),
     ]
 
 

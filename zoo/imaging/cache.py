@@ -177,7 +177,17 @@ def pack_scan(
         hashes = {key: sha256(path) for key, path in sorted({**scan.images, **scan.maps}.items()) if key in used}
     except OSError as error:
         raise DataError(f"{scan.id}: {error.filename} cannot be read ({error.strerror}).") from None
-    shaping = {"contrasts", "targets", "derived", "scales", "spacing_mm", "scaling", "percentile", "noise_floor"}
+    shaping = {
+        "contrasts",
+        "targets",
+        "derived",
+        "scales",
+        "spacing_mm",
+        "matrix",
+        "scaling",
+        "percentile",
+        "noise_floor",
+    }
     settings = config.model_dump(mode="json", include={*shaping, "regions"})
     key = _key("scan", PACKING, hashes, settings)
     folder = cache_folder() / "packed" / key[:2] / key
@@ -200,7 +210,7 @@ def _key(*parts: object) -> str:
 def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
     names = config.images
     first = read_volume(scan.images[names[0]])
-    grid = model_grid(first.shape, first.affine, config.spacing_mm)
+    grid = model_grid(first.shape, first.affine, config.spacing_mm, config.matrix)
     values: dict[str, np.ndarray] = {}
     hashes: dict[str, str] = {}
     for name in names:

@@ -7,12 +7,9 @@ only the brain, as after skull stripping: the templates have no skull.
 from __future__ import annotations
 
 import functools
-import gzip
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -20,7 +17,7 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from zoo.errors import DataError
-from zoo.system.files import replacing
+from zoo.imaging.synthetic import describe, new_cohort, smooth_field, write_image, write_json
 
 SPACINGS_MM = (1.0, 2.0, 4.0)
 GROUPS = ("MS", "HC")
@@ -188,7 +185,7 @@ def make_subject(
     lesion_free = np.zeros(inside.shape, np.int16)
     weight = _lesion_weight(lesion_mask, spacing_mm)
     detail = _detail(t1w, shares, inside)
-    texture = 8 * _smooth_field(scanner, inside.shape, 2.0 / spacing_mm)
+    texture = 8 * smooth_field(scanner, inside.shape, 2.0 / spacing_mm)
     for contrast, means in _MEANS.items():
         healthy = sum(share * mean for share, mean in zip(shares, means.values(), strict=True))
         healthy = healthy + _DETAIL[contrast] * detail + texture
@@ -215,7 +212,7 @@ def _deformation(
     """
     coarse = _template(_COARSE_MM)
     shape = coarse.cavity.shape
-    velocity = np.stack([2.4 * _smooth_field(rng, shape, 5.0) + 1.4 * _smooth_field(rng, shape, 2.5) for _ in range(3)])
+    velocity = np.stack([2.4 * smooth_field(rng, shape, 5.0) + 1.4 * smooth_field(rng, shape, 2.5) for _ in range(3)])
     # Sampling nearer to the middle of the ventricles widens them.
     widening = 0.2 + 2.4 * (age - 20) / 55 + 12 * atrophy
     distance = ndimage.gaussian_filter(coarse.ventricle_distance_mm, 1.0)
@@ -302,13 +299,13 @@ def _lesions(
         # An ellipsoid with random axes and an uneven edge, cut at the border of white matter.
         axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         radius = np.linalg.norm((offset @ axes) / np.exp(rng.normal(0, 0.25, 3)), axis=-1)
-        uneven = radius * np.exp(0.25 * _smooth_field(rng, radius.shape, 2.0 / spacing_mm))
+        uneven = radius * np.exp(0.25 * smooth_field(rng, radius.shape, 2.0 / spacing_mm))
         farthest = np.sort(uneven, axis=None)[max(round(volume / spacing_mm**3), 1) - 1]
         pieces, _ = ndimage.label((uneven <= farthest) & white[box])
         lesion = pieces == pieces[tuple(np.minimum(seed, reach))]
         mask[box] |= lesion
         severity[box][lesion] = severe
-    patchy = severity + 0.15 * _smooth_field(rng, mask.shape, 2.0 / spacing_mm)
+    patchy = severity + 0.15 * smooth_field(rng, mask.shape, 2.0 / spacing_mm)
     return mask, np.clip(patchy, 0, 1)
 
 
@@ -318,18 +315,12 @@ def _lesion_weight(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
     return np.where(mask, np.clip(0.3 + 0.9 * blurred, 0, 1), 0)
 
 
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Return smooth noise of mean 0 and standard deviation 1; ``sigma`` in voxels."""
-    field = ndimage.gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma, mode="wrap")
-    return field / max(float(field.std()), 1e-6)
-
-
 class _Scan:
     """One acquisition: a bias field and noise that do not depend on the anatomy."""
 
     def __init__(self, rng: np.random.Generator, inside: np.ndarray, spacing_mm: float) -> None:
         self.inside = inside
-        coarse = _smooth_field(rng, (9, 9, 9), 1.6)
+        coarse = smooth_field(rng, (9, 9, 9), 1.6)
         zoom = np.array(inside.shape) / 9
         self.bias = np.exp(_BIAS * ndimage.zoom(coarse, zoom, order=1, grid_mode=True, mode="nearest"))
         self.noise = rng.normal(0, _NOISE, (2, *inside.shape)).astype(np.float32)
@@ -365,14 +356,12 @@ def write_phantom(
     _check_spacing(spacing_mm)
     if subjects < 1:
         raise DataError(f"A phantom cohort has at least one subject, got {subjects}.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} is there already; name another folder, or remove it first.")
-    with replacing(folder) as temporary:
-        temporary.mkdir()
+    with new_cohort(folder) as temporary:
         about = {"seed": seed, "spacing_mm": spacing_mm, "subjects": subjects}
-        _describe(temporary, "mri-zoo phantom", "raw", about)
+        describe(temporary, "mri-zoo phantom", "raw", "mri-zoo phantom", about)
         for name in ("tissue", "lesions", "truth"):
-            _describe(temporary / "derivatives" / name, f"mri-zoo phantom: {name}", "derivative", about)
+            part = temporary / "derivatives" / name
+            describe(part, f"mri-zoo phantom: {name}", "derivative", "mri-zoo phantom", about)
         table = "\n".join(f"{label}\t{name}" for label, name in LABELS.items())
         (temporary / "derivatives/tissue/dseg.tsv").write_text(f"index\tname\n{table}\n", encoding="utf-8")
         rows = ["participant_id\tage\tgroup\tatrophy\tlesion_volume_mm3"]
@@ -391,13 +380,20 @@ def write_phantom(
             "atrophy": {"Description": "Share of brain volume lost to the disease"},
             "lesion_volume_mm3": {"Description": "Volume of all lesions", "Units": "mm3"},
         }
-        _write_json(temporary / "participants.json", columns)
+        write_json(temporary / "participants.json", columns)
     return folder
 
 
-def open_phantom(folder: Path, spacing_mm: float, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Make the cohort for commands without ``--data``: twelve subjects, seed 0."""
-    return write_phantom(folder, DEFAULT_SUBJECTS, 0, spacing_mm, progress)
+def open_phantom(
+    folder: Path,
+    spacing_mm: float,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    subjects: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make the cohort as a dataset; for commands without ``--data`` twelve subjects."""
+    return write_phantom(folder, subjects or DEFAULT_SUBJECTS, seed, spacing_mm, progress)
 
 
 def _check_spacing(spacing_mm: float) -> None:
@@ -405,38 +401,16 @@ def _check_spacing(spacing_mm: float) -> None:
         raise DataError(f"The phantom's spacing is 1, 2 or 4 mm, got {spacing_mm:g}.")
 
 
-def _describe(folder: Path, name: str, kind: str, about: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    made = {"Name": "mri-zoo phantom", "Parameters": dict(about)}
-    _write_json(
-        folder / "dataset_description.json",
-        {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": kind, "GeneratedBy": [made], "Synthetic": True},
-    )
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def _write_subject(root: Path, name: str, subject: PhantomSubject) -> None:
     for contrast, image in subject.images.items():
         stem = root / name / "anat" / f"{name}_{contrast}"
-        _write_image(stem.with_name(f"{stem.name}.nii.gz"), image, subject.affine)
-        _write_json(stem.with_name(f"{stem.name}.json"), {"Synthetic": True, "SkullStripped": True})
+        write_image(stem.with_name(f"{stem.name}.nii.gz"), image, subject.affine)
+        write_json(stem.with_name(f"{stem.name}.json"), {"Synthetic": True, "SkullStripped": True})
     derivatives = root / "derivatives"
-    _write_image(derivatives / "tissue" / name / "anat" / f"{name}_dseg.nii.gz", subject.tissue, subject.affine)
+    write_image(derivatives / "tissue" / name / "anat" / f"{name}_dseg.nii.gz", subject.tissue, subject.affine)
     if subject.lesion_mask.any():
         mask = derivatives / "lesions" / name / "anat" / f"{name}_label-lesion_mask.nii.gz"
-        _write_image(mask, subject.lesion_mask.astype(np.uint8), subject.affine)
+        write_image(mask, subject.lesion_mask.astype(np.uint8), subject.affine)
         twin = derivatives / "truth" / name / "anat" / f"{name}_desc-lesionfree_T1w.nii.gz"
-        _write_image(twin, subject.lesion_free, subject.affine)
-        _write_json(twin.with_name(twin.name.replace(".nii.gz", ".json")), {"Synthetic": True, "SkullStripped": True})
-
-
-def _write_image(path: Path, image: np.ndarray, affine: np.ndarray) -> None:
-    """Write a NIfTI whose bytes depend only on the image, without a time stamp."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = nibabel.Nifti1Image(image, affine)
-    content.header.set_xyzt_units("mm")
-    with path.open("wb") as plain, gzip.GzipFile("", "wb", compresslevel=1, fileobj=plain, mtime=0) as packed:
-        packed.write(content.to_bytes())
+        write_image(twin, subject.lesion_free, subject.affine)
+        write_json(twin.with_name(twin.name.replace(".nii.gz", ".json")), {"Synthetic": True, "SkullStripped": True})

@@ -16,6 +16,9 @@ _ROUNDING = 1e-9
 FEWEST_SUBJECTS = 5
 """Fewest values for an interval: with 2 to 4 values, Student's t mostly reflects their number."""
 
+_PARTS = 20
+"""Most parts of a jackknife."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -99,13 +102,16 @@ class PairedDifference:
 
 
 def paired_difference(
-    this: Mapping[str, float], other: Mapping[str, float], better: Literal["higher", "lower", "nearer 1"]
+    this: Mapping[str, float],
+    other: Mapping[str, float],
+    better: Literal["higher", "lower", "nearer 1", "nearer 0.5"],
 ) -> PairedDifference:
     """Compare two methods on the subjects that both were measured on.
 
     Args:
         this, other: One value per subject, by the subject's name.
-        better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and lower is better.
+        better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and lower is better;
+            ``"nearer 0.5"`` likewise.
 
     Raises:
         DataError: They have no subject in common.
@@ -114,8 +120,8 @@ def paired_difference(
     if not shared:
         raise DataError("Two methods without a subject in common cannot be compared.")
     pairs = np.array([(this[subject], other[subject]) for subject in shared])
-    if better == "nearer 1":
-        pairs = np.abs(pairs - 1)
+    if better not in ("higher", "lower"):
+        pairs = np.abs(pairs - float(better.removeprefix("nearer ")))
     differences = pairs[:, 0] - pairs[:, 1]
     won = differences > 0 if better == "higher" else differences < 0
     return PairedDifference(mean_interval(differences.tolist()), int(won.sum()))
@@ -208,3 +214,98 @@ def bootstrap_interval(
         return None
     low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def grouped_mean_interval(values: np.ndarray, groups: Sequence[object], confidence: float = 0.95) -> Interval:
+    """Return the mean over samples with an interval that counts groups, not samples.
+
+    The standard error is that of a ratio, sum of values by number of samples, over groups (Taylor linearisation). For
+    truth values the interval is exact binomial for the number of independent samples with the same standard error
+    (one per group where all samples agree); for numbers it is Student's.
+
+    Args:
+        values: ``[N]``, finite numbers or truth values.
+        groups: The subject of each value. Images that are independent of each other are groups of their own.
+        confidence: Confidence level in (0, 1).
+
+    Returns:
+        The interval; its ``n`` counts groups, its ``sd`` is that of the groups' means.
+
+    Raises:
+        DataError: There are no values, one is not finite, or not every value has a group.
+
+    Source: Korn and Graubard 1998 for truth values.
+    """
+    values = np.asarray(values)
+    if not len(values) or len(values) != len(groups):
+        raise DataError(f"A mean over groups needs a group for each value; got {len(values)} and {len(groups)}.")
+    if not np.isfinite(values).all():
+        raise DataError("The values hold NaN or infinite ones; leave those samples out.")
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
+    numbers, sums = np.bincount(members), np.bincount(members, values.astype(np.float64))
+    count, total = len(numbers), len(values)
+    mean = float(sums.sum() / total)
+    sd = float(np.std(sums / numbers, ddof=1)) if count > 1 else None
+    if count < FEWEST_SUBJECTS:
+        return Interval(mean, None, None, count, sd)
+    error = float(np.sqrt(count / (count - 1) * np.square(sums - mean * numbers).sum())) / total
+    quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
+    if values.dtype != bool:
+        return Interval(mean, mean - quantile * error, mean + quantile * error, count, sd)
+    if error:
+        normal = float(stats.norm.ppf((1 + confidence) / 2))
+        independent = min(mean * (1 - mean) / error**2 * (normal / quantile) ** 2, total)
+    else:
+        independent = count
+    right, wrong, tail = mean * independent, (1 - mean) * independent, (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, right, wrong + 1)) if mean > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, right + 1, wrong)) if mean < 1 else 1.0
+    return Interval(mean, low, high, count, sd)
+
+
+def parts_left_out(owners: Sequence[object], seed: int = 0) -> list[np.ndarray]:
+    """Return, for each of up to 20 parts of the subjects, the indices of all samples but those of the part.
+
+    All samples of a subject are in one part. Parts hold numbers of samples as equal as can be, since a Fréchet distance
+    depends on the number and unequal parts would be taken for its spread.
+
+    Args:
+        owners: The subject of each sample.
+        seed: Seed of the division.
+    """
+    _, members, numbers = np.unique(np.asarray(owners), return_inverse=True, return_counts=True)
+    count = len(numbers)
+    parts = -(-count // -(-count // _PARTS))
+    sizes, part = np.zeros(parts, int), np.empty(count, int)
+    shuffled = np.random.default_rng(seed).permutation(count)
+    for subject in shuffled[np.argsort(-numbers[shuffled], kind="stable")]:  # the largest first
+        part[subject] = np.argmin(sizes)
+        sizes[part[subject]] += numbers[subject]
+    return [np.flatnonzero(part[members] != number) for number in range(parts)]
+
+
+def jackknife_interval(value: float, left_out: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of a delete-a-group jackknife; ``None`` for fewer than `FEWEST_SUBJECTS` parts.
+
+    No subject is ever drawn twice, since copies become each other's neighbours and shrink covariances: a bootstrap
+    moves the very distance that it is to bound. The interval is for the distance expected of other samples of the same
+    numbers, which lies above that of the distributions themselves.
+
+    In simulations (180 to 550 samples of 60 features, 12 to 300 subjects, 120 or 150 repetitions each) 95 % intervals
+    of Fréchet distances held it in 94 to 99 %. They are too wide for equal distributions, where the standard error is
+    1.4 times too large.
+
+    Args:
+        value: Statistic of all samples.
+        left_out: The statistic without each part of the subjects, see `parts_left_out`. Leave a part of the generated
+            samples out at the same time, or add the variance of their own jackknife, so that their randomness counts.
+        confidence: Confidence level in (0, 1).
+
+    Source: Kott 2001, section 2.
+    """
+    parts = len(left_out)
+    if parts < FEWEST_SUBJECTS:
+        return None
+    error = float(np.sqrt((parts - 1) * np.var(left_out)))
+    reach = float(stats.t.ppf((1 + confidence) / 2, parts - 1)) * error
+    return value - reach, value + reach

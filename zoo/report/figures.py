@@ -44,32 +44,42 @@ def upright(images: np.ndarray, dims: int = 2) -> np.ndarray:
     return slices.swapaxes(-1, -2)[..., ::-1, :]
 
 
-def sheet(images: np.ndarray, path: Path, *, titles: Sequence[str] | None = None, columns: int = 4) -> None:
+def sheet(
+    images: np.ndarray,
+    path: Path,
+    *,
+    titles: Sequence[str] | None = None,
+    rows: Sequence[str] | None = None,
+    columns: int = 4,
+) -> None:
     """Write a contact sheet.
 
     Args:
         images: ``[N, H, W]`` in [-1, 1], row 0 on top.
         path: PNG file.
         titles: One per column, above the first row.
+        rows: A title for each row, left of it.
         columns: Images per row.
     """
     count, height, width = images.shape
-    rows = -(-count // columns)
     zoom = max(1, -(-_TILE // min(height, width)))
     top = 24 if titles else 0
-    figure = empty_figure(
-        columns * (width * zoom + 2) / _DPI, (rows * (height * zoom + 2) + top) / _DPI, facecolor="black"
-    )
-    total_width, total_height = columns * (width * zoom + 2), rows * (height * zoom + 2) + top
+    margin = 24 + 8 * max(map(len, rows)) if rows else 0
+    total_width = columns * (width * zoom + 2) + margin
+    total_height = -(-count // columns) * (height * zoom + 2) + top
+    figure = empty_figure(total_width / _DPI, total_height / _DPI, facecolor="black")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        left = (column * (width * zoom + 2) + 1) / total_width
+        left = (margin + column * (width * zoom + 2) + 1) / total_width
         bottom = 1 - (top + (row + 1) * (height * zoom + 2) - 1) / total_height
         axes = figure.add_axes((left, bottom, width * zoom / total_width, height * zoom / total_height))
         axes.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
         axes.set_axis_off()
         if titles and row == 0:
             axes.set_title(titles[column], color="white", fontsize=10, pad=5)
+        if rows and column == 0:
+            axes.text(-8 / (width * zoom), 0.5, rows[row], transform=axes.transAxes, color="white", fontsize=10,
+                      ha="right", va="center")  # fmt: skip
     figure.savefig(path, format="png", facecolor="black")
 
 

@@ -140,6 +140,8 @@ class ChildRun:
             raise DataError(
                 "No slice of the training subjects can be used; zoo data check shows what each subject has."
             )
+        if reason := getattr(examples, "unfit", ""):
+            raise DataError(reason)
         held_out = self.prepared.packed.subset(split.validation)
         return examples, self.examples(config, held_out) if held_out.scans else None
 

@@ -22,6 +22,8 @@ class Examples(Protocol):
     """What a training step reads, one example at a time.
 
     The examples of a `Stage` are made with a third argument, ``made: Mapping[str, Made]``: what earlier stages made.
+    They may have an attribute ``unfit``: why no model can be trained on them, empty where one can. Validation does not
+    ask.
     """
 
     def __init__(self, config: Any, cohort: PackedCohort) -> None: ...

@@ -185,9 +185,9 @@ def test_an_overfitting_discriminator_raises_the_augmentation() -> None:
 def test_the_run_keeps_its_best_model(run: Path) -> None:
     opened = Run.open(run)
     scores = {
-        line["images"]: line["validation/radiomic-distance"]
+        line["images"]: line["validation/texture-distance"]
         for line in opened.metrics()
-        if "validation/radiomic-distance" in line
+        if "validation/texture-distance" in line
     }
     best = min(scores, key=lambda images: scores[images])
     assert opened.record["best_images"] == best
@@ -196,7 +196,7 @@ def test_the_run_keeps_its_best_model(run: Path) -> None:
 
 
 def test_every_checkpoint_has_a_score(run: Path) -> None:
-    scored = [line["images"] for line in Run.open(run).metrics() if "validation/radiomic-distance" in line]
+    scored = [line["images"] for line in Run.open(run).metrics() if "validation/texture-distance" in line]
     assert scored == [16, 32, 48, 64]
 
 

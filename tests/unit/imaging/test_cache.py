@@ -209,3 +209,17 @@ def test_anisotropic_grid(phantom: Path, own_cache: Path) -> None:
     whole = pack_cohort(read_cohort(phantom), CONFIG).scans[0]
     assert scan.grid.spacing_mm == pytest.approx((4, 4, 12))
     assert scan.shape == (round(whole.shape[0] / 3), *whole.shape[1:])
+
+
+def test_a_matrix_gives_all_scans_one_shape_over_their_own_field_of_view(
+    phantom: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(phantom, tmp_path / "copy"))
+    image = nibabel.load(phantom / "sub-001/anat/sub-001_T1w.nii.gz")
+    nibabel.save(image.slicer[4:-4, :, 2:], copy / "sub-001/anat/sub-001_T1w.nii.gz")
+    cropped, whole = pack_cohort(read_cohort(copy), DataConfig(matrix=(30, 40, 12))).scans[:2]
+    assert cropped.shape == whole.shape == (12, 30, 40)
+    for scan, shape in ((cropped, image.slicer[4:-4, :, 2:].shape), (whole, image.shape)):
+        assert np.allclose(np.array(scan.grid.spacing_mm) * (30, 40, 12), 4 * np.array(shape))
+    own = pack_cohort(read_cohort(phantom), DataConfig(matrix=image.shape)).scans[0]
+    assert np.array_equal(own.images, pack_cohort(read_cohort(phantom), CONFIG).scans[0].images)

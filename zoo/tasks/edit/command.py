@@ -34,9 +34,9 @@ _levels_option = click.option(
 
 _features_option = click.option(
     "--features",
-    default="radiomic",
+    default="texture",
     show_default=True,
-    help="What regressors see: radiomic, inception, or a network of timm: timm:resnet18.",
+    help="What regressors see: texture, inception, timm:NAME (a network of timm) or torchscript:FILE (runs that file).",
 )
 _weights_option = click.option(
     "--weights",

@@ -12,7 +12,7 @@ import torch
 
 from zoo.descriptors import resolve
 from zoo.errors import DataError
-from zoo.metrics.features import RADIOMIC, Extractor, load_extractor
+from zoo.metrics.features import TEXTURE, Extractor, load_extractor
 from zoo.metrics.statistics import with_interval
 from zoo.models.artifact import Artifact
 from zoo.progress import Progress
@@ -105,7 +105,7 @@ def direction_files(
     generated = None
     if samples:
         generated = _generate(
-            artifact, projections, samples, extractor or load_extractor(RADIOMIC), options.seed,
+            artifact, projections, samples, extractor or load_extractor(TEXTURE), options.seed,
             lambda done: progress(done, steps) if progress else None,
         )  # fmt: skip
     fitted: dict[str, Direction] = {}

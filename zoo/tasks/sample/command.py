@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the first sample.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the images and their sheet.")
 @click.option("--truncation", type=float, help="Below 1: more typical and less varied; default: the method's.")
+@click.option("--class", "label", metavar="NAME", help="Class of all samples; default: each draws its own.")
 @seed_option
 @click.option("--batch", type=click.IntRange(min=1), help="Samples per network call; default: the method's.")
 @set_option
@@ -33,6 +34,7 @@ def command(
     first: int,
     out: Path,
     truncation: float | None,
+    label: str | None,
     seed: int,
     batch: int | None,
     assignments: tuple[str, ...],
@@ -44,6 +46,7 @@ def command(
     \b
     zoo sample RUN -n 64 --out samples
     zoo sample RUN -n 64 --seed 3 --truncation 0.7 --out samples
+    zoo sample RUN -n 64 --class malignant --out malignant
     zoo sample RUN -n 1 --first 17 --out samples --backend torch
     """
     import zoo
@@ -55,7 +58,7 @@ def command(
             out,
             count=count,
             first=first,
-            options=given_options(assignments, seed=seed, truncation=truncation, batch_size=batch),
+            options=given_options(assignments, seed=seed, truncation=truncation, label=label, batch_size=batch),
             runtime=runtime,
             command=["zoo", *words],
             progress=progress,

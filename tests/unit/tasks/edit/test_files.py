@@ -300,7 +300,7 @@ def test_alphas_fill_the_range() -> None:
 
 def test_the_criteria_come_from_real_images(run: Path, projections: Path) -> None:
     artifact, stored = zoo.load(run), Projections.read(projections)
-    real = RealImages.of(artifact, stored, load_extractor("radiomic"), 0.6)
+    real = RealImages.of(artifact, stored, load_extractor("texture"), 0.6)
     assert real.of_subjects == (1, 3, 5, 7)
     criteria = real.criteria(by_levels, discriminator_of(artifact, real, "cpu"))
     assert [item.name.split()[0] for item in criteria] == ["feature", "parenchymal", "discriminator"]
@@ -321,7 +321,7 @@ def test_the_task_makes_the_same_image_of_the_same_code(run: Path) -> None:
 
 def test_alphas_that_end_in_nan_are_named(run: Path, projections: Path) -> None:
     session = EditSession(
-        zoo.load(run), Projections.read(projections), EditSettings(folds=2), load_extractor("radiomic"), TORCH
+        zoo.load(run), Projections.read(projections), EditSettings(folds=2), load_extractor("texture"), TORCH
     )
     far = Direction(torch.full(session.projections.codes.shape[1:], torch.inf), {})
     with pytest.raises(DataError, match=r"alpha -1 to 2 failed: .*NaN.* Choose smaller alphas"):
