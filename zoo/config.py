@@ -105,6 +105,7 @@ def scheme_or_labels(value: Any) -> tuple[int, ...] | str:
 
 
 _LARGEST_MM = 20.0
+_LARGEST_SIDE = 2048
 _TERM = re.compile(r"\s+([+-])\s+")
 
 
@@ -183,6 +184,11 @@ class DataConfig(Config):
         description="Voxel size of the model's grid, mm, above 0 and at most 20: one for all axes, or three along "
         "left-right, posterior-anterior, inferior-superior; none: each image's own",
     )
+    matrix: tuple[int, int, int] | None = Field(
+        None,
+        description="In place of a voxel size: voxels of the model's grid along the same axes, over each image's own "
+        "field of view",
+    )
     scaling: Literal["head", "percentile", "max"] = Field(
         "head", description="What is mapped to +1: brightest tissue of the brain, percentile of all voxels, or maximum"
     )
@@ -232,6 +238,35 @@ class DataConfig(Config):
                 f"none, got {value!r}"
             )
         return (sizes[0], sizes[1], sizes[2]) if len(sizes) == 3 else sizes[0]
+
+    @field_validator("matrix", mode="before")
+    @classmethod
+    def _matrix(cls, value: Any) -> Any:
+        if value is None or value == "none":
+            return None
+        items = value if isinstance(value, list | tuple) else (value,)
+        sides = [int(item) for item in items if re.fullmatch(r"\d{1,4}", str(item))]
+        if not (len(sides) == len(items) == 3 and all(1 <= side <= _LARGEST_SIDE for side in sides)):
+            raise ValueError(
+                f"data.matrix must be three numbers of voxels, each 1 to {_LARGEST_SIDE}, or none, got {value!r}"
+            )
+        return tuple(sides)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _matrix_replaces_the_default_spacing(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("matrix") not in (None, "none"):
+            return {"spacing_mm": None, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _matrix_or_spacing(self) -> DataConfig:
+        if self.matrix is not None and self.spacing_mm is not None:
+            raise ValueError(
+                f"data.matrix {','.join(map(str, self.matrix))} and data.spacing_mm {self.spacing_mm} are both set; a "
+                "grid has one of them: set the other to none"
+            )
+        return self
 
     @field_validator("derived")
     @classmethod
@@ -298,7 +333,7 @@ class DataConfig(Config):
 
     @property
     def finest_mm(self) -> float | None:
-        """The smallest side of a voxel of the model's grid; ``None`` where each image keeps its own."""
+        """The smallest side of a voxel of the model's grid; ``None`` where it differs by image."""
         return min(self.spacing_mm) if isinstance(self.spacing_mm, tuple) else self.spacing_mm
 
     @model_validator(mode="after")

@@ -313,18 +313,20 @@ class Score:
     Attributes:
         value: Mean over subjects, or ``None`` where it could not be measured (``note`` says why).
         unit: ``"dB"``, ``"%"``, ``""`` …
-        better: Whether ``"higher"``, ``"lower"`` or ``"nearer 1"`` is better.
+        better: Whether ``"higher"``, ``"lower"``, ``"nearer 1"`` or ``"nearer 0.5"`` is better.
         n: Number of subjects.
-        ci: 95 % interval of the mean over subjects, ``None`` for n < 5.
+        ci: 95 % interval of the mean over subjects, or of the value for other subjects; ``None`` for n < 5.
         note: Why a value is missing, or what limits it.
+        images: Number of images in each set, for a value of sets of images.
     """
 
     value: float | None
     unit: str
-    better: Literal["higher", "lower", "nearer 1"]
+    better: Literal["higher", "lower", "nearer 1", "nearer 0.5"]
     n: int
     ci: tuple[float, float] | None = None
     note: str = ""
+    images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,7 +390,9 @@ class Dataset:
 
     Attributes:
         name, summary: Kebab-case name and one line.
-        open: ``(folder, spacing_mm, progress) -> Path``: makes the cohort in ``folder`` and returns its root.
+        open: ``(folder, spacing_mm, progress, *, subjects: int | None = None, seed: int = 0) -> Path``: writes the
+            cohort into ``folder`` and returns its root. ``zoo data phantom`` gives ``subjects`` and ``seed``; where a
+            method is trained without ``--data``, ``subjects`` is ``None``: as many as suit the dataset.
     """
 
     name: str

@@ -6,7 +6,7 @@ that a seed gives the same breasts and lesions at every spacing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,9 @@ BENIGN, MALIGNANT = PATHOLOGIES = ("benign", "malignant")
 DEFAULT_SUBJECTS = 24
 MOST_LESIONS = 4
 
+Place = tuple[float, float, float]
+Box = tuple[slice, slice, slice]
+
 _NAME = "mri-zoo dce-phantom"
 
 _RANGES = {
@@ -58,7 +61,7 @@ _FIXED = {"skin": (0.02, 0.10, 0.01), "muscle": (0.02, 0.09, 0.008), "blood": (0
 """Ktrans (1/min), ve and vp of the tissues that are alike in all subjects; blood is all plasma and cells."""
 
 _T1W_SCALE = 11500.0  # scanner units of a fully relaxed signal
-_FAT_SHIFT_MM = {"T1w": 1.6, "T2w": 0.8}  # chemical shift of fat along left-right
+_FAT_SHIFT_MM = {"T1w": 1.2, "T2w": 0.6}  # chemical shift of fat along left-right
 _TEXTURE = 0.035
 _BIAS = 0.12
 _NOISE = 9.0
@@ -82,7 +85,7 @@ class Lesion:
     index: int
     pathology: str
     diameter_mm: float
-    centre_mm: tuple[float, float, float]
+    centre_mm: Place
     tissue: Tissue
     curve: np.ndarray
 
@@ -188,12 +191,15 @@ class _Grid:
     @classmethod
     def of(cls, spacing_mm: float) -> _Grid:
         steps = np.array([spacing_mm, spacing_mm, SLICE_MM])
-        shape = tuple(int(size / step) for size, step in zip(FIELD_OF_VIEW_MM, steps, strict=True))
+        wide, deep, tall = (int(size / step) for size, step in zip(FIELD_OF_VIEW_MM, steps, strict=True))
+        shape = (wide, deep, tall)
         # The middle is the sternum, y counts from the back of the field of view.
         first = steps / 2 - np.array([FIELD_OF_VIEW_MM[0] / 2, 0, FIELD_OF_VIEW_MM[2] / 2])
         affine = np.diag([*steps, 1.0])
         affine[:3, 3] = first
-        x, y, z = (start + step * np.arange(size) for start, step, size in zip(first, steps, shape, strict=True))
+        x, y, z = (
+            start + step * np.arange(size) for start, step, size in zip(first, steps, (wide, deep, tall), strict=True)
+        )
         return cls(shape, spacing_mm, affine, x[:, None, None], y[None, :, None], z[None, None, :])
 
     def field(self, rng: np.random.Generator, sigma_mm: float) -> np.ndarray:
@@ -206,15 +212,16 @@ class _Grid:
         """Return how much of a voxel is inside a border that lies ``depth_mm`` away, positive inside."""
         return np.clip(depth_mm / self.spacing_mm + 0.5, 0, 1)
 
-    def box(self, centre_mm: Sequence[float], reach_mm: float) -> tuple[slice, slice, slice]:
+    def box(self, centre_mm: Place, reach_mm: float) -> Box:
         """Return the part of the grid within ``reach_mm`` of a place."""
-        found = []
-        for axis, places in enumerate((self.x, self.y, self.z)):
-            near = np.flatnonzero(np.abs(places.ravel() - centre_mm[axis]) <= reach_mm)
-            found.append(slice(int(near[0]), int(near[-1]) + 1))
-        return tuple(found)
 
-    def offsets(self, box: tuple[slice, slice, slice], centre_mm: Sequence[float]) -> np.ndarray:
+        def part(places: np.ndarray, middle: float) -> slice:
+            near = np.flatnonzero(np.abs(places.ravel() - middle) <= reach_mm)
+            return slice(int(near[0]), int(near[-1]) + 1)
+
+        return part(self.x, centre_mm[0]), part(self.y, centre_mm[1]), part(self.z, centre_mm[2])
+
+    def offsets(self, box: Box, centre_mm: Place) -> np.ndarray:
         """Return the way from ``centre_mm`` to each voxel of a box, mm, ``[i, j, k, 3]``."""
         parts = (self.x[box[0]], self.y[:, box[1]], self.z[:, :, box[2]])
         away = [place - middle for place, middle in zip(parts, centre_mm, strict=True)]
@@ -238,7 +245,7 @@ class _Body:
     before_muscle_mm: np.ndarray
     muscle_mm: np.ndarray
     breast: np.ndarray
-    nipples_mm: tuple[tuple[float, float, float], ...]
+    nipples_mm: tuple[Place, ...]
     half_widths_mm: tuple[float, ...]
 
 
@@ -311,7 +318,7 @@ def _tissues(grid: _Grid, body: _Body, rng: np.random.Generator) -> dict[str, np
         vessel = np.maximum(vessel, grid.share(1.7 - place))
     for nipple in body.nipples_mm:
         for _ in range(rng.integers(2, 5)):
-            _draw_vessel(vessel, grid, body, nipple, rng)
+            _draw_vessel(vessel, grid, nipple, rng)
     vessel = vessel * (inside - skin)
     rest = 1 - vessel
     shares = {
@@ -357,19 +364,17 @@ def _gland(grid: _Grid, body: _Body, rng: np.random.Generator) -> np.ndarray:
     return found
 
 
-def _draw_vessel(
-    vessel: np.ndarray, grid: _Grid, body: _Body, nipple: tuple[float, float, float], rng: np.random.Generator
-) -> None:
+def _draw_vessel(vessel: np.ndarray, grid: _Grid, nipple: Place, rng: np.random.Generator) -> None:
     """Draw a vessel from the outer back of a breast towards its nipple into the shares ``vessel``."""
     side = np.sign(nipple[0])
     start = np.array([nipple[0] + side * rng.uniform(10, 45), 60 + rng.uniform(0, 10), rng.uniform(-40, 40)])
     end = np.array([nipple[0], nipple[1] - rng.uniform(12, 35), nipple[2]]) + rng.uniform(-18, 18, 3)
-    bow = np.array([*rng.uniform(-14, 14, 3)])
+    bow = rng.uniform(-14, 14, 3)
     radius = rng.uniform(0.8, 1.3)
     for part in np.linspace(0, 1, 60):
-        point = start + part * (end - start) + bow * np.sin(np.pi * part) + 2 * np.sin(9 * part + bow)
-        box = grid.box(point, 4.5)
-        away = np.linalg.norm(grid.offsets(box, point), axis=-1)
+        x, y, z = (start + part * (end - start) + bow * np.sin(np.pi * part) + 2 * np.sin(9 * part + bow)).tolist()
+        box = grid.box((x, y, z), 4.5)
+        away = np.linalg.norm(grid.offsets(box, (x, y, z)), axis=-1)
         # Thinner than a slice: the share of a voxel falls with the voxel's size.
         share = grid.share(radius - away) * min(1.0, 2 * radius / SLICE_MM + 0.3)
         vessel[box] = np.maximum(vessel[box], share)
@@ -384,9 +389,9 @@ class _Places:
     def __init__(self, grid: _Grid, body: _Body, gland: np.ndarray, rng: np.random.Generator) -> None:
         self.grid, self.body, self.rng = grid, body, rng
         self.gland = gland
-        self.taken: list[tuple[np.ndarray, float]] = []
+        self.taken: list[tuple[Place, float]] = []
 
-    def take(self, diameter_mm: float) -> tuple[float, float, float]:
+    def take(self, diameter_mm: float) -> Place:
         """Return a centre for a lesion of that size, mm."""
         body, radius = self.body, diameter_mm / 2
         free = body.breast & (body.depth_mm > radius + 5) & (body.before_muscle_mm > radius + 5)
@@ -397,23 +402,19 @@ class _Places:
         candidates = np.argwhere(free)
         chance = 0.15 + self.gland[free]
         chosen = candidates[np.searchsorted(np.cumsum(chance) / chance.sum(), self.rng.random())]
-        centre = self.grid.affine[:3, :3] @ chosen + self.grid.affine[:3, 3]
-        self.taken.append((centre, radius))
-        return tuple(float(value) for value in centre)
+        x, y, z = (self.grid.affine[:3, :3] @ chosen + self.grid.affine[:3, 3]).tolist()
+        self.taken.append(((x, y, z), radius))
+        return x, y, z
 
 
-def _blob(
-    grid: _Grid, centre_mm: Sequence[float], diameter_mm: float, rng: np.random.Generator
-) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+def _blob(grid: _Grid, centre_mm: Place, diameter_mm: float, rng: np.random.Generator) -> tuple[Box, np.ndarray]:
     """Return a smooth oval lesion with at most shallow lobes: its box, and the share of it in each voxel."""
     box, unit, distance = _around(grid, centre_mm, 0.75 * diameter_mm, rng)
     radius = diameter_mm / 2 * np.exp(rng.uniform(0.02, 0.05) * _waves(unit, 2.5, rng))
     return box, grid.share(radius - distance)
 
 
-def _spiculated(
-    grid: _Grid, centre_mm: Sequence[float], diameter_mm: float, rng: np.random.Generator
-) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+def _spiculated(grid: _Grid, centre_mm: Place, diameter_mm: float, rng: np.random.Generator) -> tuple[Box, np.ndarray]:
     """Return an uneven lesion with spicules: its box, and the share of it in each voxel."""
     box, unit, distance = _around(grid, centre_mm, 1.2 * diameter_mm + 6, rng)
     radius = 0.88 * diameter_mm / 2 * np.exp(rng.uniform(0.14, 0.24) * _waves(unit, 6.0, rng))
@@ -430,8 +431,8 @@ def _spiculated(
 
 
 def _around(
-    grid: _Grid, centre_mm: Sequence[float], reach_mm: float, rng: np.random.Generator
-) -> tuple[tuple[slice, slice, slice], np.ndarray, np.ndarray]:
+    grid: _Grid, centre_mm: Place, reach_mm: float, rng: np.random.Generator
+) -> tuple[Box, np.ndarray, np.ndarray]:
     """Return the box around a lesion, directions ``[i, j, k, 3]`` and distances of its voxels in stretched space."""
     box = grid.box(centre_mm, reach_mm)
     axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
@@ -449,8 +450,8 @@ def _waves(unit: np.ndarray, frequency: float, rng: np.random.Generator) -> np.n
 
 def _interior(
     grid: _Grid,
-    box: tuple[slice, slice, slice],
-    centre_mm: Sequence[float],
+    box: Box,
+    centre_mm: Place,
     inside: np.ndarray,
     pathology: str,
     tissue: Tissue,
@@ -475,9 +476,7 @@ def _interior(
     return np.concatenate([(t2w * (1 - 0.45 * weak * (pathology == BENIGN)))[None], t1w])
 
 
-def _paint(
-    signal: np.ndarray, fat: np.ndarray, box: tuple[slice, slice, slice], inside: np.ndarray, value: np.ndarray
-) -> None:
+def _paint(signal: np.ndarray, fat: np.ndarray, box: Box, inside: np.ndarray, value: np.ndarray) -> None:
     """Put a lesion's signal, ``[6]`` or ``[6, i, j, k]``, in the place of what was in its box."""
     part = signal[:, *box]
     part += inside * (value.reshape(len(signal), *(value.shape[1:] or (1, 1, 1))) - part)
@@ -557,6 +556,8 @@ def write_dce_phantom(
         describe(temporary, _NAME, "raw", _NAME, about)
         for part in ("lesions", "regions"):
             describe(temporary / "derivatives" / part, f"{_NAME}: {part}", "derivative", _NAME, about)
+        # BIDS has no table beside a mask yet.
+        (temporary / "derivatives/lesions/.bidsignore").write_text("*_mask.tsv\n", encoding="utf-8")
         for index in range(subjects):
             study = make_study(index, seed, spacing_mm)
             name = f"sub-{index + 1:03d}"
@@ -606,7 +607,8 @@ def _write_study(root: Path, name: str, study: Study) -> None:
         tissue = lesion.tissue
         rows.append(
             f"{lesion.index}\t{lesion.pathology}\t{lesion.diameter_mm:.1f}\t{tissue.ktrans_per_min:.4f}\t"
-            f"{tissue.ve:.4f}\t{tissue.vp:.4f}\t{lesion.curve[1] - 1:.4f}\t{lesion.late_change:.4f}\t{lesion.curve_class}"
+            f"{tissue.ve:.4f}\t{tissue.vp:.4f}\t{lesion.curve[1] - 1:.4f}\t{lesion.late_change:.4f}\t"
+            f"{lesion.curve_class}"
         )
     table = mask.with_name(mask.name.replace(".nii.gz", ".tsv"))
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")

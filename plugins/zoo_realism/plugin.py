@@ -1,4 +1,4 @@
-"""Registers the evaluator ``realism``."""
+"""Registers the evaluators ``realism`` and ``memorisation``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from zoo import Evaluator, hookimpl
 
 @hookimpl
 def zoo_evaluators() -> list[Evaluator]:
-    """Return ``realism``."""
+    """Return ``realism`` and ``memorisation``."""
     return [
         Evaluator(
             name="realism",
-            summary="Distance between generated and real images by features of a named extractor.",
+            summary="Distances, neighbours, variety and classes of generated images compared with real ones.",
             evaluate="zoo_realism.evaluation:realism",
             options="zoo_realism.config:RealismOptions",
-        )
+        ),
+        Evaluator(
+            name="memorisation",
+            summary="Whether generated images are copies of training images, with a gallery of the closest pairs.",
+            evaluate="zoo_realism.memorisation:memorisation",
+            options="zoo_realism.config:MemorisationOptions",
+        ),
     ]

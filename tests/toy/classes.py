@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from tests.toy.config import ClassesConfig, ClassesOptions
+from tests.toy.config import CLASSES, ClassesConfig, ClassesOptions
 from zoo.imaging.cache import PackedCohort
 from zoo.randomness import Randomness
 from zoo.tasks import Parts, Samples
@@ -18,7 +18,7 @@ SIDE = 8
 def sample(parts: Parts, config: ClassesConfig, seeds: Sequence[int], options: ClassesOptions) -> Samples:
     """Return noise around the class's brightness."""
     drawn = Randomness(seeds).integers(2, ()).tolist() if options.label is None else []
-    labels = tuple(config.class_names[index] for index in drawn) or (options.label or "",) * len(seeds)
+    labels = tuple(CLASSES[index] for index in drawn) or (options.label or "",) * len(seeds)
     middle = torch.tensor([0.5 if label == "bright" else -0.5 for label in labels])[:, None, None, None]
     images = (middle + 0.1 * Randomness(seeds).normal((2, SIDE, SIDE))).clamp(-1, 1)
     return Samples(images=images, channels=config.data.contrasts, spacing_mm=(4.0, 4.0, 4.0), labels=labels)

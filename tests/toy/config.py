@@ -7,6 +7,8 @@ from pydantic import Field
 from zoo.config import Config, DataConfig, MethodConfig, Scale, TrainingConfig
 from zoo.tasks import SampleOptions
 
+CLASSES = ("dark", "bright")
+
 
 def _short() -> TrainingConfig:
     return TrainingConfig(
@@ -45,7 +47,7 @@ class ClassesConfig(MethodConfig):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return ("dark", "bright")
+        return CLASSES
 
 
 class ClassesOptions(SampleOptions):

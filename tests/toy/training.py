@@ -24,9 +24,11 @@ from zoo.training.protocol import Batch
 HOLE = 6
 
 
-def open_brains(folder: Path, spacing_mm: float, progress: Progress) -> Path:
-    """Make five phantoms."""
-    return write_phantom(folder, subjects=5, seed=2, spacing_mm=spacing_mm, progress=progress)
+def open_brains(
+    folder: Path, spacing_mm: float, progress: Progress, *, subjects: int | None = None, seed: int = 0
+) -> Path:
+    """Make five phantoms, or as many as asked for."""
+    return write_phantom(folder, subjects=subjects or 5, seed=seed + 2, spacing_mm=spacing_mm, progress=progress)
 
 
 def centred(plane: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -127,6 +127,10 @@ def test_none_can_be_written() -> None:
         ("data.spacing_mm=true", r"data.spacing_mm must be one voxel size or three"),
         ("data.spacing_mm=1,1", r"data.spacing_mm must be .* got \['1', '1'\]"),
         ("data.spacing_mm=1,0,3", r"each above 0 and at most 20 mm"),
+        ("data.matrix=64", r"data.matrix must be three numbers of voxels, each 1 to 2048, or none, got 64"),
+        ("data.matrix=64,64,1.5", r"data.matrix must be three numbers of voxels"),
+        ("data.matrix=64,0,9", r"data.matrix must be three numbers of voxels"),
+        ("data.matrix=[64, 64, true]", r"data.matrix must be three numbers of voxels"),
         ("data.scales.T1w.range=5,5", r"range 5,5 of a scale must be its low and then its high value"),
         ("data.scales.T1w.range=0,inf", r"finite number"),
         ("data.scales.PET.unit=SUV", r"data.scales names 'PET', which is no channel"),
@@ -146,6 +150,18 @@ def test_numbers_and_flags_may_be_written_as_text(method) -> None:
     assert (config.seed, config.data.validation, config.augmentation.mirror) == (1, 0.2, False)
     assert resolve_config(method, assignments=["data.spacing_mm=1,1,3"]).data.spacing_mm == (1.0, 1.0, 3.0)
     assert resolve_config(method, assignments=["data.spacing_mm=2"]).data.spacing_mm == 2.0
+
+
+def test_a_matrix_stands_in_place_of_a_voxel_size(method) -> None:
+    config = resolve_config(method, assignments=["data.matrix=512,512,32"])
+    assert (config.data.matrix, config.data.spacing_mm, config.data.finest_mm) == ((512, 512, 32), None, None)
+    assert validate(type(config), config.model_dump(mode="json"), what="it") == config
+    assert resolve_config(method, assignments=["data.matrix=none"]).data.spacing_mm == 1.0
+    both = ["data.matrix=512,512,32", "data.spacing_mm=2"]
+    with pytest.raises(ConfigError, match=r"data.matrix 512,512,32 and data.spacing_mm 2.0 are both set"):
+        resolve_config(method, assignments=both)
+    assert resolve_config(method, assignments=[*both, "data.matrix=none"]).data.spacing_mm == 2.0
+    assert resolve_config(method, assignments=[*both, "data.spacing_mm=none"]).data.matrix == (512, 512, 32)
 
 
 class _Inner(Config):

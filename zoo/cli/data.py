@@ -14,33 +14,44 @@ from zoo.cli.output import progress_bar, show_json, table
 
 @click.group(name="data")
 def command() -> None:
-    """Make the phantom cohort, check a cohort, or transfer patients' lesion masks to healthy subjects.
+    """Make a synthetic cohort, check a cohort, show its images as a model sees them, or transfer lesion masks.
 
     \b
     zoo data phantom phantom --subjects 8
     zoo data check my-bids-folder
+    zoo data examples RUN --data my-bids-folder --out real
     zoo data transfer-masks patients healthy masks
     """
 
 
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--subjects", type=click.IntRange(min=1), default=8, show_default=True, help="Half with MS.")
+@click.option("--dataset", "name", default="phantom", show_default=True, help="What to make; zoo list shows them.")
+@click.option(
+    "--subjects", type=click.IntRange(min=1), default=8, show_default=True, help="Of the phantom half with MS."
+)
 @seed_option
-@click.option("--spacing", type=click.Choice(["1", "2", "4"]), default="2", show_default=True, help="Voxel size, mm.")
-def phantom(out: Path, subjects: int, seed: int, spacing: str) -> None:
-    """Write a BIDS cohort of synthetic brains whose lesions, tissues and atrophy are known.
+@click.option("--spacing", type=click.FloatRange(min=0, min_open=True), default=2, show_default=True,
+              help="Voxel size, mm; of the dataset phantom 1, 2 or 4.")  # fmt: skip
+def phantom(out: Path, name: str, subjects: int, seed: int, spacing: float) -> None:
+    """Write a BIDS cohort of synthetic subjects whose truth is known, such as lesions, tissues and atrophy.
 
     \b
     zoo data phantom phantom
     zoo data phantom phantom --subjects 20 --seed 7
     zoo data phantom phantom --spacing 1
+    zoo data phantom breasts --dataset dce-phantom --subjects 20
     """
-    from zoo.imaging.phantom import write_phantom
+    from zoo.descriptors import resolve
+    from zoo.registry import registry
 
+    dataset = registry().datasets[name]
     with progress_bar("Making subjects") as progress:
-        write_phantom(out, subjects, seed, float(spacing), progress)
-    click.echo(f"{subjects} synthetic subjects in {out}; train on them with: zoo train lesion-filling --data {out}")
+        resolve(dataset.open)(out, spacing, progress, subjects=subjects, seed=seed)
+    methods = [method.name for method in registry().methods.items.values() if method.dataset == name]
+    trained = [method for method in methods if registry().methods[method].trainable]
+    what = f"train on them with: zoo train {trained[0]} --data" if trained else "look at them with: zoo data check"
+    click.echo(f"{subjects} synthetic subjects in {out}; {what} {out}")
 
 
 @command.command()
@@ -135,6 +146,34 @@ def check(
             click.echo(f"note: {line}")
     if problems:
         raise DataError(f"{len(problems)} of the images in {folder} cannot be used; they are named above.")
+
+
+@command.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", "cohort", type=click.Path(path_type=Path), required=True, help="BIDS folder or manifest.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the images and their sheet.")
+@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help="Images.")
+@click.option("--class", "label", metavar="NAME", help="Class of all images; default: of each class alike.")
+@seed_option
+@json_option
+def examples(run: Path, cohort: Path, out: Path, count: int, label: str | None, seed: int, as_json: bool) -> None:
+    """Write real images that samples of a model are compared with, in the form of zoo sample.
+
+    They are of subjects that training has not seen; names and JSON say nothing of a subject.
+
+    \b
+    zoo data examples RUN --data my-bids-folder --out real
+    zoo data examples RUN --data my-bids-folder -n 40 --class malignant --seed 3 --out real-malignant
+    """
+    import zoo
+    from zoo.evaluation.examples import example_files
+
+    with progress_bar("Writing images") as progress:
+        report = example_files(zoo.load(run), cohort, out, count=count, label=label, seed=seed, progress=progress)
+    if as_json:
+        show_json({"images": [str(path) for path in report.images], "sheet": str(report.sheet)})
+    else:
+        click.echo(f"Wrote {len(report.images)} images to {out}; look at {report.sheet}")
 
 
 @command.command(name="transfer-masks")

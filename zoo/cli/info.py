@@ -126,6 +126,10 @@ def _model(path: Path) -> dict[str, Any]:
     record = artifact.folder / "run.json"
     if record.is_file():
         about["run"] = _run(record.parent)
+    if (artifact.folder / "evaluations").is_dir():  # reading them imports scipy, which is slow
+        from zoo.evaluation.run import latest_evaluations
+
+        about["evaluations"] = latest_evaluations(artifact)
     return about
 
 
@@ -151,10 +155,10 @@ def _unfinished(folder: Path) -> dict[str, Any]:
 
 
 def _show_model(about: dict[str, Any]) -> None:
-    """Print the manifest: single values first, then stages, parts and settings as tables; --json has all of it."""
+    """Print the manifest: single values first, then the rest as tables; --json has all of it."""
     run = about.get("run", {})
     for key, value in {**about, **run}.items():
-        if isinstance(value, list) and key != "stages":
+        if isinstance(value, list) and key not in ("stages", "evaluations"):
             click.echo(f"{key:<17} {len(value)} hashes")
         elif key == "split" and value:
             click.echo(f"{key:<17} " + ", ".join(f"{len(names)} {part}" for part, names in value.items()))
@@ -163,9 +167,28 @@ def _show_model(about: dict[str, Any]) -> None:
     if run.get("stages"):
         columns = list(run["stages"][0])
         table("\nStages", columns, [[str(stage[name]) for name in columns] for stage in run["stages"]])
+    if about.get("evaluations"):
+        columns = ["evaluator", "when", "measured on", "the model's scores (zoo evaluate; its page has the baselines)"]
+        table("\nNewest evaluations", columns, _evaluations(about["evaluations"]))
     if about.get("parts"):
         table("\nParts", ["part", "tensor", "shape", "meaning"], _tensors(about["parts"]))
     table("\nSettings", ["setting", "value"], [[name, text] for name, text in _flat(about["config"])])
+
+
+def _evaluations(evaluations: list[dict[str, Any]]) -> list[list[str]]:
+    """Return one row per evaluation and condition, with all scores of the model in one cell."""
+    from zoo.metrics.statistics import with_interval
+
+    rows = []
+    for one in evaluations:
+        texts: dict[str, list[str]] = {}
+        for key, score in one["scores"].items():
+            condition, _, metric = key.partition("/")
+            if score["value"] is not None:
+                text = with_interval(score["value"], *(score["ci"] or (None, None)))
+                texts.setdefault(condition, []).append(f"{metric} {text} {score['unit']}".rstrip())
+        rows += [[one["evaluator"], one["when"], condition, "; ".join(some)] for condition, some in texts.items()]
+    return rows
 
 
 def _tensors(parts: dict[str, Any]) -> list[list[str]]:

@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from zoo.config import validate
+from zoo.config import Config, validate
 from zoo.descriptors import resolve
-from zoo.errors import DataError
-from zoo.evaluation.scores import PAIRED, Evaluation, explain
+from zoo.errors import ArtifactError, DataError
+from zoo.evaluation.scores import MODEL, PAIRED, Evaluation, Measure, explain
 from zoo.evaluation.study_protocol import PartName, Protocol
 from zoo.evaluation.unseen import seen_subjects, unlaid, unseen
 from zoo.imaging.cohort import Cohort, read_cohort
@@ -20,6 +20,10 @@ from zoo.models.artifact import Artifact
 from zoo.progress import Bar
 from zoo.registry import registry
 from zoo.system.files import write_text
+
+_STAMP_FORMAT = "%Y-%m-%dT%H-%M-%S"
+_STAMP = "2026-01-31T10-20-30"
+"""An example of the time at the end of a file's name."""
 
 
 def evaluate(
@@ -36,7 +40,7 @@ def evaluate(
         artifact: The trained model.
         data: BIDS folder or manifest.
         evaluators: Names; empty for the method's own.
-        options: Settings of the evaluators.
+        options: Settings of the evaluators; each gets those that it has.
         bar: Makes progress bars.
 
     Raises:
@@ -98,10 +102,14 @@ def _run_evaluators(
     names = list(evaluators) or list(artifact.method.evaluators)
     if not names:
         raise DataError(f"Method {artifact.method.name!r} names no evaluator; choose one with --with NAME (zoo list).")
+    chosen = {name: registry().evaluators[name] for name in names}
+    kinds: dict[str, type[Config]] = {name: resolve(evaluator.options) for name, evaluator in chosen.items()}
+    known = {option for kind in kinds.values() for option in kind.model_fields}
     results: dict[str, Evaluation] = {}
-    for name in names:
-        evaluator = registry().evaluators[name]
-        checked = validate(resolve(evaluator.options), options, what=f"evaluator {name!r}")
+    for name, evaluator in chosen.items():
+        # An option goes to the evaluators that have it; one that none has is refused.
+        own = {key: value for key, value in options.items() if key in kinds[name].model_fields or key not in known}
+        checked = validate(kinds[name], own, what=f"evaluator {name!r}")
         with bar(f"Evaluating: {name}") as progress:
             found = resolve(evaluator.evaluate)(artifact, cohort, checked, progress)
         results[name] = replace(found, about={**about, **found.about})
@@ -113,8 +121,9 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
     """Write JSON and a page into the folder of the model."""
     from zoo.report.html import Section, write_report
 
-    stamp = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    stamp = datetime.now().strftime(_STAMP_FORMAT)
     stem = artifact.folder / "evaluations" / f"{name}-{stamp}"
+    paired = evaluation.paired_table()
     content = {"model_sha256": artifact.sha256, "evaluator": name, **evaluation.to_json()}
     write_text(stem.with_name(f"{stem.name}.json"), json.dumps(content, indent=2) + "\n")
     write_report(
@@ -122,11 +131,42 @@ def _keep(artifact: Artifact, name: str, evaluation: Evaluation) -> None:
         f"{artifact.method.name}: {name}",
         [
             Section(heading="Scores", text=explain(evaluation), table=evaluation.table()),
-            Section(heading="The model against each baseline", text=PAIRED, table=evaluation.paired_table()),
+            Section(heading="The model against each baseline", text=PAIRED if paired else "", table=paired),
             Section(heading="Reported in the paper", text=artifact.method.reported_on, table=_reported(artifact)),
             Section(heading="Pictures", figures=list(evaluation.pictures)),
         ],
     )
+
+
+def latest_evaluations(artifact: Artifact) -> list[dict[str, Any]]:
+    """Return the newest saved evaluation of this model by each evaluator, by name.
+
+    Each has ``evaluator``, ``when`` (``"2026-01-31T10-20-30"``), ``file`` (its JSON) and ``scores``: the model's own as
+    in the file, by ``"condition/metric"``.
+
+    Raises:
+        ArtifactError: A file of an evaluation is damaged.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    for file in sorted((artifact.folder / "evaluations").glob("*.json"), key=lambda file: file.stem[-len(_STAMP) :]):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["model_sha256"] != artifact.sha256:
+                continue
+            keys = {key: Measure(*key.split("/")) for key in content["scores"]}
+            newest[content["evaluator"]] = {
+                "evaluator": content["evaluator"],
+                "when": file.stem[-len(_STAMP) :],
+                "file": str(file),
+                "scores": {
+                    f"{measure.condition}/{measure.metric}": content["scores"][key]
+                    for key, measure in keys.items()
+                    if measure.filler == MODEL
+                },
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"{file} is no saved evaluation ({error!r}); remove it.") from None
+    return [newest[name] for name in sorted(newest)]
 
 
 def _reported(artifact: Artifact) -> list[dict[str, Any]]:

@@ -15,6 +15,9 @@ from zoo.metrics.statistics import FEWEST_SUBJECTS, PairedDifference, paired_dif
 MODEL = "model"
 """The evaluated model's name in `Measure.filler`; every other name there is a baseline."""
 
+MEANS = f"Means over subjects with 95 % intervals, none below {FEWEST_SUBJECTS} subjects."
+"""How most scores are read."""
+
 PAIRED = (
     "Mean of the differences within subjects, model - baseline, with its 95 % interval, and the number of subjects on "
     "which the model is better. For metrics that are best near 1: of the distances from 1, so below 0 is better."
@@ -48,7 +51,8 @@ class Comparison:
         condition, metric: As in `Measure`.
         baseline: The other filler.
         better: Which values of the metric are better.
-        paired: Differences, model - baseline (``"nearer 1"``: of the distances from 1), and subjects won.
+        paired: Differences, model - baseline (``"nearer 1"``: of the distances from 1; ``"nearer 0.5"`` likewise), and
+            subjects won.
     """
 
     condition: str
@@ -99,6 +103,7 @@ class Evaluation:
         by_subject: One row per subject, condition and filler, with the metrics as further keys.
         pictures: PNG bytes and a caption each.
         columns: Names of the condition and the filler in tables and in ``by_subject``.
+        reading: How scores, intervals and fillers are read.
 
     Raises:
         DataError: A score's key is no `Measure`, or a part of it is empty or holds a slash, which separates the parts
@@ -110,6 +115,7 @@ class Evaluation:
     by_subject: Sequence[Mapping[str, Any]] = ()
     pictures: Sequence[tuple[bytes, str]] = field(default=(), repr=False)
     columns: tuple[str, str] = ("masks", "filled by")
+    reading: str = MEANS
 
     def __post_init__(self) -> None:
         for key in self.scores:
@@ -119,10 +125,15 @@ class Evaluation:
                 )
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row per condition and filler with one column per metric, empty where it does not apply."""
+        """Return one row per condition and filler with one column per metric, empty where it does not apply.
+
+        A star marks a score with a note (`notes`).
+        """
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for (condition, filler, metric), score in self.scores.items():
             start = {self.columns[0]: condition, self.columns[1]: filler, "n": score.n}
+            if score.images is not None:
+                start["images"] = score.images
             rows.setdefault((condition, filler), start)[metric] = _cell(score)
         return _aligned(rows.values())
 
@@ -175,10 +186,19 @@ class Evaluation:
             {f"{measure.metric}: {score.note}" for measure, score in self.scores.items() if score.value is None}
         )
 
+    def notes(self) -> list[str]:
+        """Return what limits scores that were measured, each once with the metrics that it limits."""
+        metrics: dict[str, dict[str, None]] = {}
+        for measure, score in self.scores.items():
+            if score.value is not None and score.note:
+                metrics.setdefault(score.note, {})[measure.metric] = None
+        return [f"{', '.join(names)}: {note}" for note, names in metrics.items()]
+
     def to_json(self) -> dict[str, Any]:
         """Return all but the pictures as plain JSON data."""
         return {
             "about": dict(self.about),
+            "reading": self.reading,
             "scores": {str(measure): asdict(score) for measure, score in self.scores.items()},
             "comparisons": [comparison.to_json() for comparison in self.comparisons()],
             "verdicts": self.verdicts(),
@@ -196,17 +216,17 @@ def _cell(score: Score) -> str:
     if score.value is None:
         return "missing"
     interval = f" [{score.ci[0]:.4g}, {score.ci[1]:.4g}]" if score.ci else ""
-    return f"{score.value:.4g}{interval}"
+    return f"{score.value:.4g}{interval}{' *' if score.note else ''}"
 
 
 def explain(evaluation: Evaluation) -> str:
-    """Return what was measured on what, which baselines win, and what is missing, one line each."""
+    """Return what was measured on what, which baselines win, and what limits scores or is missing, one line each."""
     about = ", ".join(f"{key}: {value}" for key, value in evaluation.about.items())
-    intervals = f"Means over subjects with 95 % intervals, none below {FEWEST_SUBJECTS} subjects."
-    sentences = [f"{intervals} {about}."]
+    sentences = [evaluation.reading, f"{about}."]
     if evaluation.comparisons():
         wins = evaluation.verdicts()
         listed = ";\n  ".join(wins)
         sentences.append(f"Baselines that win: {listed}." if wins else "No baseline wins.")
+    sentences += [f"* {note}" for note in evaluation.notes()]
     sentences += [f"Missing: {reason}" for reason in evaluation.missing()]
     return "\n".join(sentences)

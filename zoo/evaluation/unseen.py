@@ -47,6 +47,24 @@ def unseen(artifact: Artifact, cohort: Cohort) -> Cohort:
     return left
 
 
+def training_subjects(artifact: Artifact, cohort: Cohort) -> tuple[Cohort, float]:
+    """Return the subjects that training has seen, and the share of the training's images that they have.
+
+    Subjects on which only a checkpoint was chosen are left out. Images are recognised as by `seen_subjects`.
+
+    Raises:
+        DataError: An image cannot be used.
+    """
+    seen = _seen_images(artifact) - set(artifact.manifest.get("validated_on", ()))
+    found: dict[str, set[str]] = {}
+    for scan in cohort.scans if seen else ():
+        known = seen.intersection(_hashes(artifact, pack_scan(scan, artifact.config.data)))
+        if known:
+            found.setdefault(scan.subject, set()).update(known)
+    whole = set().union(*found.values())
+    return cohort.subset(found), len(whole) / len(seen) if seen else 0.0
+
+
 def has_seen(artifact: Artifact, scan: PackedScan) -> bool:
     """Return whether training or the choice of a checkpoint has seen one of a scan's images."""
     return not _seen_images(artifact).isdisjoint(_hashes(artifact, scan))

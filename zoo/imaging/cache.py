@@ -24,7 +24,7 @@ from zoo.imaging.masks import LaidLesions, lay_lesions
 from zoo.imaging.preprocessing import Intensity, scale_intensity
 from zoo.imaging.transfer import LAID_ON
 from zoo.imaging.volume import Volume, read_volume
-from zoo.system.files import cache_folder, replacing, sha256
+from zoo.system.files import cache_folder, locked, replacing, sha256
 
 PACKING = 3
 """Version of what is packed; packings of other versions are not used."""
@@ -177,14 +177,28 @@ def pack_scan(
         hashes = {key: sha256(path) for key, path in sorted({**scan.images, **scan.maps}.items()) if key in used}
     except OSError as error:
         raise DataError(f"{scan.id}: {error.filename} cannot be read ({error.strerror}).") from None
-    shaping = {"contrasts", "targets", "derived", "scales", "spacing_mm", "scaling", "percentile", "noise_floor"}
+    shaping = {
+        "contrasts",
+        "targets",
+        "derived",
+        "scales",
+        "spacing_mm",
+        "matrix",
+        "scaling",
+        "percentile",
+        "noise_floor",
+    }
     settings = config.model_dump(mode="json", include={*shaping, "regions"})
     key = _key("scan", PACKING, hashes, settings)
     folder = cache_folder() / "packed" / key[:2] / key
     if not (folder / "scan.json").is_file():
         try:
-            with replacing(folder) as temporary:
-                _pack(scan, config, temporary)
+            # A process that packs the same scan at this moment is waited for: replacing its folder would take its
+            # files from under a reader.
+            with locked(folder.parent):
+                if not (folder / "scan.json").is_file():
+                    with replacing(folder) as temporary:
+                        _pack(scan, config, temporary)
         except ZooError as error:
             raise type(error)(f"{scan.id}: {error}") from None
     return _open(folder, scan, white_matter_labels, config.regions, tuple(hashes[name] for name in config.images))
@@ -200,7 +214,7 @@ def _key(*parts: object) -> str:
 def _pack(scan: Scan, config: DataConfig, folder: Path) -> None:
     names = config.images
     first = read_volume(scan.images[names[0]])
-    grid = model_grid(first.shape, first.affine, config.spacing_mm)
+    grid = model_grid(first.shape, first.affine, config.spacing_mm, config.matrix)
     values: dict[str, np.ndarray] = {}
     hashes: dict[str, str] = {}
     for name in names:

@@ -42,17 +42,24 @@ class Grid:
         return float(i), float(j), float(k)
 
 
-def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: float | Sequence[float] | None) -> Grid:
-    """Return the grid on which a model sees an image: the image's own axes in RAS order, with the wanted voxel size.
+def model_grid(
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    spacing_mm: float | Sequence[float] | None,
+    matrix: tuple[int, int, int] | None = None,
+) -> Grid:
+    """Return the grid on which a model sees an image: its own axes in RAS order, with the wanted voxel size or matrix.
 
     Oblique axes stay oblique: going there and back never mixes axes. Where the spacing is the image's own
-    (within 0.001 mm), the grid is a permutation and flip of the voxels, and nothing is interpolated.
+    (within 0.001 mm), or the matrix is, the grid is a permutation and flip of the voxels, and nothing is interpolated.
 
     Args:
         shape: The image's voxels.
         affine: Its voxel-to-world matrix, mm.
         spacing_mm: Wanted voxel size: one for all axes, or three along (i, j, k) in RAS order; ``None`` keeps the
             image's own.
+        matrix: Wanted voxels along (i, j, k) in RAS order over the image's whole field of view, in place of a voxel
+            size.
 
     Source: Uhr 2024, section 3.3 "Preprocessing" (nibabel's conform). Departures: the field of view is kept instead
     of being padded to 256 voxels, and its middle is exact; nibabel's is off by half a voxel where the count is even.
@@ -63,12 +70,16 @@ def model_grid(shape: tuple[int, int, int], affine: np.ndarray, spacing_mm: floa
     turned_shape = np.empty(3, int)
     turned_shape[turn[:, 0].astype(int)] = shape
     sizes = voxel_sizes(turned_affine)
-    if spacing_mm is None:
+    if matrix is not None:
+        wanted = np.array(matrix)
+        wanted_sizes = sizes * turned_shape / wanted
+        own = np.array_equal(wanted, turned_shape)
+    else:
+        wanted_sizes = sizes if spacing_mm is None else np.broadcast_to(np.asarray(spacing_mm, float), 3)
+        wanted = np.maximum(np.round(turned_shape * sizes / wanted_sizes), 1).astype(int)
+        own = bool(np.all(np.abs(sizes - wanted_sizes) < _SAME_SPACING_MM))
+    if own:
         return Grid(_triple(turned_shape), turned_affine)
-    wanted_sizes = np.broadcast_to(np.asarray(spacing_mm, float), 3)
-    if np.all(np.abs(sizes - wanted_sizes) < _SAME_SPACING_MM):
-        return Grid(_triple(turned_shape), turned_affine)
-    wanted = np.maximum(np.round(turned_shape * sizes / wanted_sizes), 1).astype(int)
     # The middles of the two fields of view coincide, so every voxel's centre lies in the image.
     scaled = turned_affine.copy()
     scaled[:3, :3] *= wanted_sizes / sizes

@@ -384,9 +384,16 @@ def write_phantom(
     return folder
 
 
-def open_phantom(folder: Path, spacing_mm: float, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Make the cohort for commands without ``--data``: twelve subjects, seed 0."""
-    return write_phantom(folder, DEFAULT_SUBJECTS, 0, spacing_mm, progress)
+def open_phantom(
+    folder: Path,
+    spacing_mm: float,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    subjects: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """Make the cohort as a dataset; for commands without ``--data`` twelve subjects."""
+    return write_phantom(folder, subjects or DEFAULT_SUBJECTS, seed, spacing_mm, progress)
 
 
 def _check_spacing(spacing_mm: float) -> None:

@@ -62,5 +62,6 @@ def pair_ms_ssim(images: Tensor, pairs: Tensor) -> Tensor:
             normalize="relu",
         ).reshape(len(some))
         for some in pairs.split(_BATCH)
+        if len(some)
     ]
-    return torch.cat(found) if found else torch.zeros(0)
+    return torch.cat([torch.zeros(0), *found])

@@ -49,13 +49,15 @@ def texture_features(images: Tensor) -> Tensor:
     Raises:
         DataError: The images have another number of axes, or values that are not finite.
     """
-    if images.dim() not in (4, 5) or not images.shape[1]:
+    if images.dim() not in (4, 5) or not images.numel():
         raise DataError(f"Texture features need images [B, C, H, W] or [B, C, X, Y, Z], got {list(images.shape)}.")
     if not images.isfinite().all():
         raise DataError("An image holds NaN or infinite values, so its texture cannot be measured.")
-    channels = images.detach().double().cpu().numpy()
-    columns = [texture_of(channels[:, channel]) for channel in range(images.shape[1])]
-    return torch.from_numpy(np.concatenate(columns, axis=1))
+    batches = [
+        np.concatenate([texture_of(channel) for channel in batch.transpose(0, 1).numpy(force=True)], axis=1)
+        for batch in images.split(BATCH)  # the co-occurrences of all images at once would fill the memory
+    ]
+    return torch.from_numpy(np.concatenate(batches))
 
 
 @dataclass(frozen=True)

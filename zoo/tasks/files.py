@@ -109,13 +109,13 @@ def check_belonging(images: Sequence[Volume], masks: Sequence[MaskFile], *, same
 # --- To the model's grid and back. ---
 
 
-def grid_for(image: Volume, spacing_mm: float | tuple[float, float, float] | None) -> Grid:
+def grid_for(image: Volume, data: DataConfig) -> Grid:
     """Return the grid on which a model sees an image.
 
     Raises:
         DataError: The image would have more than `MAX_VOXELS` voxels on it.
     """
-    grid = model_grid(image.shape, image.affine, spacing_mm)
+    grid = model_grid(image.shape, image.affine, data.spacing_mm, data.matrix)
     voxels = math.prod(grid.shape)
     if voxels > MAX_VOXELS:
         size = " × ".join(f"{side:g}" for side in grid.spacing_mm)

@@ -8,19 +8,67 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
 from zoo.config import DataConfig
-from zoo.errors import ConfigError, UnknownNameError, did_you_mean
+from zoo.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from zoo.imaging.preprocessing import output_intensity
 from zoo.models.artifact import Artifact
 from zoo.system.files import replacing, write_text
+from zoo.tasks.provenance import read_object
 
 SHOWN = 64
 """Images on a sheet."""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """What was written.
+
+    Attributes:
+        images: One NIfTI per image and contrast, image by image.
+        sheet: PNG of the first images.
+    """
+
+    images: tuple[Path, ...]
+    sheet: Path
+
+
+_KINDS = {"sample": "samples", "real": "real images"}
+
+
+def check_folder(folder: Path, kind: str, sidecar: Mapping[str, object]) -> None:
+    """Refuse a folder with images that must not stand beside the new ones.
+
+    Args:
+        folder: Where they go.
+        kind: Begin of their names: ``"sample"`` or ``"real"``.
+        sidecar: What their sidecars say; a folder holds only samples of one model, and only real images of one choice.
+
+    Raises:
+        DataError: Names such an image.
+    """
+    for other, what in _KINDS.items():
+        # Other images are refused at the first, so one sidecar speaks for all of its kind.
+        file = min(folder.glob(f"{other}-*.json"), default=None)
+        if file is None:
+            continue
+        if other != kind:
+            raise DataError(f"{folder} holds {what}, such as {file.name}; {_KINDS[kind]} need a folder of their own.")
+        keys, of = (
+            (("ModelSHA256",), "another model")
+            if kind == "sample"
+            else (("ModelSHA256", "DataFingerprint", "Options"), "another model, cohort, class or seed")
+        )
+        stored = read_object(file)
+        if any(stored.get(key) != sidecar[key] for key in keys):
+            raise DataError(
+                f"{folder} holds {what} of {of}, such as {file.name}; choose another --out, or remove them."
+            )
 
 
 def check_class(artifact: Artifact, label: str) -> None:

@@ -83,7 +83,7 @@ def image_to_image_files(
     results = [ResultFiles(output) for output in outputs]
     check_results(results, images, overwrite=overwrite)
     volumes = read_images(images)
-    grid = grid_for(volumes[0], data.spacing_mm)
+    grid = grid_for(volumes[0], data)
     run, parts = resolve(task.run), artifact.parts(runtime)
 
     first = volumes[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
+from tests.toy import registered
 from zoo.models.run import Run
 
 
@@ -227,6 +228,21 @@ def test_phantom_command(zoo_command, tmp_path: Path) -> None:
     assert "zoo train lesion-filling --data" in out
     code, _, err = zoo_command("data", "phantom", tmp_path / "p")
     assert (code, "is there already" in err) == (1, True)
+    code, _, err = zoo_command("data", "phantom", tmp_path / "q", "--spacing", 3)
+    assert (code, "spacing is 1, 2 or 4 mm, got 3" in err) == (1, True)
+
+
+def test_phantom_command_makes_the_dataset_of_a_plugin(zoo_command, tmp_path: Path) -> None:
+    with registered():
+        where = ("--dataset", "toy-brains", "--spacing", 4)
+        code, out, _ = zoo_command("data", "phantom", tmp_path / "p", *where, "--subjects", 2, "--seed", 5)
+        assert (code, f"zoo train toy-filling --data {tmp_path / 'p'}" in out) == (0, True)
+        assert len(list((tmp_path / "p").glob("sub-*"))) == 2
+        assert zoo_command("data", "phantom", tmp_path / "q", *where, "--subjects", 2, "--seed", 6)[0] == 0
+        image = "sub-001/anat/sub-001_T1w.nii.gz"
+        assert (tmp_path / "p" / image).read_bytes() != (tmp_path / "q" / image).read_bytes()
+        code, _, err = zoo_command("data", "phantom", tmp_path / "r", "--dataset", "toy-brain")
+        assert (code, "Did you mean 'toy-brains'?" in err) == (1, True)
 
 
 def test_evaluation_uses_unseen_subjects_beside_baselines(zoo_command, trained: Path, phantom: Path) -> None:

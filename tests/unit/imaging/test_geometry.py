@@ -237,3 +237,32 @@ def test_there_and_back_on_an_anisotropic_grid() -> None:
     assert np.abs(back - image)[inner].max() < 1e-3
     same = model_grid(image.shape, np.diag([1.0, 1.0, 3.0, 1.0]), (1.0, 1.0, 3.0))
     assert same.shape == image.shape
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), spacings, st.floats(0, 0.3), st.tuples(*[st.integers(1, 24)] * 3))
+def test_a_matrix_covers_the_images_own_field_of_view(seed: int, spacing: tuple, tilt: float, matrix: tuple) -> None:
+    affine = _affine(seed, spacing, tilt)
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), affine))
+    grid = model_grid(SHAPE, affine, None, matrix)
+    assert grid.shape == matrix
+    for corner in ((0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 1)):
+        edges = [grid.affine @ [*(np.array(corner) * grid.shape - 0.5), 1],
+                 image.affine @ [*(np.array(corner) * image.shape - 0.5), 1]]  # fmt: skip
+        assert np.allclose(*edges, atol=1e-6)
+    assert np.allclose(np.array(grid.spacing_mm) * matrix, np.array(image.header.get_zooms()) * image.shape, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), spacings, st.floats(0, 0.3))
+def test_a_matrix_that_is_the_images_own_moves_values_only(seed: int, spacing: tuple, tilt: float) -> None:
+    affine = _affine(seed, spacing, tilt)
+    data = np.random.default_rng(seed).random(SHAPE).astype(np.float32)
+    turned = nibabel.as_closest_canonical(nibabel.Nifti1Image(data, affine))
+    grid = model_grid(SHAPE, affine, None, turned.shape)
+    assert np.array_equal(to_grid(data, affine, grid), np.asarray(turned.dataobj))
+
+
+def test_a_matrix_of_one_voxel_more_is_not_taken_for_the_same() -> None:
+    # The voxel sizes differ by less than 0.001 mm.
+    assert model_grid((300, 300, 20), np.diag([0.25, 0.25, 3, 1]), None, (301, 300, 20)).shape == (301, 300, 20)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,25 +14,61 @@ from safetensors.torch import load_file, save_file
 
 from zoo.errors import DataError, MissingExtraError, UnknownNameError
 from zoo.metrics.backbones import timm_network
-from zoo.metrics.features import load_extractor, texture_distance
+from zoo.metrics.features import load_extractor, texture_distance, texture_features
 
 
-def _brains(count: int, seed: int, size: tuple[int, ...] = (32, 40), radius: float = 0.6) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    places = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in size), indexing="ij")
-    radii = radius + 0.05 * torch.randn(count, generator=generator)
-    inside = sum(place**2 for place in places)[None] < radii.reshape(-1, *[1] * len(size)) ** 2
-    return torch.where(inside, 0.3 + 0.1 * torch.randn(count, *size, generator=generator), torch.tensor(-1.0))[:, None]
+def _patches(count: int, seed: int, size: tuple[int, ...] = (24, 28), channels: int = 1) -> torch.Tensor:
+    images = 0.2 * torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(seed))
+    images[:, :, :4] = -1
+    return images.clamp(-1, 1)
 
 
-@pytest.mark.parametrize("size", [(32, 40), (16, 20, 16)])
-def test_other_brains_of_the_kind_are_near_and_worse_images_far(size: tuple[int, ...]) -> None:
-    real, alike = _brains(80, 1, size), _brains(80, 2, size)
-    near = texture_distance(real, alike)
-    noisy = alike + 0.15 * torch.randn(alike.shape, generator=torch.Generator().manual_seed(3))
-    assert texture_distance(real, _brains(80, 2, size, radius=0.4)) > 5 * near
-    assert texture_distance(real, noisy) > 5 * near
-    assert texture_distance(real, alike[:1].expand(80, *alike.shape[1:])) > 2 * near  # no variety
+# --- Texture. ---
+
+
+def test_columns_belong_to_channels() -> None:
+    images = _patches(3, 1, channels=3)
+    features = texture_features(images)
+    alone = [texture_features(images[:, channel : channel + 1]) for channel in range(3)]
+    assert torch.equal(features, torch.cat(alone, dim=1))
+    assert features.dtype == torch.float64
+
+
+@pytest.mark.parametrize("size", [(24, 28), (12, 14, 10)])
+def test_noisy_images_are_further_away_than_images_of_the_kind(size: tuple[int, ...]) -> None:
+    real, alike = _patches(40, 1, size), _patches(40, 2, size)
+    noisy = alike + 0.2 * torch.randn(alike.shape, generator=torch.Generator().manual_seed(3))
+    assert texture_distance(real, noisy) > 5 * texture_distance(real, alike)
+
+
+@pytest.mark.parametrize("shape", [(2, 24), (2, 24, 28), (2, 0, 24, 28), (0, 1, 24, 28), (2, 1, 4, 4, 4, 4)])
+def test_texture_needs_channels_and_two_or_three_axes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"\[B, C, H, W\] or \[B, C, X, Y, Z\], got"):
+        texture_features(torch.zeros(shape))
+
+
+def test_many_images_have_the_features_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = _patches(5, 1, channels=2)
+    together = texture_features(images)
+    monkeypatch.setattr("zoo.metrics.features.BATCH", 2)
+    assert torch.equal(texture_features(images), together)
+
+
+def test_a_diverged_generator_has_no_distance() -> None:
+    real = _patches(3, 1)
+    broken = real.clone()
+    broken[0, 0, 0, 0] = torch.nan
+    assert math.isnan(texture_distance(real, broken))
+    with pytest.raises(DataError, match="NaN or infinite"):
+        texture_features(broken)
+
+
+def test_texture_is_an_extractor_of_any_number_of_channels() -> None:
+    first, second = load_extractor("texture"), load_extractor("texture")
+    assert first.channels is None
+    assert first.digest == second.digest
+    images = _patches(3, 1, channels=2)
+    assert torch.equal(first.in_batches(images), texture_features(images))
 
 
 # --- Networks of timm. ---
@@ -104,6 +142,15 @@ def test_a_file_that_may_hold_code_is_refused(resnet: Path) -> None:
         timm_network("test_resnet", resnet.rename(resnet.with_suffix(".bin")), levels=False)
 
 
+def test_the_digest_tells_weights_apart_but_not_names_of_files(resnet: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(resnet.read_bytes())
+    drawn, named, copied = (load_extractor("timm:test_resnet", file) for file in (None, resnet, copy))
+    assert named.digest == copied.digest
+    assert named.digest != drawn.digest
+    assert named.channels == 3
+
+
 def test_an_unknown_network_is_refused_with_a_suggestion() -> None:
     pytest.importorskip("timm")
     with pytest.raises(UnknownNameError, match=r"Did you mean.*resnet18"):
@@ -174,15 +221,92 @@ def test_a_missing_torch_fidelity_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         load_extractor("inception")
 
 
+# --- TorchScript files. ---
+
+
+class _Network(torch.nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(channels, 6, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images).mean((2, 3))
+
+
+class _Images(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+class _Pair(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, images
+
+
+def _scripted(network: torch.nn.Module, file: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.script(network).save(file)
+    return file
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_torchscript_network_gives_its_features(channels: int, tmp_path: Path) -> None:
+    network = _Network(channels)
+    extractor = load_extractor(f"torchscript:{_scripted(network, tmp_path / 'net.pt')}")
+    images = _patches(3, 1, channels=channels)
+    assert extractor.channels == channels
+    assert extractor.name.startswith("TorchScript, resized by the network, weights net.pt, SHA-256 ")
+    assert torch.allclose(extractor.features(images), network(images).detach().double())
+    other = load_extractor(f"torchscript:{_scripted(_Network(channels), tmp_path / 'other.pt')}")
+    assert other.digest != extractor.digest
+
+
+def test_a_torchscript_network_of_three_channels_takes_grey_images(tmp_path: Path) -> None:
+    extractor = load_extractor(f"torchscript:{_scripted(_Network(3), tmp_path / 'net.pt')}")
+    images = _patches(3, 1)
+    assert torch.equal(extractor.features(images), extractor.features(images.repeat(1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_torchscript_network_refuses_volumes_and_other_channels(channels: int, tmp_path: Path) -> None:
+    extractor = load_extractor(f"torchscript:{_scripted(_Network(channels), tmp_path / 'net.pt')}")
+    for images in (torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 2, 8, 8)):
+        with pytest.raises(DataError, match=r"The network of net.pt takes \[B, .*, H, W\], got .*use texture"):
+            extractor.features(images)
+
+
+def test_a_torchscript_network_must_take_grey_or_three_channels(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"takes neither \[B, 3, 64, 64\] .* nor \[B, 1, 64, 64\]"):
+        load_extractor(f"torchscript:{_scripted(_Network(2), tmp_path / 'net.pt')}")
+
+
+@pytest.mark.parametrize("network", [_Images(), _Pair()])
+def test_a_torchscript_network_must_return_features(network: torch.nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must return features \[B, F\]"):
+        load_extractor(f"torchscript:{_scripted(network, tmp_path / 'net.pt')}")
+
+
+def test_other_files_are_no_torchscript(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "state.pt")
+    (tmp_path / "text.pt").write_text("text")
+    for name in ("state.pt", "text.pt"):
+        with pytest.raises(DataError, match="is not a TorchScript file"):
+            load_extractor(f"torchscript:{tmp_path / name}")
+    with pytest.raises(DataError, match="There is no file"):
+        load_extractor(f"torchscript:{tmp_path / 'none.pt'}")
+
+
 # --- Names. ---
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm:"])
+@pytest.mark.parametrize("name", ["resnet18", "timm:", "torchscript:", "texture:2"])
 def test_features_that_do_not_exist_are_refused(name: str) -> None:
     with pytest.raises(DataError, match=r"no features"):
         load_extractor(name)
 
 
-def test_weights_for_the_fixed_features_are_refused() -> None:
-    with pytest.raises(DataError, match="'texture' take no file of weights"):
-        load_extractor("texture", Path("weights.safetensors"))
+@pytest.mark.parametrize("name", ["texture", "torchscript:net.pt"])
+def test_features_that_take_no_weights_refuse_them(name: str) -> None:
+    with pytest.raises(DataError, match=f"'{name}' take no file of weights"):
+        load_extractor(name, Path("weights.safetensors"))

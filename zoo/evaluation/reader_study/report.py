@@ -67,7 +67,7 @@ def accuracy_picture(analysis: Analysis) -> bytes:
     """Return a PNG of the shares of correct answers with their intervals, by source and reader, beside chance."""
     figure = empty_figure(1.6 + 1.5 * len(analysis.columns), 3.6, layout="constrained")
     axes = figure.subplots()
-    width = 0.6 / max(len(analysis.readers) - 1, 1)
+    width = 0.6 / len(analysis.readers)
     for number, reader in enumerate(analysis.readers):
         rows = [analysis.accuracy(reader.reader, source) for source in analysis.columns]
         places = [column + (number - (len(analysis.readers) - 1) / 2) * width for column in range(len(rows))]

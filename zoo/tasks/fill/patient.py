@@ -295,7 +295,7 @@ def fill_on_grid(
     if not mask.any():
         return Fill([volume.data for volume in volumes], [])
     run = partial(resolve(artifact.method.task("fill").run), artifact.parts(settings.runtime), artifact.config)
-    grid = grid_for(volumes[0], artifact.config.data.spacing_mm)
+    grid = grid_for(volumes[0], artifact.config.data)
     tissue = None
     if case.white_matter is not None:
         on_grid = to_grid(case.white_matter.astype(np.float32), volumes[0].affine, grid, order=0)

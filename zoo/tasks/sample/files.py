@@ -6,35 +6,20 @@ Every file says that it is synthetic.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from zoo.config import validate
 from zoo.descriptors import resolve
-from zoo.errors import DataError
 from zoo.models.artifact import Artifact
 from zoo.models.runtime import TORCH, Runtime
 from zoo.progress import Progress
 from zoo.randomness import seed_for
-from zoo.tasks.image_files import SHOWN, check_class, draw_sheet, write_image
-from zoo.tasks.provenance import provenance, read_object
+from zoo.tasks.image_files import SHOWN, ImageFiles, check_class, check_folder, draw_sheet, write_image
+from zoo.tasks.provenance import provenance
 
 _DESCRIPTION = "Generated image of no real person. Research use only, not for diagnosis."
-
-
-@dataclass(frozen=True)
-class SampleReport:
-    """What sampling wrote.
-
-    Attributes:
-        images: One NIfTI per sample and contrast, sample by sample.
-        sheet: PNG of the first samples.
-    """
-
-    images: tuple[Path, ...]
-    sheet: Path
 
 
 def sample_files(
@@ -47,7 +32,7 @@ def sample_files(
     runtime: Runtime = TORCH,
     command: Sequence[str] = (),
     progress: Progress | None = None,
-) -> SampleReport:
+) -> ImageFiles:
     """Generate samples ``first`` to ``first + count - 1`` of a seed.
 
     Sample k depends on the seed and on k alone: in a batch, on another backend or on another device it is the same, up
@@ -77,7 +62,7 @@ def sample_files(
     checked = validate(resolve(task.options), options, what=f"zoo sample with {artifact.method.name}")
     run, parts = resolve(task.run), artifact.parts(runtime)
     sidecar = provenance(artifact, runtime, checked, description=_DESCRIPTION, command=command)
-    _check_folder(folder, artifact)
+    check_folder(folder, "sample", sidecar)
     numbers = range(first, first + count)
     written: list[Path] = []
     shown: list[np.ndarray] = []
@@ -96,18 +81,4 @@ def sample_files(
             progress(len(some) + start, count)
     sheet = folder / "samples.png"
     draw_sheet(sheet, np.stack(shown), artifact.config.data.contrasts, classes[:SHOWN] or None)
-    return SampleReport(tuple(written), sheet)
-
-
-def _check_folder(folder: Path, artifact: Artifact) -> None:
-    """Refuse a folder with samples of another model, which would stand beside the new ones.
-
-    Raises:
-        DataError: Names such a sample.
-    """
-    # A folder is refused at the first sample of another model, so one sidecar speaks for all.
-    file = min(folder.glob("sample-*.json"), default=None)
-    if file and read_object(file).get("ModelSHA256") != artifact.sha256:
-        raise DataError(
-            f"{folder} holds samples of another model, such as {file.name}; choose another --out, or remove them."
-        )
+    return ImageFiles(tuple(written), sheet)

@@ -155,10 +155,9 @@ def test_area_without_an_interval() -> None:
 
 def test_ratings_are_signed_by_the_choice(tmp_path: Path) -> None:
     write_study(tmp_path, [*[{"source": "real", "truth": "real"}] * 4, *[{"source": "gan", "truth": "fake"}] * 4])
-    given = iter(
-        [("real", 5), ("real", 2), ("fake", 1), ("real", 1), ("fake", 5), ("fake", 2), ("real", 3), ("fake", 1)]
-    )
-    path = write_answers(tmp_path, "reader-1", lambda case: dict(zip(("choice", "rating"), next(given), strict=True)))
+    grades = [-5, -2, 1, -1, 5, 2, -3, 1]
+    given = iter([{"choice": "fake" if grade > 0 else "real", "rating": abs(grade)} for grade in grades])
+    path = write_answers(tmp_path, "reader-1", lambda case: next(given))
     [row] = analyse(tmp_path, [path]).discriminations
     assert row.auc == pytest.approx(roc_auc_score([0] * 4 + [1] * 4, grades))
     assert (row.source, row.positive_correct, row.negative_correct) == ("gan", 3, 3)

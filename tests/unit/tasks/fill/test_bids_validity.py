@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 
-def _errors(folder: Path) -> list[str]:
+def bids_errors(folder: Path) -> list[str]:
     """Return the validator's errors; it may read files but neither write nor reach the network."""
     deno = pytest.importorskip("deno", reason="the BIDS validator is not installed")
     package = importlib.util.find_spec("bids_validator_deno")
@@ -29,7 +29,7 @@ def _errors(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("part", ["", "derivatives/tissue", "derivatives/lesions", "derivatives/truth"])
 def test_phantom_is_valid(phantom: Path, part: str) -> None:
-    assert _errors(phantom / part) == []
+    assert bids_errors(phantom / part) == []
 
 
 def test_validator_finds_what_is_wrong(phantom: Path, tmp_path: Path) -> None:
@@ -37,10 +37,10 @@ def test_validator_finds_what_is_wrong(phantom: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(phantom / "derivatives/truth", tmp_path / "truth"))
     for sidecar in copy.glob("sub-*/anat/*.json"):
         sidecar.unlink()
-    assert any("SkullStripped" in error or "SIDECAR" in error for error in _errors(copy))
+    assert any("SkullStripped" in error or "SIDECAR" in error for error in bids_errors(copy))
 
 
 def test_filled_cohort_is_valid(zoo_command, phantom: Path, tmp_path: Path) -> None:
     code, _, err = zoo_command("fill", "biharmonic-2d3d-filling", "--data", phantom, "--out", tmp_path / "filled")
     assert code == 0, err
-    assert _errors(tmp_path / "filled") == []
+    assert bids_errors(tmp_path / "filled") == []
