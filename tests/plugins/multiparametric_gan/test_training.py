@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from tests.conftest import train_briefly
 from tests.plugins.multiparametric_gan.conftest import BENIGN, config_of, write_study
 from zoo.descriptors import resolve
 from zoo.randomness import Randomness
@@ -248,3 +249,20 @@ def test_a_training_without_a_lesion_of_a_class_is_refused(tmp_path: Path, zoo_c
     assert code
     assert "None of the 2 training scans has a lesion of the class 'malignant'" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_it_trains_on_other_images_and_lesions_of_one_class(phantom: Path, tmp_path: Path, zoo_command: Any) -> None:
+    settings = ("data.contrasts=T1w,T2w,FLAIR", "patches.label=none", "patches.classes=lesion", "patches.inside=none",
+                "data.validation=0", "training.batch_size=8")  # fmt: skip
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    train_briefly(tmp_path / "run", "dcgan", phantom, "--preset", "tiny", "--images", "32", *chosen)
+    code, out, error = zoo_command(
+        "sample", tmp_path / "run", "-n", "2", "--class", "lesion", "--out", tmp_path / "out"
+    )
+    assert code == 0, error
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        f"sample-000{number}_{contrast}.nii.gz" for number in range(2) for contrast in ("FLAIR", "T1w", "T2w")
+    ]
+    code, _, error = zoo_command("sample", tmp_path / "run", "--class", "benign", "--out", tmp_path / "other")
+    assert code
+    assert "Classes: lesion, no-findings" in error
