@@ -2,8 +2,8 @@
 
 The file is float32 in both precisions; in bf16 OpenVINO casts the layers that gain from it when it compiles the model.
 The model is compiled for each size of the inputs, for two reasons: with dynamic axes OpenVINO reorders memory between
-layers, which takes up to half of the time (StyleGAN2's generator at 256 pixels), and `zoo_openvino.winograd` needs
-known sizes to choose convolutions.
+layers, which takes up to half of the time (StyleGAN2's generator at 256 pixels), and `zoo_openvino.winograd` and
+`zoo_openvino.transposed` need known sizes to choose convolutions.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from zoo.exporting.job import ExportJob, ExportReport
 from zoo.exporting.parity import check_parity
 from zoo.models.artifact import Artifact
 from zoo.system.files import sha256
+from zoo_openvino.transposed import use_convolutions
 from zoo_openvino.winograd import use_winograd
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -163,6 +164,8 @@ def open_model(file: Path, part: Part, precision: str) -> Callable[..., Any]:
         try:
             sized.reshape(sizes)
             use_winograd(sized)
+            if precision == "bf16":
+                use_convolutions(sized)  # afterwards: with so many zeros, minimal filtering only costs time
             # OpenVINO 2026.4 computes such attention wrongly and irreproducibly when it is fused in float32.
             miscomputed = precision == "fp32" and _has_as_many_heads_as_tokens(sized)
             unfused = {"SNIPPETS_MODE": "DISABLE"} if miscomputed else {}

@@ -16,6 +16,7 @@ METHODS = ("dcgan", "wgan")
 def test_the_preset_of_the_paper_says_what_the_paper_says(method: str) -> None:
     config = config_of(method, "paper")
     assert (config.size, config.data.contrasts, config.training.batch_size) == ((64, 64), CONTRASTS, 64)
+    assert (config.data.matrix, config.spacing_mm) == ((512, 512, 32), None)
     assert (config.network.widths, config.network.latent_width) == ((512, 256, 128, 64), 100)
     assert (config.network.condition, config.patches.healthy, config.patches.clear) == ("generator", 984, 32)
     assert config.optimiser.average_half_life_images == 0
