@@ -26,7 +26,7 @@ _DATA = DataConfig(
     scales={name: Scale(like=_FIRST) for name in _SERIES if name != _FIRST} | {"sub": Scale(like=_FIRST, signed=True)},
     regions=("breast-mask",),
     spacing_mm=(1.0, 1.0, 4.0),
-    scaling="max",
+    scaling="percentile",  # enhanced blood is the brightest by far, and not of interest
 )
 
 

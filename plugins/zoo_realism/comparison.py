@@ -204,7 +204,7 @@ def _rank_note(features: Tensor) -> str:
     if count > width:
         return ""
     return (
-        f"WARNING: {count} images for {width} features, so covariances have no full rank and the distance is too "
+        f"WARNING: fewer images than the {width} features, so covariances have no full rank and the distance is too "
         "high; compare only values of the same number of images"
     )
 

@@ -117,12 +117,14 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
         firsts[one.name] = one.seen_real.take(plan.real[0]), one.seen_generated.take(range(plan.size))
         scores |= _class_scores(one, plan, views, options, steps)
         rows += _by_subject(one, views)
+    about = _about(views, runtime, real, options)
     if len(firsts) == len(names) > 1:
-        scores |= _fidelity(firsts, options)
+        found, about["class fidelity"] = _fidelity(firsts, options)
+        scores |= found
     progress(steps.total, steps.total)
     return Evaluation(
         scores=scores,
-        about=_about(views, runtime, real, options),
+        about=about,
         by_subject=rows,
         columns=("class", "set"),
         reading=_READING,
@@ -146,8 +148,8 @@ def _too_few(one: _Class) -> Score:
 
 
 def _pool(real: ImageSet, name: str, number: int, options: RealismOptions) -> ImageSet:
-    """Return the real images of a class from which all draws are taken: all, or as many as can be of use."""
-    rows, most = real.rows(name), 2 * options.samples * options.draws
+    """Return the real images of a class from which all draws are taken: all, or enough for two halves of each draw."""
+    rows, most = real.rows(name), 3 * options.samples * options.draws  # halves of the subjects are not quite equal
     if len(rows) > most:
         random = np.random.default_rng(seed_for(options.seed, number))
         rows = sorted(random.choice(rows, most, replace=False).tolist())
@@ -228,13 +230,15 @@ def _class_scores(
     return scores
 
 
-def _fidelity(firsts: Mapping[str, tuple[Images, Images]], options: RealismOptions) -> dict[Measure, Score]:
-    """Return the class fidelity of the first draw."""
+def _fidelity(firsts: Mapping[str, tuple[Images, Images]], options: RealismOptions) -> tuple[dict[Measure, Score], str]:
+    """Return the class fidelity of the first draw, and how it was measured."""
     real, generated = ({name: pair[side] for name, pair in firsts.items()} for side in (0, 1))
-    found = zip((MODEL, FLOOR), class_fidelity(real, generated, options.seed), strict=True)
-    return {
+    made, held_out, how = class_fidelity(real, generated, options.seed)
+    found = ((MODEL, made), (FLOOR, held_out))
+    scores = {
         Measure(name, filler, "class fidelity"): score for filler, scores in found for name, score in scores.items()
     }
+    return scores, how
 
 
 def _standardised(images: Images, real: Images, views: Views) -> Images:
@@ -243,7 +247,7 @@ def _standardised(images: Images, real: Images, views: Views) -> Images:
 
 
 def _diversity(images: ImageSet, rows: Sequence[int] | np.ndarray, real: ImageSet) -> Score:
-    """Return the mean MS-SSIM of random pairs of images; those of real images are of two subjects each.
+    """Return the mean MS-SSIM of random pairs of images, each in one pair; pairs of real ones are of two subjects.
 
     Args:
         images: The set.
@@ -273,7 +277,7 @@ def _diversity(images: ImageSet, rows: Sequence[int] | np.ndarray, real: ImageSe
     except DataError as error:
         return Score(value=None, unit="", better="lower", n=subjects, images=len(rows), note=str(error))
     owners = [images.subjects[first] or f"pair {number}" for number, (first, _) in enumerate(chosen)]
-    return mean_score(values.double().numpy(), owners, "lower", subjects, len(rows), f"mean of {len(chosen)} pairs")
+    return mean_score(values.double().numpy(), owners, "lower", subjects, 2 * len(chosen))
 
 
 def _by_subject(one: _Class, views: Views) -> list[dict[str, Any]]:

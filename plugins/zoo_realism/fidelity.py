@@ -19,7 +19,7 @@ _FOLDS = 5
 
 def class_fidelity(
     real: Mapping[str, Images], generated: Mapping[str, Images], seed: int
-) -> tuple[dict[str, Score], dict[str, Score]]:
+) -> tuple[dict[str, Score], dict[str, Score], str]:
     """Return per class the share of generated and of held-out real images that are recognised as of that class.
 
     The classifier is a logistic regression on standardised features, balanced by class. The one that judges generated
@@ -31,39 +31,35 @@ def class_fidelity(
         seed: Of the folds.
 
     Returns:
-        Scores of the generated and of the held-out real images, by class.
+        Scores of the generated and of the held-out real images, by class, and how they were measured.
     """
     names = list(real)
     features = np.concatenate([real[name].features[WHOLE].numpy() for name in names])
     labels = np.repeat(names, [len(real[name]) for name in names])
     owners = np.concatenate([real[name].owners for name in names])
+    folds = min(_FOLDS, *(len(set(real[name].owners)) for name in names))
     trained = _classifier().fit(features, labels)
-    note = f"by a classifier of {len(features)} real images; {1 / len(names):.2g} is chance"
     recognised = {}
     for name, images in generated.items():
         right = trained.predict(images.features[WHOLE].numpy()) == name
-        subjects = len(set(real[name].owners))
-        recognised[name] = mean_score(right, images.owners, "higher", subjects, len(images), note)
-    return recognised, _held_out(features, labels, owners, seed)
+        recognised[name] = mean_score(right, images.owners, "higher", len(set(real[name].owners)), len(images))
+    held_out = _held_out(features, labels, owners, folds, seed)
+    how = f"logistic regression on {len(labels)} real images, {folds} folds of subjects, {1 / len(names):.0%} is chance"
+    return recognised, held_out, how
 
 
-def _held_out(features: np.ndarray, labels: np.ndarray, owners: np.ndarray, seed: int) -> dict[str, Score]:
-    """Return the accuracy on held-out real images per class."""
-    names = np.unique(labels)
-    folds = min(_FOLDS, *(len(set(owners[labels == name])) for name in names))
+def _held_out(features: np.ndarray, labels: np.ndarray, owners: np.ndarray, folds: int, seed: int) -> dict[str, Score]:
+    """Return the accuracy on held-out real images by class."""
     if folds < 2:
-        why = "a class has one subject, so none can be held out"
-        return {
-            str(name): Score(value=None, unit="", better="higher", n=1, images=int((labels == name).sum()), note=why)
-            for name in names
-        }
+        why = "a class has a single subject, so none can be held out"
+        return {name: Score(value=None, unit="", better="higher", n=1, note=why) for name in map(str, set(labels))}
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     right = cross_val_predict(_classifier(), features, labels, groups=owners, cv=split) == labels
     scores = {}
-    for name in names:
+    for name in np.unique(labels):
         own = labels == name
-        subjects, note = len(set(owners[own])), f"real images, held out by subject in {folds} folds"
-        scores[str(name)] = mean_score(right[own], owners[own].tolist(), "higher", subjects, int(own.sum()), note)
+        whose = owners[own].tolist()
+        scores[str(name)] = mean_score(right[own], whose, "higher", len(set(whose)), len(whose))
     return scores
 
 

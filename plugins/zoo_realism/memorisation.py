@@ -39,9 +39,9 @@ _PAIRS = 8
 
 _READING = f"""\
 near copies: share of images that lie closer to their nearest training image than {QUANTILE:.0%} of the real images \
-of unseen subjects do. Those are no copies, so likeness alone explains a share of about {QUANTILE:.0%}, and a share \
-whose interval lies above it means copies. {HELD_OUT!r} is the same share of unseen real images, each with the \
-threshold of the other half of the subjects.
+of unseen subjects do. Those are no copies, so likeness alone explains a share of about {QUANTILE:.0%}. {HELD_OUT!r} \
+is the same share of unseen real images, each with the threshold of the other half of the subjects, so its interval \
+tells how far the threshold can be trusted: a share of the model whose interval lies above it means copies.
 distance ratio: mean distance to the nearest training image by that to the nearest image of unseen subjects, of as \
 many subjects and images each, averaged over {_SUBSETS} random choices. 1: the generator is as far from both; below \
 1: closer to what it was trained on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -11,6 +11,12 @@ from zoo.cli.options import given_options, json_option
 from zoo.cli.output import note, progress_bar, show_json, table
 from zoo.descriptors import PRECISIONS
 from zoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zoo.evaluation.scores import Evaluation
+
+_WIDEST = 12
+"""Columns of a table that a terminal can show."""
 
 
 @click.command(name="evaluate")
@@ -72,7 +78,7 @@ def command(
         show_json({name: result.to_json() for name, result in results.items()})
         return
     for name, result in results.items():
-        _show(f"\n{name}", result.table())
+        _show_scores(name, result)
         _show(f"\n{PAIRED}", result.paired_table())
         if artifact.method.reported:
             reported = [dict(row) for row in artifact.method.reported]
@@ -82,8 +88,27 @@ def command(
     note(f"Saved in {artifact.folder / 'evaluations'}")
 
 
+def _show_scores(name: str, result: Evaluation) -> None:
+    """Print the table of scores; one of many metrics as a table per condition, with a row per metric."""
+    rows = result.table()
+    columns = _shown(rows)
+    if len(columns) <= _WIDEST:
+        _show(f"\n{name}", rows)
+        return
+    condition, filler = result.columns
+    for value in dict.fromkeys(row[condition] for row in rows):
+        own = [row for row in rows if row[condition] == value]
+        cells = [[column, *(str(row[column]) for row in own)] for column in columns if column not in result.columns]
+        table(f"\n{name}, {condition} {value}", [filler, *(row[filler] for row in own)], cells)
+
+
 def _show(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows without the columns that follow from the inside of the masks."""
+    """Print rows under their columns."""
     if rows:
-        columns = [column for column in rows[0] if not column.endswith(("_out", "_full"))]
+        columns = _shown(rows)
         table(title, columns, [[str(row.get(column, "")) for column in columns] for row in rows])
+
+
+def _shown(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the columns without those that follow from the inside of the masks."""
+    return [column for column in rows[0] if not column.endswith(("_out", "_full"))] if rows else []

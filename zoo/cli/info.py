@@ -117,7 +117,6 @@ def _show_method(about: dict[str, Any]) -> None:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from zoo.evaluation.run import latest_evaluations
     from zoo.models.artifact import MODEL_FILE, Artifact
 
     if (path / "run.json").is_file() and not (path / MODEL_FILE).is_file():
@@ -127,8 +126,10 @@ def _model(path: Path) -> dict[str, Any]:
     record = artifact.folder / "run.json"
     if record.is_file():
         about["run"] = _run(record.parent)
-    if evaluations := latest_evaluations(artifact):
-        about["evaluations"] = evaluations
+    if (artifact.folder / "evaluations").is_dir():  # reading them imports scipy, which is slow
+        from zoo.evaluation.run import latest_evaluations
+
+        about["evaluations"] = latest_evaluations(artifact)
     return about
 
 

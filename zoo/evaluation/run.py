@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from zoo.config import validate
+from zoo.config import Config, validate
 from zoo.descriptors import resolve
 from zoo.errors import ArtifactError, DataError
 from zoo.evaluation.scores import MODEL, PAIRED, Evaluation, Measure, explain
@@ -40,7 +40,7 @@ def evaluate(
         artifact: The trained model.
         data: BIDS folder or manifest.
         evaluators: Names; empty for the method's own.
-        options: Settings of the evaluators.
+        options: Settings of the evaluators; each gets those that it has.
         bar: Makes progress bars.
 
     Raises:
@@ -102,10 +102,14 @@ def _run_evaluators(
     names = list(evaluators) or list(artifact.method.evaluators)
     if not names:
         raise DataError(f"Method {artifact.method.name!r} names no evaluator; choose one with --with NAME (zoo list).")
+    chosen = {name: registry().evaluators[name] for name in names}
+    kinds: dict[str, type[Config]] = {name: resolve(evaluator.options) for name, evaluator in chosen.items()}
+    known = {option for kind in kinds.values() for option in kind.model_fields}
     results: dict[str, Evaluation] = {}
-    for name in names:
-        evaluator = registry().evaluators[name]
-        checked = validate(resolve(evaluator.options), options, what=f"evaluator {name!r}")
+    for name, evaluator in chosen.items():
+        # An option goes to the evaluators that have it; one that none has is refused.
+        own = {key: value for key, value in options.items() if key in kinds[name].model_fields or key not in known}
+        checked = validate(kinds[name], own, what=f"evaluator {name!r}")
         with bar(f"Evaluating: {name}") as progress:
             found = resolve(evaluator.evaluate)(artifact, cohort, checked, progress)
         results[name] = replace(found, about={**about, **found.about})

@@ -125,7 +125,10 @@ class Evaluation:
                 )
 
     def table(self) -> list[dict[str, Any]]:
-        """Return one row per condition and filler with one column per metric, empty where it does not apply."""
+        """Return one row per condition and filler with one column per metric, empty where it does not apply.
+
+        A star marks a score with a note (`notes`).
+        """
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for (condition, filler, metric), score in self.scores.items():
             start = {self.columns[0]: condition, self.columns[1]: filler, "n": score.n}
@@ -213,7 +216,7 @@ def _cell(score: Score) -> str:
     if score.value is None:
         return "missing"
     interval = f" [{score.ci[0]:.4g}, {score.ci[1]:.4g}]" if score.ci else ""
-    return f"{score.value:.4g}{interval}"
+    return f"{score.value:.4g}{interval}{' *' if score.note else ''}"
 
 
 def explain(evaluation: Evaluation) -> str:
@@ -224,6 +227,6 @@ def explain(evaluation: Evaluation) -> str:
         wins = evaluation.verdicts()
         listed = ";\n  ".join(wins)
         sentences.append(f"Baselines that win: {listed}." if wins else "No baseline wins.")
-    sentences += [f"Note on {note}" for note in evaluation.notes()]
+    sentences += [f"* {note}" for note in evaluation.notes()]
     sentences += [f"Missing: {reason}" for reason in evaluation.missing()]
     return "\n".join(sentences)

@@ -1,114 +1,161 @@
-"""The evaluator ``realism``: scores, intervals, the baseline, and few subjects."""
+"""The evaluator ``realism``: classes, the floor of equal numbers, draws, networks, and few subjects."""
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import zoo
-from tests.conftest import TINY, train_briefly
+from tests.plugins.realism.conftest import Copies
 from zoo.descriptors import Score
 from zoo.errors import DataError
-from zoo.evaluation.scores import MODEL, Evaluation
-from zoo.imaging.cohort import read_cohort
+from zoo.evaluation.scores import MODEL, Evaluation, explain
+from zoo.imaging.cohort import Cohort
 from zoo.imaging.phantom import write_phantom
+from zoo.models.artifact import Artifact
 from zoo_realism.config import RealismOptions
-from zoo_realism.evaluation import HALVES, _resampled, realism
+from zoo_realism.evaluation import FLOOR, MODEL_AT_FLOOR, realism
+
+SETS = {"frechet", "kernel", "precision", "recall", "density", "coverage", "1-nn real", "1-nn generated"}
 
 
-@pytest.fixture(scope="module")
-def run(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four training steps."""
-    folder = tmp_path_factory.mktemp("realism") / "run"
-    return train_briefly(folder, "stylegan2-ada", phantom, "--images", "32", *TINY)
+def _evaluate(artifact: Artifact, cohort: Cohort, **options: object) -> Evaluation:
+    return realism(artifact, cohort, RealismOptions(**options), lambda done, total: None)
 
 
-@pytest.fixture(scope="module")
-def evaluated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    """The evaluation of the run on five unseen subjects."""
-    others = write_phantom(tmp_path_factory.mktemp("others"), subjects=5, seed=7, spacing_mm=4.0)
-    options = RealismOptions(samples=40, bootstraps=20)
-    return realism(zoo.load(run), read_cohort(others), options, lambda done, total: None)
-
-
-def _score(evaluation: Evaluation, filler: str, metric: str) -> Score:
-    (found,) = (score for key, score in evaluation.scores.items() if (key.filler, key.metric) == (filler, metric))
+def _score(evaluation: Evaluation, condition: str, filler: str, metric: str) -> Score:
+    (found,) = (score for key, score in evaluation.scores.items() if key == (condition, filler, metric))
     return found
 
 
-@pytest.mark.parametrize("metric", ["frechet", "kernel"])
-def test_a_distance_has_a_number_of_subjects_and_an_interval(evaluated: Evaluation, metric: str) -> None:
-    score = _score(evaluated, MODEL, metric)
-    assert score.n == 5
-    assert score.ci[0] < score.value < score.ci[1]
+@pytest.fixture(scope="module")
+def evaluated(run: Path, others: Cohort) -> Evaluation:
+    """The evaluation of an untrained generator of slices."""
+    return _evaluate(zoo.load(run), others, samples=160)
 
 
-@pytest.mark.parametrize("metric", ["frechet", "kernel"])
-def test_noise_is_further_from_brains_than_brains_from_each_other(evaluated: Evaluation, metric: str) -> None:
+def test_every_metric_is_measured(evaluated: Evaluation) -> None:
+    assert {key.metric for key in evaluated.scores if key.filler == MODEL} == {*SETS, "ms-ssim"}
+    assert all(score.value is not None and score.ci for score in evaluated.scores.values())
+    assert all(score.n == 12 for score in evaluated.scores.values())
+
+
+def test_noise_is_further_from_brains_than_brains_from_each_other(evaluated: Evaluation) -> None:
     # After four steps of training the samples are noise.
-    assert _score(evaluated, MODEL, metric).value > 3 * abs(_score(evaluated, HALVES, metric).value)
+    for metric in ("frechet", "kernel"):
+        floor = _score(evaluated, "all", FLOOR, metric)
+        assert _score(evaluated, "all", MODEL_AT_FLOOR, metric).value > 3 * abs(floor.value)
+    assert _score(evaluated, "all", MODEL, "1-nn real").value == 1
+    assert _score(evaluated, "all", FLOOR, "coverage").value > 0.5
 
 
-def test_the_features_and_the_numbers_are_recorded(evaluated: Evaluation) -> None:
-    assert evaluated.about["features"] == "texture features, version 1: 63 per channel"
-    assert evaluated.about["generated images"] == 40
+def test_the_floor_is_compared_with_as_many_images_of_the_model(evaluated: Evaluation) -> None:
+    images = {key.filler: score.images for key, score in evaluated.scores.items() if key.metric == "frechet"}
+    assert images[MODEL] == 160
+    assert images[FLOOR] == images[MODEL_AT_FLOOR] < 160
+
+
+def test_where_the_floor_has_as_many_images_there_is_one_row_of_the_model(run: Path, others: Cohort) -> None:
+    assert {key.filler for key in _evaluate(zoo.load(run), others, samples=8).scores} == {MODEL, FLOOR}
+
+
+def test_the_record_says_what_was_compared(evaluated: Evaluation) -> None:
+    assert evaluated.about["features"].startswith("texture features")
+    assert len(evaluated.about["extractor"]) == 12
+    assert evaluated.about["subjects"] == 12
+    assert evaluated.about["seed"] == 0
+    assert not evaluated.comparisons()
+    assert "compares real images of one half" in explain(evaluated)
+    assert "No baseline wins" not in explain(evaluated)
 
 
 def test_each_subject_has_a_row(evaluated: Evaluation) -> None:
-    assert [row["subject"] for row in evaluated.by_subject] == [f"sub-00{n}" for n in range(1, 6)]
-    assert sum(row["images"] for row in evaluated.by_subject) == evaluated.about["real images"]
+    assert [row["subject"] for row in evaluated.by_subject] == [f"sub-0{n:02d}" for n in range(1, 13)]
+    assert sum(row["images"] for row in evaluated.by_subject) <= evaluated.about["real images"]
 
 
-def test_the_method_is_evaluated_by_realism_by_default(run: Path, phantom: Path, tmp_path: Path, zoo_command) -> None:
-    others = write_phantom(tmp_path / "others", subjects=1, seed=9, spacing_mm=4.0)
-    code, out, err = zoo_command(
-        "evaluate", run, "--data", others, "--set", "samples=4", "--set", "bootstraps=10", "--json"
-    )
-    assert code == 0, err
-    assert set(json.loads(out)["realism"]["scores"]) == {"samples/model/frechet", "samples/model/kernel"}
+def test_the_same_seed_gives_the_same_scores(run: Path, others: Cohort) -> None:
+    first, again, other = (_evaluate(zoo.load(run), others, samples=12, seed=seed) for seed in (1, 1, 2))
+    assert first.scores == again.scores
+    assert first.scores != other.scores
 
 
-@pytest.mark.parametrize("subjects", [1, 2])
-def test_few_subjects_have_no_interval(run: Path, tmp_path: Path, subjects: int) -> None:
-    other = write_phantom(tmp_path / "other", subjects=subjects, seed=8, spacing_mm=4.0)
-    options = RealismOptions(samples=8, bootstraps=10)
-    found = realism(zoo.load(run), read_cohort(other), options, lambda done, total: None)
-    own = [_score(found, MODEL, metric) for metric in ("frechet", "kernel")]
-    assert all(score.ci is None and "full rank" in score.note for score in own)
+def test_fewer_images_than_features_are_warned_of_in_the_text(run: Path, others: Cohort) -> None:
+    few = _evaluate(zoo.load(run), others, samples=20)
+    assert "* frechet: WARNING: fewer images than the 63 features" in explain(few)
 
 
-@pytest.mark.parametrize(("subjects", "fillers"), [(1, {MODEL}), (2, {MODEL, HALVES})])
-def test_one_subject_has_no_halves(run: Path, tmp_path: Path, subjects: int, fillers: set[str]) -> None:
-    other = write_phantom(tmp_path / "other", subjects=subjects, seed=8, spacing_mm=4.0)
-    found = realism(
-        zoo.load(run), read_cohort(other), RealismOptions(samples=8, bootstraps=10), lambda done, total: None
-    )
+def test_classes_are_measured_apart(copies: Copies, others: Cohort) -> None:
+    evaluation = _evaluate(copies(others), others, samples=40)
+    for name in ("positive", "negative"):
+        assert _score(evaluation, name, MODEL, "class fidelity").value > 0.95
+        assert _score(evaluation, name, FLOOR, "class fidelity").value > 0.9
+        assert _score(evaluation, name, MODEL, "frechet").images == 40
+    assert len(evaluation.by_subject) == 24
+
+
+def test_images_of_the_wrong_class_are_found(copies: Copies, others: Cohort) -> None:
+    artifact = copies(others)
+    right = _evaluate(artifact, others, samples=40)
+    file = dict(np.load(artifact.config.source))
+    np.savez(artifact.config.source, images=file["images"], labels=1 - file["labels"])
+    wrong = _evaluate(artifact, others, samples=40)
+    for name in ("positive", "negative"):
+        assert _score(wrong, name, MODEL, "class fidelity").value < 0.05
+        assert _score(wrong, name, MODEL, "frechet").value > 3 * _score(right, name, MODEL, "frechet").value
+
+
+def test_draws_are_of_different_images(copies: Copies, others: Cohort) -> None:
+    score = _score(_evaluate(copies(others), others, samples=12, draws=3), "positive", MODEL, "frechet")
+    assert "mean of 3 draws, standard deviation between draws" in score.note
+    assert score.images == 12
+
+
+@pytest.mark.parametrize(("subjects", "fillers"), [(1, {MODEL}), (2, {MODEL, FLOOR, MODEL_AT_FLOOR})])
+def test_few_subjects_have_no_interval_and_one_has_no_floor(
+    run: Path, others: Cohort, subjects: int, fillers: set[str]
+) -> None:
+    found = _evaluate(zoo.load(run), others.subset(others.subjects[:subjects]), samples=40)
     assert {key.filler for key in found.scores} == fillers
+    assert all(_score(found, "all", MODEL, metric).ci is None for metric in ("frechet", "kernel", "coverage"))
+    assert all(score.value is not None or score.note for score in found.scores.values())
 
 
-def test_a_method_without_real_examples_is_refused(run: Path, phantom: Path) -> None:
-    artifact = zoo.load(run)
-    method = copy.copy(artifact.method)
-    object.__setattr__(method, "real", "")
-    artifact.method = method
-    with pytest.raises(DataError, match="'stylegan2-ada' names no real examples"):
-        realism(artifact, read_cohort(phantom), RealismOptions(samples=2), lambda done, total: None)
+class _Grey(nn.Module):
+    """Two features of images of three channels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1] == 3
+        return torch.stack([images.mean((1, 2, 3)), images.std((1, 2, 3))], dim=1)
 
 
-def test_resampling_keeps_the_images_of_a_subject_together() -> None:
-    real = torch.arange(10.0)[:, None].expand(10, 2)
-    rows = {f"sub-{n}": torch.tensor([2 * n, 2 * n + 1]) for n in range(5)}
+def test_a_network_sees_one_channel_in_grey(run: Path, others: Cohort, tmp_path: Path) -> None:
+    torch.jit.script(_Grey()).save(str(tmp_path / "grey.pt"))
+    found = _evaluate(zoo.load(run), others, samples=16, features=f"torchscript:{tmp_path / 'grey.pt'}")
+    assert _score(found, "all", MODEL, "frechet").value > 0
+    assert "not the Fréchet Inception distance" in found.about["frechet"]
 
-    def measure(first: torch.Tensor, second: torch.Tensor) -> float:
-        pairs = first[:, 0].reshape(5, 2)
-        assert (pairs[:, 1] == pairs[:, 0] + 1).all()
-        assert (pairs[:, 0] % 2 == 0).all()
-        return 0.0
 
-    options = RealismOptions(bootstraps=30)
-    resampled = _resampled(real, real, rows, options, lambda done: None, {"mean": measure})
-    assert len(resampled["mean"]) == 30
+def test_inception_without_weights_says_where_they_are_looked_for(
+    run: Path, others: Cohort, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(DataError, match=f"weights-inception.* in {tmp_path}.* 'texture' need no weights"):
+        _evaluate(zoo.load(run), others, samples=4, features="inception")
+
+
+def test_it_is_run_by_default_and_shown_by_info(run: Path, tmp_path: Path, zoo_command) -> None:
+    others = write_phantom(tmp_path / "others", subjects=1, seed=9, spacing_mm=4.0)
+    code, out, err = zoo_command("evaluate", run, "--data", others, "--set", "samples=12", "--json")
+    assert code == 0, err
+    saved = json.loads(out)["realism"]["scores"]
+    assert saved["all/model/frechet"]["images"] == 12
+    code, out, err = zoo_command("info", run)
+    assert code == 0, err
+    (line,) = (line for line in out.splitlines() if line.startswith("realism"))
+    assert f"frechet {saved['all/model/frechet']['value']:.3g};" in line
