@@ -440,12 +440,72 @@ def networks_table(file: str) -> list[str]:
     return grid(["network", "fp32, ms", "", "error", "bf16, ms", "", "error"], body)
 
 
+# --- Distributions: results of `zoo evaluate` with realism, kinetics and memorisation, collected by a study. ---
+
+FLOOR, AT_FLOOR = "real (floor)", "model, as many as floor"
+
+
+def distribution_table(file: str, evaluator: str, metrics: str) -> list[str]:
+    """One row per class and model, and the floor of real images; the metrics are separated by commas, _ for a space."""
+    found = read_rows(file)[0]["models"]
+    chosen = metrics.replace("_", " ").split(",")
+    scores = {name: own[evaluator]["scores"] for name, own in found.items()}
+    classes = list(dict.fromkeys(key.split("/")[0] for own in scores.values() for key in own))
+    body = []
+    for condition in classes:
+        for name, own in scores.items():
+            for filler in (MODEL, AT_FLOOR):
+                at = f"{name}, as many as the floor" if filler == AT_FLOOR else name
+                body += _distribution_row(own, condition, filler, at, chosen)
+        body += _distribution_row(next(iter(scores.values())), condition, FLOOR, "real against real", chosen)
+    return grid(["class", "set", "images", *chosen], body)
+
+
+def _distribution_row(
+    scores: Mapping[str, Any], condition: str, filler: str, name: str, metrics: Sequence[str]
+) -> list[list[str]]:
+    own = [scores.get(f"{condition}/{filler}/{metric}") for metric in metrics]
+    if not any(own):
+        return []
+    images = next(str(score["images"]) for score in own if score)
+    cells = [
+        "" if not score or score["value"] is None else with_bounds(score["value"], score["ci"], ".3g") for score in own
+    ]
+    return [[condition, name, images, *cells]]
+
+
+def counts_table(file: str) -> list[str]:
+    """Subjects, lesions and patches of the cohorts of a study of patches."""
+    counts = read_rows(file)[0]["counts"]
+    lesions, patches = ([name for part in counts.values() for name in part[kind]] for kind in ("lesions", "patches"))
+    lesions, patches = list(dict.fromkeys(lesions)), list(dict.fromkeys(patches))
+    heads = ["cohort", "subjects", *(f"{name} lesions" for name in lesions), *(f"{name} patches" for name in patches)]
+    body = [
+        [part, str(own["subjects"]), *(str(own["lesions"][name]) for name in lesions),
+         *(str(own["patches"][name]) for name in patches)]
+        for part, own in counts.items()
+    ]  # fmt: skip
+    return grid(heads, body)
+
+
+def trained_table(file: str) -> list[str]:
+    """How long the models of a study were trained."""
+    body = [
+        [name, f"{own['images_seen']:,}", f"{own['best_images']:,}" if own["best_images"] else "the last",
+         f"{own['processor_seconds'] / 60:.0f}", ", ".join(f"{n} {part}" for part, n in own["subjects"].items())]
+        for name, own in read_rows(file)[0]["trained"].items()
+    ]  # fmt: skip
+    return grid(["model", "images seen", "checkpoint kept, images", "processor minutes", "subjects"], body)
+
+
 TABLES: dict[str, Callable[..., list[str]]] = {
     **EDITING,
     "bench": bench_table,
     "cache": cache_table,
     "convolutions": convolutions_table,
     "cost": cost_table,
+    "counts": counts_table,
+    "distribution": distribution_table,
     "evaluation": evaluation_table,
     "freed": freed_table,
     "gaussian": gaussian_table,
@@ -459,6 +519,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "stages": stages_table,
     "sweep": sweep_table,
     "thesis": thesis_table,
+    "trained": trained_table,
 }
 
 

@@ -3,11 +3,11 @@
     python benchmarks/studies/gan_patches.py --run dcgan=RUN --run wgan=RUN --train COHORT --test COHORT \
         --out benchmarks/results/gan-phantom.json --pictures docs/images/gan-phantom
 
-Run ``zoo evaluate RUN --data COHORT --with realism --with kinetics --with memorisation`` first: the newest evaluation of
-each evaluator is taken. Written: counts of subjects, lesions and patches (the paper's table 1), scores by class and
-model (table 2) and the correlation of Fréchet distance and 1-NN accuracy over classes and models (section 5). Drawn: one
-real patch in all contrasts (figure 1), native T1w of each model (figures 2 and 3), and one series of each model with its
-subtractions (figures 4 and 5).
+First run ``zoo evaluate RUN --data COHORT --with realism --with kinetics --with memorisation``: the newest evaluation
+of each evaluator is taken. Written: counts of subjects, lesions and patches (the paper's table 1), scores by class and
+model (table 2) and the correlation of Fréchet distance and 1-NN accuracy over classes and models (section 5). Drawn:
+real patches in all contrasts (figure 1), native T1w of each model (figures 2 and 3), and a series of each model with
+its subtractions (figures 4 and 5).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy import stats
@@ -26,6 +26,7 @@ from zoo.imaging.cohort import lesion_table, read_cohort
 from zoo.models.artifact import Artifact
 from zoo.models.run import Run
 from zoo.report.figures import empty_figure, sheet, upright
+from zoo_multiparametric_gan.config import GANConfig
 from zoo_multiparametric_gan.examples import Patches
 from zoo_realism.images import ImageSet, generated_images, real_images
 
@@ -80,7 +81,7 @@ def trained(folder: Path) -> dict[str, Any]:
 
 def counts(model: Artifact, folder: Path) -> dict[str, Any]:
     """Return the subjects, the lesions by class and the patches by class of a cohort: the paper's table 1."""
-    config = model.config
+    config = cast(GANConfig, model.config)
     cohort = read_cohort(folder).fit_for(config.data, model.method.needs)
     column = config.patches.label
     lesions: dict[str, int] = dict.fromkeys(config.patches.classes, 0)
@@ -94,7 +95,9 @@ def counts(model: Artifact, folder: Path) -> dict[str, Any]:
 
 def correlation(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return Pearson's r of the Fréchet distance with each 1-NN accuracy, over classes and models."""
-    places = [(name, key.split("/")[0]) for name, own in scores.items() for key in own if key.endswith("/model/frechet")]
+    places = [
+        (name, key.split("/")[0]) for name, own in scores.items() for key in own if key.endswith("/model/frechet")
+    ]
     values = {
         metric: [scores[name][f"{condition}/model/{metric}"]["value"] for name, condition in places]
         for metric in ("frechet", "1-nn real", "1-nn generated")

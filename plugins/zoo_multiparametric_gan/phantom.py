@@ -159,7 +159,10 @@ def make_study(index: int, seed: int = 0, spacing_mm: float = 2.0) -> Study:
         tissue = _drawn(pathology, findings, _LESION_T1_S)
         box, inside = (_blob if pathology == BENIGN else _spiculated)(grid, centre_mm, diameter_mm, findings)
         _paint(signal, fat, box, inside, _interior(grid, box, centre_mm, inside, pathology, tissue, findings))
-        labels[box][inside > 0.5] = number
+        outline = inside > 0.5
+        # A reader draws no slice that the lesion barely touches.
+        areas = outline.sum(axis=(0, 1))
+        labels[box][outline & (areas > areas.max() / 5)] = number
         curve = tissue.curve(TIMES_S)
         lesions.append(Lesion(number, pathology, diameter_mm, centre_mm, tissue, curve / curve[0]))
 
@@ -419,7 +422,7 @@ def _spiculated(grid: _Grid, centre_mm: Place, diameter_mm: float, rng: np.rando
     box, unit, distance = _around(grid, centre_mm, 1.2 * diameter_mm + 6, rng)
     radius = 0.88 * diameter_mm / 2 * np.exp(rng.uniform(0.14, 0.24) * _waves(unit, 6.0, rng))
     for _ in range(rng.integers(16, 28)):
-        direction = rng.normal(size=3)
+        direction = rng.normal(size=3) * (1, 1, 0.4)  # most spicules lie in an axial slice, where they are seen
         direction /= np.linalg.norm(direction)
         along = unit @ direction * distance
         thick = np.sqrt(np.maximum(distance**2 - along**2, 0))

@@ -7,7 +7,6 @@ from pydantic import Field
 from zoo.config import Config, DataConfig, MethodConfig, Scale, TrainingConfig
 from zoo.tasks import SampleOptions
 
-
 CLASSES = ("dark", "bright")
 
 

@@ -24,7 +24,7 @@ from zoo.imaging.masks import LaidLesions, lay_lesions
 from zoo.imaging.preprocessing import Intensity, scale_intensity
 from zoo.imaging.transfer import LAID_ON
 from zoo.imaging.volume import Volume, read_volume
-from zoo.system.files import cache_folder, replacing, sha256
+from zoo.system.files import cache_folder, locked, replacing, sha256
 
 PACKING = 3
 """Version of what is packed; packings of other versions are not used."""
@@ -193,8 +193,12 @@ def pack_scan(
     folder = cache_folder() / "packed" / key[:2] / key
     if not (folder / "scan.json").is_file():
         try:
-            with replacing(folder) as temporary:
-                _pack(scan, config, temporary)
+            # A process that packs the same scan at this moment is waited for: replacing its folder would take its
+            # files from under a reader.
+            with locked(folder.parent):
+                if not (folder / "scan.json").is_file():
+                    with replacing(folder) as temporary:
+                        _pack(scan, config, temporary)
         except ZooError as error:
             raise type(error)(f"{scan.id}: {error}") from None
     return _open(folder, scan, white_matter_labels, config.regions, tuple(hashes[name] for name in config.images))

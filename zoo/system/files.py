@@ -112,22 +112,22 @@ def refuse_newer(path: Path, number: int, known: int) -> None:
 
 
 @contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
+def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
     """Keep other processes out of a folder, which is made where it is missing.
 
     The system frees the lock when the process ends, however it ends.
 
     Args:
         folder: Gets the file ``.lock``.
-        busy: What the user is told while another process holds the lock.
+        busy: What the user is told where another process holds the lock; ``None``: wait for that process.
 
     Raises:
-        ArtifactError: Another process holds the lock, or the folder cannot be written.
+        ArtifactError: Another process holds the lock and ``busy`` is given, or the folder cannot be written.
     """
     lock = filelock.FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        lock.acquire(blocking=busy is None)
     except filelock.Timeout:
         raise ArtifactError(busy) from None
     except OSError as error:

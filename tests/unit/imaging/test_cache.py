@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import nibabel
@@ -13,7 +14,7 @@ from scipy import ndimage
 import zoo.imaging.cache as cache
 from zoo.config import DataConfig, Scale
 from zoo.errors import DataError
-from zoo.imaging.cache import pack_cohort, voxel_hash
+from zoo.imaging.cache import PackedScan, pack_cohort, pack_scan, voxel_hash
 from zoo.imaging.cohort import read_cohort
 from zoo.imaging.volume import read_volume
 
@@ -53,6 +54,31 @@ def test_nothing_is_decoded_twice(phantom: Path, own_cache: Path, monkeypatch: p
     assert first.fingerprint == second.fingerprint
     for one, other in zip(first.lesions, second.lesions, strict=True):
         assert all(np.array_equal(a.voxels, b.voxels) for a, b in zip(one, other, strict=True))
+
+
+def test_two_that_need_a_scan_at_once_pack_it_once(
+    phantom: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = read_cohort(phantom).scans[0]
+    second_packs = threading.Event()
+    others: list[threading.Thread] = []
+    found: list[PackedScan] = []
+
+    def packing(*arguments: object) -> None:
+        if others:
+            second_packs.set()
+        else:
+            others.append(threading.Thread(target=lambda: found.append(pack_scan(scan, CONFIG))))
+            others[0].start()
+            second_packs.wait(0.3)
+        original(*arguments)
+
+    original = cache._pack
+    monkeypatch.setattr(cache, "_pack", packing)
+    first = pack_scan(scan, CONFIG)
+    others[0].join()
+    assert not second_packs.is_set()
+    assert np.array_equal(first.images, found[0].images)
 
 
 def test_changed_image_or_setting_is_packed_anew(phantom: Path, own_cache: Path, tmp_path: Path) -> None:

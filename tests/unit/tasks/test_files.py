@@ -76,3 +76,15 @@ def test_an_image_too_large_for_the_models_grid_is_refused(
     monkeypatch.setattr(files, "MAX_VOXELS", 8 * head.size - 1)
     with pytest.raises(DataError, match="Crop the image"):
         grid_for(image, DataConfig(spacing_mm=2.0))
+
+
+def test_an_image_goes_to_a_models_matrix_and_back(tmp_path: Path) -> None:
+    i, j, k = np.indices((24, 20, 16))
+    ramp = (500 + 10 * i + 5 * j - 3 * k).astype(np.float32)  # interpolation does not change it
+    data = DataConfig(matrix=(24, 30, 20), scaling="max")
+    volumes = read_images([_write(tmp_path / "T1w.nii", ramp, FLIPPED)])
+    image = ModelImage.encode(volumes, 0, grid_for(volumes[0], data), data)
+    assert image.tensor.shape == (1, 24, 30, 20)
+    (back,) = image.decode(image.tensor, np.ones((24, 30, 20), bool))
+    inner = (slice(2, -2),) * 3
+    assert np.allclose(back[inner], ramp[inner], atol=0.1)

@@ -444,7 +444,7 @@ function pan(plane, right, down, at) {
   view.centre[rowAxis] = clamp(view.centre[rowAxis] + ((flip ? 1 : -1) * down) / at.height, 0, 1);
 }
 
-/** Zoom; what lies under the pointer stays there. */
+/** Zoom; what lies under the pointer stays there. By keyboard a lesion's cross-hair comes to the middle. */
 function zoom(factor, cell = null, x = 0, y = 0) {
   const before = view.zoom;
   view.zoom = clamp(view.zoom * factor, 1, 16);
@@ -452,12 +452,13 @@ function zoom(factor, cell = null, x = 0, y = 0) {
   else if (cell) {
     const change = 1 - view.zoom / before;
     pan(cell.plane, (x - cell.width / 2) * change, (y - cell.height / 2) * change, placementOf(cell));
-  }
+  } else if (IS_LESION) view.centre = view.cursor.map((place, axis) => (place + 0.5) / study.shape[axis]);
 }
 
-/** Move the cursor along an axis: 0 slices, 1 rows, 2 columns. */
+/** Move the cursor along an axis: 0 slices, 1 rows, 2 columns. What is enlarged follows a lesion's cross-hair. */
 function move(axis, steps) {
   view.cursor[axis] = clamp(view.cursor[axis] + steps, 0, study.shape[axis] - 1);
+  if (IS_LESION && view.zoom > 1) view.centre[axis] = (view.cursor[axis] + 0.5) / study.shape[axis];
 }
 
 function markAt(cell, x, y) {
@@ -704,7 +705,7 @@ function pause(title = "Paused") {
 function keysTable() {
   const rows = [
     ...CHOICES.map(([, label, key]) => [key, label]),
-    ...(IS_LESION ? [["Click|M", "Mark the synthetic lesion: at the pointer | at the cross-hair"],
+    ...(IS_LESION ? [["Click|M", "Mark the synthetic lesion, at the pointer or at the cross-hair"],
       ["← → ↑ ↓", "Move the cross-hair (Shift: 10 pixels)"]] : []),
     ...(study.ratings ? [["1 … 5", "How sure you are: 1 a guess … 5 certain"]] : []),
     ["Enter|Space", "Next case"],

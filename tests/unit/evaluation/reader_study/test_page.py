@@ -21,22 +21,16 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is no
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-OPTIONS = {"executable_path": CHROMIUM, "args": ["--no-sandbox", "--disable-gpu"]}
 SMALL_LAPTOP = {"width": 1280, "height": 600}
 READY = "() => grey !== null || state.finished"
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as running:
-        yield running.chromium
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: Any) -> Iterator[Any]:
-    launched = chromium.launch(**OPTIONS)
-    yield launched
-    launched.close()
+        launched = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
@@ -101,25 +95,17 @@ def current(page: Any) -> str:
 
 
 def test_a_study_is_read_by_keyboard_interrupted_resumed_and_analysed(
-    chromium: Any, single: Path, tmp_path: Path, zoo_command
+    context: Any, single: Path, tmp_path: Path, zoo_command
 ) -> None:
-    """Nothing is lost when the browser is closed, no request leaves the page, and the answers can be analysed."""
+    """Nothing is lost when the page is closed, no request leaves the page, and the answers can be analysed."""
     key = ReaderStudy.read(single).key
     requests: list[str] = []
     problems: list[str] = []
 
-    def window() -> tuple[Any, Any]:
-        context = chromium.launch_persistent_context(
-            tmp_path / "profile", viewport=SMALL_LAPTOP, accept_downloads=True, **OPTIONS
-        )
-        context.on("request", lambda request: requests.append(request.url))
-        page = context.pages[0]
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.goto((single / "reader-1.html").as_uri())
-        return context, page
-
-    context, page = window()
+    context.on("request", lambda request: requests.append(request.url))
+    context.on("weberror", lambda error: problems.append(str(error.error)))
+    context.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page = opened(context, single)
     start(page)
     given: dict[str, tuple[str, int]] = {}
     for number in range(4):
@@ -137,9 +123,9 @@ def test_a_study_is_read_by_keyboard_interrupted_resumed_and_analysed(
         given[current(page)] = "real", number + 1
         press(page, "r", str(number + 1), "Enter")
     press(page, "f", "5")  # chosen, but not confirmed
-    context.close()
+    page.close()
 
-    context, page = window()
+    page = opened(context, single)
     assert page.inner_text("#dialog-title") == "Welcome back"
     assert "Answered: 6 of 10" in page.inner_text("#dialog-body")
     page.keyboard.press("Enter")
@@ -152,7 +138,6 @@ def test_a_study_is_read_by_keyboard_interrupted_resumed_and_analysed(
         press(page, "f", "3", "Enter")
     page.wait_for_selector("#end:not([hidden])")
     answers = saved(page, "#download", tmp_path)
-    context.close()
 
     read = ReaderStudy.read(single).read_answers(answers)
     assert answers.name == f"answers-{read.study}-reader-1.json"
@@ -345,6 +330,8 @@ def test_the_cross_hair_marks_by_keyboard_and_time_runs_out(context: Any, tmp_pa
     start(page)
     press(page, "ArrowLeft", "Shift+ArrowUp", "PageUp", "m")
     assert page.evaluate("state.draft.choice") == {"slice": 6, "x": 5, "y": 0}
+    press(page, "+", "ArrowDown")
+    assert page.evaluate("view.centre") == pytest.approx([6.5 / 10, 1.5 / 14, 5.5 / 12])
     press(page, "Enter")
     press(page)
     page.clock.run_for(30_000)
