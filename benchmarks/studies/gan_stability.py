@@ -45,7 +45,7 @@ from zoo_multiparametric_gan.tasks import draw
 
 WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dcgan": ("dcgan", ()),
-    "wgan, clipping": ("wgan", ("critic.lipschitz=clipping",)),
+    "wgan, clipping": ("wgan", ("critic.lipschitz=clipping", "optimiser.rmsprop_rate=5e-5")),
     **{
         f"wgan, penalty {weight}": ("wgan", ("critic.lipschitz=gradient-penalty", f"critic.penalty={weight}"))
         for weight in ("0.1", "1", "10", "100")
@@ -142,7 +142,7 @@ def train(way: str, seed: int, steps: int, real: Real, fabric: Fabric) -> dict[s
         "way": way,
         "seed": seed,
         "settings": ["preset=tiny", *COMMON, *assignments],
-        "learning_rate": config.learning_rate if name == "wgan" else config.optimiser.learning_rate,
+        "learning_rate": trainer.optimisers()[0].param_groups[0]["lr"],
         "steps": step,
         "generator_steps": step // config.critic.steps if name == "wgan" else step,
         "batch": size,

@@ -202,12 +202,14 @@ class WGANTrainer(GANTrainer[WGANConfig]):
 
     def optimisers(self) -> Optimisers:
         """Return RMSProp for both networks with clipping, else Adam."""
-        rate = self.config.learning_rate
-        generator, critic = self.generator.parameters(), self.discriminator.parameters()
+        settings = self.config.optimiser
+        networks = self.generator.parameters(), self.discriminator.parameters()
         if self.config.critic.lipschitz == "clipping":  # Arjovsky et al. 2017, algorithm 1
-            return torch.optim.RMSprop(generator, lr=rate), torch.optim.RMSprop(critic, lr=rate)
+            first, second = (torch.optim.RMSprop(weights, lr=settings.rmsprop_rate) for weights in networks)
+            return first, second
         betas = (0.0, 0.9)  # Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018, setting C
-        return torch.optim.Adam(generator, lr=rate, betas=betas), torch.optim.Adam(critic, lr=rate, betas=betas)
+        one, other = (torch.optim.Adam(weights, lr=settings.adam_rate, betas=betas) for weights in networks)
+        return one, other
 
     def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         """Train by one batch: ``image`` ``[B, C, *size]`` in [-1, 1], ``label`` int64 ``[B]``."""

@@ -104,15 +104,14 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
     pools = [_pool(real, name, number, options) for number, name in enumerate(names)]
     comparisons = 3 * options.draws * len(names)
     steps = _Steps(progress, sum(map(len, pools)) + len(generated) + comparisons * _WEIGHT)
-    classes = [_see(name, pool, generated, views, steps) for name, pool in zip(names, pools, strict=True)]
-
     scores: dict[Measure, Score] = {}
     rows: list[dict[str, Any]] = []
     firsts: dict[str, tuple[Images, Images]] = {}
-    for number, one in enumerate(classes):
-        if len(one.real) < 2:
-            scores[Measure(one.name, MODEL, "frechet")] = _too_few(one)
+    for number, (name, pool) in enumerate(zip(names, pools, strict=True)):
+        if len(pool) < 2:
+            scores[Measure(name, MODEL, "frechet")] = _too_few(name, pool)
             continue
+        one = _see(name, pool, generated, views, steps)
         plan = _plan(one.real.subjects, options, number)
         firsts[one.name] = one.seen_real.take(plan.real[0]), one.seen_generated.take(range(plan.size))
         scores |= _class_scores(one, plan, views, options, steps)
@@ -142,9 +141,9 @@ def _see(name: str, real: ImageSet, generated: ImageSet, views: Views, steps: _S
     return _Class(name, real, own, seen_real, seen_generated)
 
 
-def _too_few(one: _Class) -> Score:
-    why = f"a set needs two images, and the unseen subjects have {len(one.real)} of the class {one.name!r}"
-    return Score(value=None, unit="", better="lower", n=len(set(one.real.subjects)), images=len(one.real), note=why)
+def _too_few(name: str, real: ImageSet) -> Score:
+    why = f"a set needs two images, and the unseen subjects have {len(real)} of the class {name!r}"
+    return Score(value=None, unit="", better="lower", n=len(set(real.subjects)), images=len(real), note=why)
 
 
 def _pool(real: ImageSet, name: str, number: int, options: RealismOptions) -> ImageSet:

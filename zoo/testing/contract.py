@@ -24,7 +24,6 @@ from zoo.exporting.export import export
 from zoo.exporting.job import ExportOptions
 from zoo.exporting.parity import TOLERANCES
 from zoo.imaging.cohort import is_role
-from zoo.imaging.phantom import write_phantom
 from zoo.models.artifact import Artifact
 from zoo.models.golden import example_inputs
 from zoo.models.run import Run
@@ -54,12 +53,10 @@ class _Contract:
     @pytest.fixture(scope="class")
     @classmethod
     def cohort(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A cohort at 4 mm of the dataset that the method names; of the phantom five subjects."""
+        """Five subjects at 4 mm of the dataset that the method names."""
         folder = tmp_path_factory.mktemp("cohort") / "cohort"
-        dataset = registry().methods[cls.method].dataset
-        if dataset == "phantom":
-            return write_phantom(folder, subjects=5, seed=3, spacing_mm=4.0)
-        opened: Path = resolve(registry().datasets[dataset].open)(folder, 4.0, lambda done, total: None)
+        dataset = registry().datasets[registry().methods[cls.method].dataset]
+        opened: Path = resolve(dataset.open)(folder, 4.0, lambda done, total: None, subjects=5, seed=3)
         return opened
 
     @pytest.fixture(scope="class", autouse=True)

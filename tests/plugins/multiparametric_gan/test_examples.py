@@ -95,7 +95,8 @@ def test_a_volume_has_its_slices_last(breasts: Path) -> None:
 
 def test_the_last_channel_is_half_the_difference_on_the_scale_of_the_series(patches: Patches) -> None:
     image = patches.example(0, RNG)["image"]
-    assert np.allclose(image[6], (image[2] - image[1]) / 2, atol=2e-3)
+    within = image[2] < 1  # the brightest voxels are clamped
+    assert np.allclose(image[6, within], (image[2] - image[1])[within] / 2, atol=2e-3)
 
 
 def test_healthy_centres_lie_inside_the_breast_and_far_from_lesions(patches: Patches, cohort: PackedCohort) -> None:

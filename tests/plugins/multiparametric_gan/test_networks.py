@@ -86,7 +86,7 @@ def test_weights_start_near_zero() -> None:
     generator, discriminator = build(config), build_discriminator(config, "batch")
     weights = [p for network in (generator, discriminator) for name, p in network.named_parameters() if p.dim() > 1]
     assert len(weights) == 6
-    assert all(float(weight.std()) == pytest.approx(0.02, rel=0.2) for weight in weights)
+    assert all(float(weight.detach().std()) == pytest.approx(0.02, rel=0.2) for weight in weights)
 
 
 def test_the_part_names_the_classes_in_order() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from tests.conftest import train_briefly
 from tests.plugins.multiparametric_gan.conftest import BENIGN, config_of, write_study
 from zoo.descriptors import resolve
 from zoo.randomness import Randomness
@@ -149,7 +150,7 @@ def test_the_critic_s_loss_is_the_negative_distance() -> None:
 def test_weights_are_clipped_after_each_step() -> None:
     trainer = _trainer("wgan", "critic.clip=0.004")
     figures = trainer.step(_batch(), Randomness(range(BATCH)))
-    largest = max(float(parameter.abs().max()) for parameter in trainer.discriminator.parameters())
+    largest = max(float(parameter.detach().abs().max()) for parameter in trainer.discriminator.parameters())
     assert largest == pytest.approx(0.004)
     assert 0.1 < figures["critic/weights-at-limit"] < 1
 
@@ -167,7 +168,7 @@ def test_the_share_of_clipped_weights_is_counted() -> None:
 def test_other_critics_are_not_clipped(kind: str) -> None:
     trainer = _trainer("wgan", f"critic.lipschitz={kind}", "critic.clip=0.001")
     figures = trainer.step(_batch(), Randomness(range(BATCH)))
-    assert max(float(parameter.abs().max()) for parameter in trainer.discriminator.parameters()) > 0.01
+    assert max(float(parameter.detach().abs().max()) for parameter in trainer.discriminator.parameters()) > 0.01
     assert "critic/weights-at-limit" not in figures
     assert ("loss/gradient-penalty" in figures) is (kind == "gradient-penalty")
 
@@ -248,3 +249,19 @@ def test_a_training_without_a_lesion_of_a_class_is_refused(tmp_path: Path, zoo_c
     assert code
     assert "None of the 2 training scans has a lesion of the class 'malignant'" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_it_trains_on_other_images_and_lesions_of_one_class(phantom: Path, tmp_path: Path, zoo_command: Any) -> None:
+    settings = ("data.contrasts=T1w,T2w,FLAIR", "patches.label=none", "patches.classes=lesion", "patches.inside=none",
+                "data.validation=0", "training.batch_size=8")  # fmt: skip
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    train_briefly(tmp_path / "run", "dcgan", phantom, "--preset", "tiny", "--images", "32", *chosen)
+    asked = ("-n", "2", "--class", "lesion", "--out", tmp_path / "out")
+    code, _, error = zoo_command("sample", tmp_path / "run", *asked)
+    assert code == 0, error
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == [
+        f"sample-000{number}_{contrast}.nii.gz" for number in range(2) for contrast in ("FLAIR", "T1w", "T2w")
+    ]
+    code, _, error = zoo_command("sample", tmp_path / "run", "--class", "benign", "--out", tmp_path / "other")
+    assert code
+    assert "Classes: lesion, no-findings" in error

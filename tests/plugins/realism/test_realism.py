@@ -116,6 +116,18 @@ def test_draws_are_of_different_images(copies: Copies, others: Cohort) -> None:
     assert score.images == 12
 
 
+def test_a_class_that_no_unseen_subject_has_is_named(
+    copies: Copies, others: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = copies(others)
+    monkeypatch.setattr("tests.plugins.realism.toy.PATCHES", 1)  # of each subject the first, a positive one
+    evaluation = _evaluate(artifact, others, samples=20)
+    missing = _score(evaluation, "negative", MODEL, "frechet")
+    assert missing.value is None
+    assert "the unseen subjects have 0 of the class 'negative'" in missing.note
+    assert _score(evaluation, "positive", MODEL, "frechet").value is not None
+
+
 @pytest.mark.parametrize(("subjects", "fillers"), [(1, {MODEL}), (2, {MODEL, FLOOR, MODEL_AT_FLOOR})])
 def test_few_subjects_have_no_interval_and_one_has_no_floor(
     run: Path, others: Cohort, subjects: int, fillers: set[str]
