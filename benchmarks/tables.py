@@ -442,22 +442,36 @@ def networks_table(file: str) -> list[str]:
 
 # --- Distributions: results of `zoo evaluate` with realism, kinetics and memorisation, collected by a study. ---
 
-FLOOR, AT_FLOOR = "real (floor)", "model, as many as floor"
+SETS = {
+    "model, as many as floor": "{}, as many as the floor",
+    "model - real": "{} - real",
+    "real": "real",
+    "real (floor)": "real against real",
+    "real (held out)": "real of unseen subjects",
+    "real halves (floor)": "real halves, difference",
+}
+"""Sets that evaluators of distributions name, and how they are called beside the name of a model."""
 
 
-def distribution_table(file: str, evaluator: str, metrics: str) -> list[str]:
-    """One row per class and model, and the floor of real images; the metrics are separated by commas, _ for a space."""
+def distribution_table(file: str, evaluator: str, metrics: str, hide: str = "") -> list[str]:
+    """One row per class and model, then those of real images; the metrics are separated by commas, _ for a space.
+
+    Sets in ``hide`` are left out.
+    """
     found = read_rows(file)[0]["models"]
     chosen = metrics.replace("_", " ").split(",")
     scores = {name: own[evaluator]["scores"] for name, own in found.items()}
-    classes = list(dict.fromkeys(key.split("/")[0] for own in scores.values() for key in own))
+    keys = [key.split("/")[:2] for own in scores.values() for key in own]
+    fillers = [
+        name for name in dict.fromkeys(filler for _, filler in keys) if name not in hide.replace("_", " ").split(",")
+    ]
     body = []
-    for condition in classes:
+    for condition in dict.fromkeys(condition for condition, _ in keys):
         for name, own in scores.items():
-            for filler in (MODEL, AT_FLOOR):
-                at = f"{name}, as many as the floor" if filler == AT_FLOOR else name
-                body += _distribution_row(own, condition, filler, at, chosen)
-        body += _distribution_row(next(iter(scores.values())), condition, FLOOR, "real against real", chosen)
+            for filler in (one for one in fillers if one.startswith(MODEL)):
+                body += _distribution_row(own, condition, filler, SETS.get(filler, "{}").format(name), chosen)
+        for filler in (one for one in fillers if not one.startswith(MODEL)):
+            body += _distribution_row(next(iter(scores.values())), condition, filler, SETS[filler], chosen)
     return grid(["class", "set", "images", *chosen], body)
 
 
@@ -467,9 +481,9 @@ def _distribution_row(
     own = [scores.get(f"{condition}/{filler}/{metric}") for metric in metrics]
     if not any(own):
         return []
-    images = next(str(score["images"]) for score in own if score)
+    images = next((str(score["images"]) for score in own if score and score["images"]), "")
     cells = [
-        "" if not score or score["value"] is None else with_bounds(score["value"], score["ci"], ".3g") for score in own
+        with_bounds(score["value"], score["ci"], ".3g") if score and score["value"] is not None else "" for score in own
     ]
     return [[condition, name, images, *cells]]
 

@@ -313,7 +313,8 @@ class Score:
     Attributes:
         value: Mean over subjects, or ``None`` where it could not be measured (``note`` says why).
         unit: ``"dB"``, ``"%"``, ``""`` …
-        better: Whether ``"higher"``, ``"lower"``, ``"nearer 1"`` or ``"nearer 0.5"`` is better.
+        better: Whether ``"higher"``, ``"lower"``, ``"nearer 0"``, ``"nearer 0.5"`` or ``"nearer 1"`` is better, or
+            ``"nearer real"``, the value of real images, which another score has.
         n: Number of subjects.
         ci: 95 % interval of the mean over subjects, or of the value for other subjects; ``None`` for n < 5.
         note: Why a value is missing, or what limits it.
@@ -322,7 +323,7 @@ class Score:
 
     value: float | None
     unit: str
-    better: Literal["higher", "lower", "nearer 1", "nearer 0.5"]
+    better: Literal["higher", "lower", "nearer 0", "nearer 0.5", "nearer 1", "nearer real"]
     n: int
     ci: tuple[float, float] | None = None
     note: str = ""

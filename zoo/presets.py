@@ -14,7 +14,8 @@ class Presets(Mapping[str, Mapping[str, Any]]):
     """The presets of a folder, by name: ``NAME.toml`` holds the settings that differ from the method's defaults.
 
     Names come in alphabetical order, those that begin with ``paper`` last. A file may begin with ``base = "OTHER"``;
-    its settings then override those of ``OTHER.toml`` in the same folder. ``"none"`` stands for no value.
+    its settings then override those of ``OTHER.toml`` in the same folder (``"../METHOD/OTHER"``: in the folder of
+    another method). ``"none"`` stands for no value.
 
     Args:
         folder: Folder of the files, for example ``Path(__file__).with_name("presets")``.

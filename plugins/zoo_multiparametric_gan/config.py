@@ -184,9 +184,10 @@ class CriticConfig(Config):
 class CriticOptimiserConfig(Config):
     """RMSProp with clipping, else Adam, for both networks; and the EMA of the generator."""
 
-    learning_rate: float | None = Field(
-        None, gt=0, description="Learning rate of both networks; none: 5e-5 with clipping, else 1e-4"
+    rmsprop_rate: float = Field(
+        5e-4, gt=0, description="Learning rate of both networks with clipping (Arjovsky et al. 2017: 5e-5)"
     )
+    adam_rate: float = Field(1e-4, gt=0, description="Learning rate of both networks without clipping")
     average_half_life_images: float = Field(5_000, ge=0, description="Half-life of the EMA of the weights; 0: no EMA")
 
 
@@ -202,13 +203,6 @@ class WGANConfig(GANConfig):
     training: WGANTraining = Field(default_factory=WGANTraining)
     critic: CriticConfig = Field(default_factory=CriticConfig)
     optimiser: CriticOptimiserConfig = Field(default_factory=CriticOptimiserConfig)
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of both networks."""
-        if self.optimiser.learning_rate is not None:
-            return self.optimiser.learning_rate
-        return 5e-5 if self.critic.lipschitz == "clipping" else 1e-4
 
 
 class GANOptions(SampleOptions):

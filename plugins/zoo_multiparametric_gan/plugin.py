@@ -39,7 +39,7 @@ def _method(name: str, summary: str, prefix: str) -> Method:
         needs=("T1w", "T2w"),
         also=("lesion-mask", "breast-mask"),
         config=f"zoo_multiparametric_gan.config:{prefix}Config",
-        presets=Presets(Path(__file__).with_name("presets")),
+        presets=Presets(Path(__file__).with_name("presets") / name),
         build="zoo_multiparametric_gan.networks:build",
         parts="zoo_multiparametric_gan.networks:parts",
         trainer=f"zoo_multiparametric_gan.training:{prefix}Trainer",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 from zoo.metrics.features import texture_distance
 from zoo.nn.ema import MovingAverage
 from zoo.randomness import Randomness
+from zoo.training.adversarial import frozen, update_network
 from zoo.training.protocol import Batch
 from zoo_multiparametric_gan.config import DCGANConfig, GANConfig, WGANConfig
 from zoo_multiparametric_gan.networks import Generator, Norm, build_discriminator, one_hot
@@ -47,7 +45,7 @@ class GANTrainer(Generic[Settings]):
         self.discriminator = build_discriminator(config, norm).to(fabric.device)
         self.moving_average = MovingAverage(model, half_life_images)
         self.ema = cast(Generator, self.moving_average.model)
-        # DDP does not support a double backward, so `_update` averages gradients over processes.
+        # DDP does not support a double backward, so `update_network` averages gradients over processes.
         self.generator_optimiser, self.discriminator_optimiser = cast(
             tuple[Any, Any], fabric.setup_optimizers(*self.optimisers())
         )
@@ -70,18 +68,6 @@ class GANTrainer(Generic[Settings]):
         self.images_seen += batch_size
         self.moving_average.update(self.images_seen, batch_size)
         return dict(self.figures)
-
-    def _update(self, network: nn.Module, optimiser: Any, loss: Tensor) -> Tensor:
-        """Do one optimiser step and return the gradient's norm."""
-        self.fabric.backward(loss)
-        if self.fabric.world_size > 1:
-            for parameter in network.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = cast(Tensor, self.fabric.all_reduce(parameter.grad, reduce_op="mean"))
-        norm = self.fabric.clip_gradients(network, optimiser, max_norm=math.inf, error_if_nonfinite=False)
-        optimiser.step()
-        optimiser.zero_grad()
-        return torch.as_tensor(norm)
 
     # --- Called by the host. ---
 
@@ -170,17 +156,17 @@ class DCGANTrainer(GANTrainer[DCGANConfig]):
             generated_scores = self.discriminator(generated.detach(), y)
             # Equation 1, negated: -log D(x) - log(1 - D(x~)), where D is the sigmoid of the score.
             loss = F.softplus(-real_scores).mean() + F.softplus(generated_scores).mean()
-        norm = self._update(self.discriminator, self.discriminator_optimiser, loss)
+        norm = update_network(self.fabric, self.discriminator, self.discriminator_optimiser, loss)
         self.figures |= {
             "loss/discriminator": loss.detach(),
             "gradient/discriminator": norm,
             "score/real": real_scores.detach().mean(),
             "score/generated": generated_scores.detach().mean(),
         }
-        with self.fabric.autocast(), _frozen(self.discriminator):
+        with self.fabric.autocast(), frozen(self.discriminator):
             # -log D(x~) instead of log(1 - D(x~)), whose gradient vanishes (Goodfellow et al. 2014, section 3).
             loss = F.softplus(-self.discriminator(generated, y)).mean()
-        norm = self._update(self.generator, self.generator_optimiser, loss)
+        norm = update_network(self.fabric, self.generator, self.generator_optimiser, loss)
         self.figures |= {"loss/generator": loss.detach(), "gradient/generator": norm}
         return self._finish_step(batch)
 
@@ -202,12 +188,14 @@ class WGANTrainer(GANTrainer[WGANConfig]):
 
     def optimisers(self) -> Optimisers:
         """Return RMSProp for both networks with clipping, else Adam."""
-        rate = self.config.learning_rate
-        generator, critic = self.generator.parameters(), self.discriminator.parameters()
+        settings = self.config.optimiser
+        networks = self.generator.parameters(), self.discriminator.parameters()
         if self.config.critic.lipschitz == "clipping":  # Arjovsky et al. 2017, algorithm 1
-            return torch.optim.RMSprop(generator, lr=rate), torch.optim.RMSprop(critic, lr=rate)
+            first, second = (torch.optim.RMSprop(weights, lr=settings.rmsprop_rate) for weights in networks)
+            return first, second
         betas = (0.0, 0.9)  # Gulrajani et al. 2017, algorithm 1; Miyato et al. 2018, setting C
-        return torch.optim.Adam(generator, lr=rate, betas=betas), torch.optim.Adam(critic, lr=rate, betas=betas)
+        one, other = (torch.optim.Adam(weights, lr=settings.adam_rate, betas=betas) for weights in networks)
+        return one, other
 
     def step(self, batch: Batch, random: Randomness) -> dict[str, Tensor]:
         """Train by one batch: ``image`` ``[B, C, *size]`` in [-1, 1], ``label`` int64 ``[B]``."""
@@ -236,7 +224,9 @@ class WGANTrainer(GANTrainer[WGANConfig]):
             penalty = self._gradient_penalty(real, generated.float(), y, random)
             loss = loss + settings.penalty * penalty  # equation 3
             self.figures["loss/gradient-penalty"] = penalty.detach()
-        self.figures["gradient/critic"] = self._update(self.discriminator, self.discriminator_optimiser, loss)
+        self.figures["gradient/critic"] = update_network(
+            self.fabric, self.discriminator, self.discriminator_optimiser, loss
+        )
         if settings.lipschitz == "clipping":
             self.figures["critic/weights-at-limit"] = clip_weights(self.discriminator, settings.clip)
 
@@ -252,9 +242,9 @@ class WGANTrainer(GANTrainer[WGANConfig]):
         return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
     def _generator_step(self, y: Tensor, random: Randomness) -> None:
-        with self.fabric.autocast(), _frozen(self.discriminator):
+        with self.fabric.autocast(), frozen(self.discriminator):
             loss = -self.discriminator(self._generate(y, random), y).mean()  # equation 2, the generator's term
-        norm = self._update(self.generator, self.generator_optimiser, loss)
+        norm = update_network(self.fabric, self.generator, self.generator_optimiser, loss)
         self.figures |= {"loss/generator": loss.detach(), "gradient/generator": norm}
 
 
@@ -269,13 +259,3 @@ def clip_weights(network: nn.Module, limit: float) -> Tensor:
     torch._foreach_clamp_max_(parameters, limit)
     at_limit = sum(((parameter.abs() >= limit).sum() for parameter in parameters), torch.zeros([]))
     return at_limit / sum(parameter.numel() for parameter in parameters)
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Compute no gradients of the network's weights inside the block; gradients still reach its input."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)

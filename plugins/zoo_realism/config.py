@@ -1,10 +1,10 @@
-"""Options of the evaluators ``realism`` and ``memorisation``."""
+"""Options of the evaluators ``realism``, ``memorisation`` and ``kinetics``."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zoo.config import Config
 
@@ -41,3 +41,30 @@ class MemorisationOptions(SetOptions):
     training_data: str | None = Field(
         None, description="Cohort that holds the training subjects; none: they are looked for in --data"
     )
+
+
+class KineticsOptions(Config):
+    """Options of the evaluator ``kinetics``."""
+
+    samples: int = Field(256, ge=2, description="Generated images of each class")
+    before: str = Field("T1w", description="Channel before contrast agent")
+    after: tuple[str, ...] = Field(
+        ("ce-post1_T1w", "ce-post2_T1w", "ce-post3_T1w", "ce-post4_T1w"),
+        min_length=2,
+        description="Channels after contrast agent, in order",
+    )
+    times_s: tuple[float, ...] = Field((70.0, 140.0, 210.0, 280.0), description="Their times after contrast agent, s")
+    subtraction: str | None = Field(
+        "sub", description="Channel that must equal the first one after contrast agent minus that before; none: none"
+    )
+    seed: int = Field(0, ge=0, description="Seed of the samples and of every random choice of images")
+    backend: str = Field("torch", description="Runtime of the networks")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="What the networks compute in")
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> KineticsOptions:
+        if len(self.times_s) != len(self.after):
+            raise ValueError(f"times_s has {len(self.times_s)} times for {len(self.after)} channels of after")
+        if list(self.times_s) != sorted(set(self.times_s)) or self.times_s[0] <= 0:
+            raise ValueError(f"times_s must rise from above 0, got {', '.join(f'{time:g}' for time in self.times_s)}")
+        return self

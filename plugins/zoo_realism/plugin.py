@@ -1,4 +1,4 @@
-"""Registers the evaluators ``realism`` and ``memorisation``."""
+"""Registers the evaluators ``realism``, ``memorisation`` and ``kinetics``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from zoo import Evaluator, hookimpl
 
 @hookimpl
 def zoo_evaluators() -> list[Evaluator]:
-    """Return ``realism`` and ``memorisation``."""
+    """Return ``realism``, ``memorisation`` and ``kinetics``."""
     return [
         Evaluator(
             name="realism",
@@ -20,5 +20,11 @@ def zoo_evaluators() -> list[Evaluator]:
             summary="Whether generated images are copies of training images, with a gallery of the closest pairs.",
             evaluate="zoo_realism.memorisation:memorisation",
             options="zoo_realism.config:MemorisationOptions",
+        ),
+        Evaluator(
+            name="kinetics",
+            summary="Course of contrast agent in generated dynamic series compared with real ones.",
+            evaluate="zoo_realism.kinetics:kinetics",
+            options="zoo_realism.config:KineticsOptions",
         ),
     ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -17,6 +15,7 @@ from zoo.nn.augment import AdaptiveProbability, augment
 from zoo.nn.ema import MovingAverage
 from zoo.nn.stylegan import Generator, noise_shapes, style_count
 from zoo.randomness import Randomness
+from zoo.training.adversarial import frozen, mean_over_processes, update_network
 from zoo.training.protocol import Batch
 from zoo_stylegan2.config import StyleGANConfig
 from zoo_stylegan2.networks import build_discriminator
@@ -51,7 +50,7 @@ class StyleGANTrainer:
         self.moving_average = MovingAverage(model, config.optimiser.average_half_life_images)
         self.ema = cast(Generator, self.moving_average.model)
         loss = config.loss
-        # DDP does not support the regularisers' double backward, so `_update` averages gradients over processes.
+        # DDP does not support the regularisers' double backward, so `update_network` averages gradients over processes.
         self.generator_optimiser, self.discriminator_optimiser = cast(
             tuple[Any, Any],
             fabric.setup_optimizers(
@@ -98,9 +97,9 @@ class StyleGANTrainer:
 
     def _generator_step(self, random: Randomness) -> None:
         """Minimise ``-log sigmoid(D(G(z)))``, the non-saturating loss (Goodfellow et al. 2014, section 3)."""
-        with self.fabric.autocast(), _frozen(self.discriminator):
+        with self.fabric.autocast(), frozen(self.discriminator):
             loss = F.softplus(-self.discriminator(self._augment(self._generate(random), random))).mean()
-        norm = self._update(self.generator, self.generator_optimiser, loss)
+        norm = update_network(self.fabric, self.generator, self.generator_optimiser, loss)
         self.figures |= {"loss/generator": loss.detach(), "gradient/generator": norm}
 
     def _path_length_step(self, random: Randomness) -> None:
@@ -114,9 +113,14 @@ class StyleGANTrainer:
         noise = [maps[:half] for maps in self._noise(random)]
         image = self.generator.synthesis(styles, *noise)
         lengths = path_lengths(image, styles, random.normal(image.shape[1:])[:half])
-        self.path_mean = self.path_mean.lerp(self._mean(lengths.detach().mean()), PATH_DECAY)
+        self.path_mean = self.path_mean.lerp(mean_over_processes(self.fabric, lengths.detach().mean()), PATH_DECAY)
         penalty = (lengths - self.path_mean).square().mean()
-        self._update(self.generator, self.generator_optimiser, penalty * settings.path_weight * settings.path_interval)
+        update_network(
+            self.fabric,
+            self.generator,
+            self.generator_optimiser,
+            penalty * settings.path_weight * settings.path_interval,
+        )
         self.figures |= {"loss/path-length": penalty.detach(), "path-length/mean": self.path_mean}
 
     def _discriminator_step(self, real: Tensor, random: Randomness) -> None:
@@ -127,13 +131,15 @@ class StyleGANTrainer:
             generated_scores = self.discriminator(self._augment(generated, random))
             real_scores = self.discriminator(self._augment(real, random))
         loss = F.softplus(generated_scores).mean() + F.softplus(-real_scores).mean()
-        norm = self._update(self.discriminator, self.discriminator_optimiser, loss)
+        norm = update_network(self.fabric, self.discriminator, self.discriminator_optimiser, loss)
         self.figures |= {
             "loss/discriminator": loss.detach(),
             "gradient/discriminator": norm,
             "score/real": real_scores.detach().mean(),
             "score/generated": generated_scores.detach().mean(),
-            "score/real-sign": self._mean(real_scores.detach().sign().mean()),  # r_t (ADA paper, equation 1)
+            "score/real-sign": mean_over_processes(
+                self.fabric, real_scores.detach().sign().mean()
+            ),  # r_t (ADA paper, equation 1)
         }
 
     def _r1_step(self, real: Tensor, random: Randomness) -> None:
@@ -141,7 +147,7 @@ class StyleGANTrainer:
         augmented = self._augment(real, random).detach().requires_grad_()
         penalty = gradient_penalty(self.discriminator(augmented), augmented)
         weight = r1_gamma(self.config) / 2 * self.config.loss.r1_interval
-        self._update(self.discriminator, self.discriminator_optimiser, penalty * weight)
+        update_network(self.fabric, self.discriminator, self.discriminator_optimiser, penalty * weight)
         self.figures["loss/r1"] = penalty.detach()
 
     # --- Shared by the steps. ---
@@ -161,7 +167,7 @@ class StyleGANTrainer:
         mapping, count = self.generator.mapping, style_count(self.config.size)
         shape = (self.config.network.latent_width,)
         w = mapping(random.normal(shape))
-        mapping.update_average(self._mean(w.detach().mean(0)))
+        mapping.update_average(mean_over_processes(self.fabric, w.detach().mean(0)))
         styles = w[:, None].expand(-1, count, -1)
         if not self.config.loss.mixing:
             return styles
@@ -176,22 +182,6 @@ class StyleGANTrainer:
 
     def _augment(self, images: Tensor, random: Randomness) -> Tensor:
         return augment(images.float(), self.config.augmentation.kinds, self.augmentation.value, random)
-
-    def _update(self, network: nn.Module, optimiser: Any, loss: Tensor) -> Tensor:
-        """Do one optimiser step and return the gradient's norm."""
-        self.fabric.backward(loss)
-        if self.fabric.world_size > 1:
-            for parameter in network.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self._mean(parameter.grad)
-        norm = self.fabric.clip_gradients(network, optimiser, max_norm=math.inf, error_if_nonfinite=False)
-        optimiser.step()
-        optimiser.zero_grad()
-        return torch.as_tensor(norm)
-
-    def _mean(self, value: Tensor) -> Tensor:
-        """Return the mean over processes."""
-        return cast(Tensor, self.fabric.all_reduce(value, reduce_op="mean")) if self.fabric.world_size > 1 else value
 
     # --- Called by the host. ---
 
@@ -291,13 +281,3 @@ def path_lengths(images: Tensor, styles: Tensor, direction: Tensor) -> Tensor:
     pixels = math.prod(images.shape[2:])
     (gradient,) = torch.autograd.grad((images * direction).sum() / math.sqrt(pixels), styles, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Compute no gradients of the network's weights inside the block; gradients still reach its input."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)

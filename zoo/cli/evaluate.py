@@ -15,8 +15,8 @@ from zoo.errors import ConfigError
 if TYPE_CHECKING:
     from zoo.evaluation.scores import Evaluation
 
-_WIDEST = 12
-"""Columns of a table that a terminal can show."""
+_WIDEST = 16
+"""Columns of a table of which a row can still be read."""
 
 
 @click.command(name="evaluate")

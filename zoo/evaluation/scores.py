@@ -151,7 +151,7 @@ class Evaluation:
         found = []
         for measure, score in self.scores.items():
             own, theirs = values.get(measure._replace(filler=MODEL), {}), values.get(measure, {})
-            if measure.filler != MODEL and own.keys() & theirs.keys():
+            if measure.filler != MODEL and score.better != "nearer real" and own.keys() & theirs.keys():
                 paired = paired_difference(own, theirs, score.better)
                 found.append(Comparison(measure.condition, measure.filler, measure.metric, score.better, paired))
         return found

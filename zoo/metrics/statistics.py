@@ -104,14 +104,14 @@ class PairedDifference:
 def paired_difference(
     this: Mapping[str, float],
     other: Mapping[str, float],
-    better: Literal["higher", "lower", "nearer 1", "nearer 0.5"],
+    better: Literal["higher", "lower", "nearer 0", "nearer 0.5", "nearer 1"],
 ) -> PairedDifference:
     """Compare two methods on the subjects that both were measured on.
 
     Args:
         this, other: One value per subject, by the subject's name.
         better: Which values are better. For ``"nearer 1"`` the distances from 1 are compared, and lower is better;
-            ``"nearer 0.5"`` likewise.
+            ``"nearer 0"`` and ``"nearer 0.5"`` likewise.
 
     Raises:
         DataError: They have no subject in common.

@@ -26,8 +26,8 @@ def test_the_optimisers_of_the_paper() -> None:
     assert config_of("dcgan", "paper").optimiser.learning_rate == 2e-4
     assert config_of("dcgan", "paper").optimiser.betas == (0.5, 0.999)
     wgan = config_of("wgan", "paper")
-    assert (wgan.learning_rate, wgan.critic.clip, wgan.critic.steps) == (5e-5, 0.01, 5)
-    assert config_of("wgan", "paper", "critic.lipschitz=gradient-penalty").learning_rate == 1e-4
+    assert (wgan.optimiser.rmsprop_rate, wgan.critic.clip, wgan.critic.steps) == (5e-5, 0.01, 5)
+    assert wgan.optimiser.adam_rate == 1e-4
 
 
 def test_the_series_shares_one_scale_and_the_subtraction_keeps_its_sign() -> None:

@@ -66,3 +66,47 @@ def test_a_score_without_a_measure_of_three_parts_is_refused(key: object) -> Non
     score = Score(value=0.5, unit="", better="higher", n=1)
     with pytest.raises(DataError, match=r"Measure\(condition, filler, metric\)"):
         Evaluation({key: score}, {})  # type: ignore[dict-item]
+
+
+def _of_sets(note: str = "") -> Evaluation:
+    scores = {
+        Measure("malignant", who, "frechet"): Score(
+            value=value, unit="", better="lower", n=9, images=80, note=note if who == "model" else ""
+        )
+        for who, value in (("model", 4.0), ("real (floor)", 2.0))
+    }
+    return Evaluation(scores, {"seed": 3}, columns=("class", "set"), reading="Sets are compared.")
+
+
+def test_scores_of_sets_have_a_column_of_images() -> None:
+    assert _of_sets().table() == [
+        {"class": "malignant", "set": "model", "n": 9, "images": 80, "frechet": "4"},
+        {"class": "malignant", "set": "real (floor)", "n": 9, "images": 80, "frechet": "2"},
+    ]
+    assert "images" not in _evaluation([0.5], [0.6]).table()[0]
+
+
+def test_the_text_says_how_scores_are_read() -> None:
+    assert explain(_of_sets()) == "Sets are compared.\nseed: 3."
+    assert explain(_evaluation([0.5], [0.6])).startswith("Means over subjects with 95 % intervals")
+
+
+def test_a_limited_score_has_a_star_and_a_note() -> None:
+    limited = _of_sets("fewer images than features")
+    assert [row["frechet"] for row in limited.table()] == ["4 *", "2"]
+    assert "* frechet: fewer images than features" in explain(limited)
+
+
+def test_best_near_a_half_is_compared_by_the_distance_from_it() -> None:
+    rows = [
+        {"subject": f"sub-{n}", "masks": "all", "filled by": who, "1-nn": value}
+        for who, value in (("model", 0.4), ("other", 0.9))
+        for n in range(5)
+    ]
+    scores = {
+        Measure("all", who, "1-nn"): Score(value=value, unit="", better="nearer 0.5", n=5)
+        for who, value in (("model", 0.4), ("other", 0.9))
+    }
+    (comparison,) = Evaluation(scores, {}, rows).comparisons()
+    assert comparison.paired.difference.mean == pytest.approx(-0.3)
+    assert comparison.sign == 1

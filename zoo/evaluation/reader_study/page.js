@@ -6,6 +6,7 @@
 const byId = (id) => document.getElementById(id);
 const study = JSON.parse(byId("study").textContent);
 const STORED = `reader-study/${study.study}/${study.reader}`;
+const IN_WINDOW = `${STORED}/window`; // changes when the study goes on in another window
 const WARM_UP = study.cases.filter((item) => item.phase === "warm-up").length;
 const [DEPTH, HEIGHT, WIDTH] = study.shape;
 const VOXELS = DEPTH * HEIGHT * WIDTH;
@@ -62,6 +63,16 @@ function restore() {
   } catch {
     storageWorks = false;
   }
+}
+
+/** Tell other windows that the study goes on here; they stop and save no more. */
+function takeOver() {
+  try {
+    localStorage.setItem(IN_WINDOW, String(Math.random()));
+  } catch {
+    storageWorks = false;
+  }
+  save();
 }
 
 /** JSON with sorted keys and without spaces, which Python writes in the same way. */
@@ -831,11 +842,13 @@ function addButton(parent, value, label, key, onClick) {
 
 function begin(event) {
   event.preventDefault();
+  restore();
+  if (state.started) return goOn(); // in another window, after this one was opened
   const years = Number(byId("years").value);
   state.background = { role: byId("role").value, years };
   state.started = new Date().toISOString();
   document.activeElement.blur();
-  save();
+  takeOver();
   enterCase();
 }
 
@@ -845,7 +858,7 @@ function goOn() {
     byId("role").focus();
     return;
   }
-  save(); // tells other windows with this study that it goes on here
+  takeOver();
   enterCase();
   if (!state.finished) pause("Welcome back");
 }
@@ -885,7 +898,7 @@ function listen() {
     if (!storageWorks && state.started) event.preventDefault();
   });
   window.addEventListener("storage", ({ key }) => {
-    if (key !== STORED || lockedOut) return;
+    if (key !== IN_WINDOW || lockedOut) return;
     lockedOut = true;
     openDialog("The study is open in another window", "", ["It goes on there. Please close this window."]);
   });

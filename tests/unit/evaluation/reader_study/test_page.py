@@ -22,6 +22,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 SMALL_LAPTOP = {"width": 1280, "height": 600}
+PATIENCE_MS = 120_000
+"""How long a busy machine may take for what is waited for."""
 READY = "() => grey !== null || state.finished"
 
 
@@ -37,6 +39,7 @@ def browser() -> Iterator[Any]:
 def context(browser: Any) -> Iterator[Any]:
     """A browser window of a reader without any history, on the screen of a small laptop."""
     opened = browser.new_context(viewport=SMALL_LAPTOP, accept_downloads=True)
+    opened.set_default_timeout(PATIENCE_MS)
     yield opened
     opened.close()
 
@@ -75,7 +78,7 @@ def start(page: Any) -> None:
 
 
 def press(page: Any, *keys: str) -> None:
-    page.wait_for_function(READY)
+    page.wait_for_function(READY, polling=50)
     for key in keys:
         page.keyboard.press(key)
 
@@ -225,6 +228,7 @@ def test_progress_goes_through_a_file_where_the_browser_keeps_nothing(
 ) -> None:
     def window() -> Any:
         context = browser.new_context(viewport=SMALL_LAPTOP, accept_downloads=True)
+        context.set_default_timeout(PATIENCE_MS)
         context.add_init_script("Storage.prototype.setItem = () => { throw new Error('not allowed'); }")
         return opened(context, plain)
 
@@ -242,7 +246,7 @@ def test_progress_goes_through_a_file_where_the_browser_keeps_nothing(
     broken = tmp_path / "broken.json"
     broken.write_text(progress.read_text().replace('"real"', '"fake"'))
     page.set_input_files("#file", broken)
-    page.wait_for_function("document.getElementById('start-note').textContent.includes('was changed')")
+    page.wait_for_function("document.getElementById('start-note').textContent.includes('was changed')", polling=50)
     page.set_input_files("#file", progress)
     page.wait_for_selector("#dialog[open]")
     page.keyboard.press("Enter")
@@ -254,13 +258,31 @@ def test_progress_goes_through_a_file_where_the_browser_keeps_nothing(
 def test_a_second_window_takes_over(context: Any, plain: Path) -> None:
     first = opened(context, plain)
     start(first)
-    press(first)
+    press(first, "r", "Enter")
     second = opened(context, plain)
-    second.keyboard.press("Enter")
-    press(second, "r", "Enter")
-    first.wait_for_function("document.getElementById('dialog-title').textContent.includes('another window')")
+    first.wait_for_function(
+        "document.getElementById('dialog-title').textContent.includes('another window')", polling=50
+    )
     first.keyboard.press("Escape")
     assert first.is_visible("#dialog")
+    first.evaluate("save()")
+    assert second.inner_text("#dialog-title") == "Welcome back"
+    second.keyboard.press("Enter")
+    press(second, "f", "Enter")
+    assert second.evaluate("state.answers.map((answer) => answer.choice)") == ["real", "fake"]
+
+
+def test_a_window_that_was_open_before_the_study_began_goes_on_with_it(context: Any, plain: Path) -> None:
+    second = opened(context, plain)
+    second.evaluate("lockedOut = true")  # as where a browser does not tell one window of another
+    first = opened(context, plain)
+    start(first)
+    press(first, "r", "Enter")
+    first.close()
+    second.evaluate("lockedOut = false; byId('dialog').close()")
+    start(second)
+    assert second.inner_text("#dialog-title") == "Welcome back"
+    assert second.evaluate("state.answers.length") == 1
 
 
 def test_pairs_are_answered_by_arrows(context: Any, tmp_path: Path) -> None:
@@ -387,6 +409,6 @@ def test_brightness_contrast_and_zoom_by_keys_and_mouse(context: Any, single: Pa
     assert after["T1w"]["width"] < before["T1w"]["width"]
     assert after["subtraction"] == before["subtraction"]
     page.mouse.wheel(0, -300)
-    page.wait_for_function("view.zoom > 1.5")
+    page.wait_for_function("view.zoom > 1.5", polling=50)
     press(page, "0")
     assert page.evaluate("[view.zoom, view.windows.T1w.width]") == [1, 255]
