@@ -194,7 +194,7 @@ def test_the_penalty_enters_the_gradient_with_its_weight() -> None:
         descent = torch.optim.SGD(scores.parameters(), lr=1.0)
         trainer.discriminator_optimiser = trainer.fabric.setup_optimizers(descent)
         trainer.step(_batch(), Randomness(range(BATCH)))
-        gradients.append(0.5 - float(scores.weight))
+        gradients.append(0.5 - scores.weight.item())
     # The slope of the weight w is w times this, and d/dw (w s - 1)^2 = 2 s (w s - 1).
     slope = 1 / math.sqrt(2 * 8 * 8)
     assert gradients[1] - gradients[0] == pytest.approx(4 * 2 * slope * (0.5 * slope - 1), rel=1e-4)
