@@ -479,7 +479,7 @@ def _distribution_row(
     scores: Mapping[str, Any], condition: str, filler: str, name: str, metrics: Sequence[str]
 ) -> list[list[str]]:
     own = [scores.get(f"{condition}/{filler}/{metric}") for metric in metrics]
-    if not any(own):
+    if not any(score and score["value"] is not None for score in own):
         return []
     images = next((str(score["images"]) for score in own if score and score["images"]), "")
     cells = [
@@ -488,12 +488,27 @@ def _distribution_row(
     return [[condition, name, images, *cells]]
 
 
+def patches_table(file: str) -> list[str]:
+    """Seconds for many patches by each form of a generator, and how many times as fast as the usual form each is."""
+    body = [
+        [row["how"], str(row["threads"]), f"{np.median(row['seconds']):.1f}",
+         with_bounds(row["ratio"], row["range"], ".2f")]
+        for row in read_rows(file)
+    ]  # fmt: skip
+    return grid(["how", "threads", f"{read_rows(file)[0]['patches']:,} patches, s", "times as fast"], body)
+
+
 def counts_table(file: str) -> list[str]:
     """Subjects, lesions and patches of the cohorts of a study of patches."""
     counts = read_rows(file)[0]["counts"]
     lesions, patches = ([name for part in counts.values() for name in part[kind]] for kind in ("lesions", "patches"))
     lesions, patches = list(dict.fromkeys(lesions)), list(dict.fromkeys(patches))
-    heads = ["cohort", "subjects", *(f"{name} lesions" for name in lesions), *(f"{name} patches" for name in patches)]
+    heads = [
+        "cohort",
+        "subjects",
+        *(f"{name} lesions".replace("lesion lesions", "lesions") for name in lesions),
+        *(f"{name} patches" for name in patches),
+    ]
     body = [
         [part, str(own["subjects"]), *(str(own["lesions"][name]) for name in lesions),
          *(str(own["patches"][name]) for name in patches)]
@@ -526,6 +541,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "machines": machines_table,
     "networks": networks_table,
     "paired": paired_table,
+    "patches": patches_table,
     "peer-ratios": peer_ratios_table,
     "peers": peers_table,
     "reported": reported_table,

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from scipy import stats
+from scipy import ndimage, stats
 
 from zoo.imaging.cache import pack_cohort
-from zoo.imaging.cohort import lesion_table, read_cohort
+from zoo.imaging.cohort import read_cohort
 from zoo.models.artifact import Artifact
 from zoo.models.run import Run
 from zoo.report.figures import empty_figure, sheet, upright
@@ -84,11 +84,15 @@ def counts(model: Artifact, folder: Path) -> dict[str, Any]:
     config = cast(GANConfig, model.config)
     cohort = read_cohort(folder).fit_for(config.data, model.method.needs)
     column = config.patches.label
+    packed = pack_cohort(cohort, config.data)
     lesions: dict[str, int] = dict.fromkeys(config.patches.classes, 0)
-    for scan in cohort.scans:
-        for row in lesion_table(scan.maps["lesion-mask"]).values():
-            lesions[row[column] if column else config.patches.classes[0]] += 1
-    places = Patches(config, pack_cohort(cohort, config.data)).places
+    for scan in packed.scans:
+        if column:
+            for row in scan.lesion_labels.values():
+                lesions[row[column]] += 1
+        else:
+            lesions[config.patches.classes[0]] += ndimage.label(scan.lesion_mask, np.ones((3, 3, 3)))[1]
+    places = Patches(config, packed).places
     patches = {name: len(some) for name, some in zip(config.class_names, places, strict=True)}
     return {"subjects": len(cohort.subjects), "lesions": lesions, "patches": patches}
 
@@ -98,17 +102,13 @@ def correlation(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     places = [
         (name, key.split("/")[0]) for name, own in scores.items() for key in own if key.endswith("/model/frechet")
     ]
-    values = {
-        metric: [scores[name][f"{condition}/model/{metric}"]["value"] for name, condition in places]
-        for metric in ("frechet", "1-nn real", "1-nn generated")
-    }
-    return {
-        "n": len(places),
-        **{
-            metric: float(stats.pearsonr(values["frechet"], values[metric]).statistic)
-            for metric in ("1-nn real", "1-nn generated")
-        },
-    }
+    metrics = ("frechet", "1-nn real", "1-nn generated")
+    rows = [[scores[name][f"{condition}/model/{metric}"]["value"] for metric in metrics] for name, condition in places]
+    if any(None in row for row in rows):
+        return {"n": 0}
+    table = np.array(rows)
+    found = {metrics[column]: float(stats.pearsonr(table[:, 0], table[:, column]).statistic) for column in (1, 2)}
+    return {"n": len(rows), **found}
 
 
 # --- Figures. ---
@@ -163,13 +163,15 @@ def contrasts(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], p
     count, channels, height, width = images.shape
     figure = empty_figure(channels * 1.5 + 1.1, count * 1.5 * height / width + 0.3, facecolor="black")
     grid = figure.subplots(count, channels, squeeze=False)
-    figure.subplots_adjust(left=0.11, right=0.995, top=0.93, bottom=0.01, wspace=0.03, hspace=0.03)
-    for row, name, series in zip(grid, rows, images, strict=True):
+    figure.subplots_adjust(
+        left=1.05 / (channels * 1.5 + 1.1), right=0.995, top=0.93, bottom=0.01, wspace=0.03, hspace=0.03
+    )
+    for number, (row, name, series) in enumerate(zip(grid, rows, images, strict=True)):
         for axes, title, plane in zip(row, columns, series, strict=True):
             axes.imshow(plane, cmap="gray", vmin=-1, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
-            if row is grid[0]:
+            if not number:
                 axes.set_title(title, color="white", fontsize=8, pad=3)
         row[0].set_ylabel(name, color="white", fontsize=9, rotation=0, ha="right", va="center", labelpad=6)
     figure.savefig(path, format="png", facecolor="black")
