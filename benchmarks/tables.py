@@ -488,6 +488,27 @@ def _distribution_row(
     return [[condition, name, images, *cells]]
 
 
+def stability_table(file: str) -> list[str]:
+    """One row per way of training: runs, those that diverged, distances and gradients at the end."""
+    rows = read_rows(file)
+    body = []
+    for way in sorted({row["way"] for row in rows}):
+        own = [row for row in rows if row["way"] == way]
+        last, growth, gradient = (
+            sorted(values)
+            for values in (
+                [row["checks"][-1]["mean"] for row in own],
+                [row["growth"] for row in own],
+                [row["trace"]["gradient"][-1] for row in own],
+            )
+        )
+        diverged = sum(row["diverged"] for row in own)
+        ranges = [f"{values[0]:.3g} to {values[-1]:.3g}" for values in (last, growth, gradient)]
+        body.append([way, figure(own[0]["learning_rate"], 1), f"{diverged} of {len(own)}", *ranges])
+    heads = ["way", "learning rate", "diverged", "last distance", "last / lowest", "critic's gradient norm, last"]
+    return grid(heads, body)
+
+
 def patches_table(file: str) -> list[str]:
     """Seconds for many patches by each form of a generator, and how many times as fast as the usual form each is."""
     body = [
@@ -546,6 +567,7 @@ TABLES: dict[str, Callable[..., list[str]]] = {
     "peers": peers_table,
     "reported": reported_table,
     "shape": shape_table,
+    "stability": stability_table,
     "stages": stages_table,
     "sweep": sweep_table,
     "thesis": thesis_table,
