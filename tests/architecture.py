@@ -136,7 +136,7 @@ def draw(path: Path) -> None:
         for level, row in boxes.items()
         for number, box in enumerate(row)
     }
-    figure = Figure(figsize=(15, 10), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(19, 10), dpi=110, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     for (above, below), count in lines.items():
         (x, y), (to_x, to_y) = place[above], place[below]
@@ -144,7 +144,7 @@ def draw(path: Path) -> None:
             [x, to_x], [y - 0.17, to_y + 0.17], color="#4477aa", alpha=0.35, linewidth=0.5 + 0.18 * count, zorder=1
         )
     for box, (x, y) in place.items():
-        width = 0.018 + 0.0068 * len(box)
+        width = 0.012 + 0.0042 * len(box)
         axes.add_patch(
             FancyBboxPatch(
                 (x - width / 2, y - 0.17), width, 0.34, boxstyle="round,pad=0,rounding_size=0.01", mutation_aspect=10,
