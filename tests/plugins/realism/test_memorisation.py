@@ -35,7 +35,7 @@ def _score(evaluation: Evaluation, condition: str, filler: str, metric: str) -> 
 @pytest.fixture(scope="module")
 def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     """Subjects whose images the copying generator was trained on."""
-    return read_cohort(write_phantom(tmp_path_factory.mktemp("trained-on"), subjects=10, seed=21, spacing_mm=4.0))
+    return read_cohort(write_phantom(tmp_path_factory.mktemp("trained-on"), subjects=6, seed=21, spacing_mm=4.0))
 
 
 def _seen(artifact: Artifact, cohort: Cohort) -> dict[str, list[str]]:
@@ -83,16 +83,16 @@ def test_the_gallery_shows_pairs(copies: Copies, trained_on: Cohort, others: Coh
 
 
 def test_the_training_subjects_are_looked_for_in_the_same_cohort(copies: Copies, trained_on: Cohort) -> None:
-    seen, unseen = (trained_on.subset(trained_on.subjects[part]) for part in (slice(0, 5), slice(5, 10)))
+    seen, unseen = (trained_on.subset(trained_on.subjects[part]) for part in (slice(0, 3), slice(3, 6)))
     artifact = copies(seen, **_seen(copies(seen), seen))
     found = _evaluate(artifact, unseen, samples=10)
-    assert found.about["training images"] == "200 of 5 subjects"
-    assert found.about["unseen images"] == "200 of 5 subjects"
+    assert found.about["training images"] == "120 of 3 subjects"
+    assert found.about["unseen images"] == "120 of 3 subjects"
 
 
 def test_a_part_of_the_training_subjects_is_said_to_be_one(copies: Copies, trained_on: Cohort, others: Cohort) -> None:
     seen = _seen(copies(trained_on), trained_on)
-    missing = {key: [*hashes, *(f"{number:064d}" for number in range(30))] for key, hashes in seen.items()}
+    missing = {key: [*hashes, *(f"{number:064d}" for number in range(18))] for key, hashes in seen.items()}
     artifact = copies(trained_on, **missing)
     found = _evaluate(artifact, others, samples=4, training_data=str(trained_on.root))
     assert "which are 25% of the training's scans: copies of the others are not found" in found.about["training images"]
