@@ -115,11 +115,13 @@ def load_extractor(name: str, weights: Path | None = None) -> Extractor:
 
 def _inception_extractor(weights: Path | None) -> Extractor:
     network, file = inception_network(weights)
+    device = _fastest_device()
+    network.to(device)
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        integers = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return network(_as_trio(integers, "Inception takes"))[0].double()
+        integers = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(device, torch.uint8)
+        return network(_as_trio(integers, "Inception takes"))[0].cpu().double()
 
     kind = f"{INCEPTION}, resized to 299 x 299 as by TensorFlow 1"
     return Extractor(f"{kind}, {_describe(file)}", _digest(kind, sha256(file)), 3, features)
@@ -130,16 +132,18 @@ def _timm_extractor(name: str, weights: Path | None) -> Extractor:
     origin = _describe(weights) if weights else "random weights of seed 0"
     settings = cast(dict[str, Any], network.pretrained_cfg)
     _, *side = settings["input_size"]
-    mean, deviation = (torch.tensor(settings[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
+    tensors = [value.contiguous().numpy().tobytes() for value in network.state_dict().values()]
+    device = _fastest_device()
+    network.to(device)
+    mean, deviation = (torch.tensor(settings[key], device=device).reshape(1, 3, 1, 1) for key in ("mean", "std"))
 
     @torch.inference_mode()
     def features(images: Tensor) -> Tensor:
-        trio = _as_trio(images.float(), "timm's networks take")
+        trio = _as_trio(images.to(device).float(), "timm's networks take")
         scaled = F.interpolate(trio, side, mode="bilinear", align_corners=False, antialias=True)
-        return network((scaled / 2 + 0.5 - mean) / deviation).double()
+        return network((scaled / 2 + 0.5 - mean) / deviation).cpu().double()
 
     kind = f"timm {name}, resized to {side[0]} x {side[1]} (bilinear, antialiased)"
-    tensors = [value.contiguous().numpy().tobytes() for value in network.state_dict().values()]
     return Extractor(f"{kind}, {origin}", _digest(kind, *tensors), 3, features)
 
 
@@ -203,6 +207,10 @@ def _channels_of(network: Callable[[Tensor], object], file: Path) -> int:
 def _last_line(error: Exception) -> str:
     """Return the last line of a message of torch's interpreter, which says what is wrong, shortened."""
     return str(error).strip().splitlines()[-1][:200]
+
+
+def _fastest_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _as_trio(images: Tensor, taker: str) -> Tensor:
