@@ -110,12 +110,15 @@ def realism(artifact: Artifact, cohort: Cohort, options: RealismOptions, progres
     for number, (name, pool) in enumerate(zip(names, pools, strict=True)):
         if len(pool) < 2:
             scores[Measure(name, MODEL, "frechet")] = _too_few(name, pool)
+        if not len(pool):
             continue
         one = _see(name, pool, generated, views, steps)
+        rows += _by_subject(one, views)
+        if len(pool) < 2:
+            continue
         plan = _plan(one.real.subjects, options, number)
         firsts[one.name] = one.seen_real.take(plan.real[0]), one.seen_generated.take(range(plan.size))
         scores |= _class_scores(one, plan, views, options, steps)
-        rows += _by_subject(one, views)
     about = _about(views, runtime, real, options)
     if len(firsts) == len(names) > 1:
         found, about["class fidelity"] = _fidelity(firsts, options)

@@ -22,10 +22,12 @@ def test_list_shows_what_is_installed(zoo_command) -> None:
     assert [item["name"] for item in listing["methods"]] == [
         "biharmonic-2d3d-filling",
         "biharmonic-filling",
+        "dcgan",
         "lesion-filling",
         "lesion-prior",
         "neighbour-filling",
         "stylegan2-ada",
+        "wgan",
     ]
     assert {"edit", "fill", "project", "sample"} <= {item["name"] for item in listing["verbs"]}
     assert zoo_command("list", "--broken")[1].strip() == "No plugin failed to load."
