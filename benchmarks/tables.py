@@ -511,12 +511,13 @@ def stability_table(file: str) -> list[str]:
 
 def patches_table(file: str) -> list[str]:
     """Seconds for many patches by each form of a generator, and how many times as fast as the usual form each is."""
+    rows = read_rows(file)
     body = [
-        [row["how"], str(row["threads"]), f"{np.median(row['seconds']):.1f}",
+        ["-".join(map(str, row["widths"])), row["how"], str(row["threads"]), f"{np.median(row['seconds']):.1f}",
          with_bounds(row["ratio"], row["range"], ".2f")]
-        for row in read_rows(file)
+        for row in rows
     ]  # fmt: skip
-    return grid(["how", "threads", f"{read_rows(file)[0]['patches']:,} patches, s", "times as fast"], body)
+    return grid(["widths", "how", "threads", f"{rows[0]['patches']:,} patches, s", "times as fast"], body)
 
 
 def counts_table(file: str) -> list[str]:

@@ -5,14 +5,16 @@
     python benchmarks/peers/dcgan_reference_shape.py RUN [--patches 10000] [--rounds 3] [--threads 2] [--out FILE.jsonl]
 
 The usual form doubles the image by nearest neighbour and convolves (Odena et al. 2016), in contiguous memory and in
-float32. Each round every form generates all patches in batches of 64, by turns, in one process; ratios are medians over
-rounds. Outputs must agree.
+float32. Each round every form generates all patches in batches of 64, by turns, each in a fresh process: the zoo keeps
+freed memory as its commands do (`benchmarks/studies/freed_memory.py`), the usual form runs with the defaults of the C
+library. Ratios are medians over rounds. Outputs must agree.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +35,7 @@ from zoo_multiparametric_gan.config import GANConfig
 from zoo_multiparametric_gan.networks import Generator, one_hot
 
 BATCH = 64
+WARM_UP = 5
 HOWS = {
     "torch fp32": Runtime("torch", "fp32", "cpu"),
     "onnxruntime fp32": Runtime("onnxruntime", "fp32", "cpu"),
@@ -70,6 +73,33 @@ def usual(artifact: Artifact) -> Generate:
     return generate
 
 
+def forms(artifact: Artifact, how: str) -> Generate:
+    """Return a form of the generator by its name."""
+    return usual(artifact) if how == "usual" else artifact.parts(HOWS[how])["generator"]
+
+
+def inputs(artifact: Artifact) -> tuple[Tensor, Tensor]:
+    """Return noise and classes of a batch."""
+    z = example_inputs(artifact.part_specs()["generator"], seed=0, axes={"batch": BATCH})["z"]
+    config = cast(GANConfig, artifact.config)
+    return z, one_hot(torch.arange(BATCH) % len(config.class_names), config)
+
+
+def seconds_of(run: Path, how: str, threads: int, calls: int) -> float:
+    """Time the calls of one form in this process, after a few that are not counted."""
+    if how != "usual":
+        keep_freed_memory()
+    torch.set_num_threads(threads)
+    artifact = Artifact.open(run)
+    form, (z, y) = forms(artifact, how), inputs(artifact)
+    for _ in range(WARM_UP):
+        form(z, y)
+    began = time.perf_counter()
+    for _ in range(calls):
+        form(z, y)
+    return time.perf_counter() - began
+
+
 def main() -> None:
     """Time all forms by turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,40 +109,32 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
     artifact = Artifact.open(arguments.run)
-    forms: dict[str, Generate] = {"usual": usual(artifact)}
-    forms |= {how: artifact.parts(runtime)["generator"] for how, runtime in HOWS.items()}
-    inputs = example_inputs(artifact.part_specs()["generator"], seed=0, axes={"batch": BATCH})
-    z, y = (
-        inputs["z"],
-        one_hot(torch.arange(BATCH) % len(artifact.config.class_names), cast(GANConfig, artifact.config)),
-    )
-    expected = forms["usual"](z, y)
-    for how, form in forms.items():
-        error = float((form(z, y) - expected).abs().max())
+    z, y = inputs(artifact)
+    expected = usual(artifact)(z, y)
+    for how in HOWS:
+        error = float((forms(artifact, how)(z, y) - expected).abs().max())
         assert error < SAME["bf16" if "bf16" in how else "fp32"], (how, error)
 
     calls = -(-arguments.patches // BATCH)
-    seconds: dict[str, list[float]] = {how: [] for how in forms}
+    seconds: dict[str, list[float]] = {how: [] for how in ("usual", *HOWS)}
     for _ in range(arguments.rounds):
-        for how, form in forms.items():
-            began = time.perf_counter()
-            for _ in range(calls):
-                form(z, y)
-            seconds[how].append(time.perf_counter() - began)
-            print(f"{how}: {seconds[how][-1]:.2f} s", flush=True)
+        for how, times in seconds.items():
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                times.append(pool.apply(seconds_of, (arguments.run, how, arguments.threads, calls)))
+            print(f"{how}: {times[-1]:.2f} s", flush=True)
+    widths = cast(GANConfig, artifact.config).network.widths
     rows = []
     for how, times in seconds.items():
         ratios = [slow / fast for slow, fast in zip(seconds["usual"], times, strict=True)]
-        row = {"how": how, "patches": calls * BATCH, "batch": BATCH, "threads": arguments.threads,
+        row = {"how": how, "widths": widths, "patches": calls * BATCH, "batch": BATCH, "threads": arguments.threads,
                "seconds": [round(time, 3) for time in times], "ratio": statistics.median(ratios),
                "range": [min(ratios), max(ratios)], "environment": environment()}  # fmt: skip
         rows.append(row)
         print(f"{how:18} {statistics.median(times):6.2f} s, {row['ratio']:.2f} times")
     if arguments.out:
-        arguments.out.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        with arguments.out.open("a", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
 
 
 if __name__ == "__main__":
