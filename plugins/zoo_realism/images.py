@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.config import MethodConfig, validate
+from zoo.config import validate
 from zoo.descriptors import resolve
 from zoo.errors import DataError
-from zoo.imaging.cache import PackedCohort, pack_cohort
+from zoo.evaluation.examples import RealExamples
+from zoo.imaging.cache import pack_cohort
 from zoo.imaging.cohort import Cohort
 from zoo.metrics.features import BATCH, Extractor
 from zoo.models.artifact import Artifact
@@ -24,7 +25,6 @@ from zoo.progress import Progress
 from zoo.randomness import seed_for
 from zoo.registry import registry
 from zoo.system.files import cache_folder, replacing
-from zoo.training.protocol import Examples
 
 ALL = "all"
 """The class of every image of a method without classes."""
@@ -112,54 +112,23 @@ def real_images(artifact: Artifact, cohort: Cohort) -> ImageSet:
     Raises:
         DataError: The method names no real examples, they are not as described above, or there are none.
     """
-    if not artifact.method.real:
-        raise DataError(f"Method {artifact.method.name!r} names no real examples; its Method needs real=.")
-    examples_of: Callable[[MethodConfig, PackedCohort], Examples] = resolve(artifact.method.real)
-    packed = pack_cohort(cohort, artifact.config.data, targets=False)
-    of_subject = {subject: examples_of(artifact.config, packed.subset([subject])) for subject in cohort.subjects}
-    places = [(subject, index) for subject, examples in of_subject.items() for index in range(len(examples))]
-    if not places:
+    examples = RealExamples(artifact, pack_cohort(cohort, artifact.config.data, targets=False))
+    if not len(examples):
         raise DataError(f"{cohort.root} yields no real example for {artifact.method.name!r}.")
-
-    def read(place: tuple[str, int]) -> tuple[np.ndarray, str]:
-        subject, index = place
-        example = of_subject[subject].example(index, np.random.default_rng(index))
-        if "image" not in example:
-            raise DataError(
-                f"Examples of {artifact.method.name!r} have no 'image' to compare samples with; return it under that "
-                "key."
-            )
-        return example["image"], _class_of(artifact, example)
-
-    def take(rows: Sequence[int]) -> Tensor:
-        return artifact.contrasts_of(torch.from_numpy(np.stack([read(places[row])[0] for row in rows])).float())
-
     digest = hashlib.sha256()
     classes = []
-    for place in places:
-        image, name = read(place)
-        digest.update(json.dumps([image.shape, str(image.dtype), name, place[0]]).encode())
+    for number, subject in enumerate(examples.subjects):
+        image, label = examples.read(number)
+        digest.update(json.dumps([image.shape, str(image.dtype), label, subject]).encode())
         digest.update(np.ascontiguousarray(image).tobytes())
-        classes.append(name)
+        classes.append(label or ALL)
     return ImageSet(
         channels=artifact.config.data.contrasts,
         classes=tuple(classes),
-        subjects=tuple(subject for subject, _ in places),
+        subjects=examples.subjects,
         digest=digest.hexdigest(),
-        take=take,
+        take=lambda rows: torch.from_numpy(np.stack([examples.image(row) for row in rows])),
     )
-
-
-def _class_of(artifact: Artifact, example: dict[str, np.ndarray]) -> str:
-    names = artifact.config.class_names
-    if not names:
-        return ALL
-    if "label" not in example:
-        raise DataError(
-            f"Examples of {artifact.method.name!r} have no 'label', though the method has the classes "
-            f"{', '.join(names)}; return the index of the class under that key."
-        )
-    return names[int(example["label"])]
 
 
 def generated_images(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -28,28 +29,30 @@ class RealExamples:
 
     Attributes:
         subjects: Whom each image shows.
-        labels: The class of each image; ``None`` where the method has no classes.
 
     Args:
         artifact: A model whose method names real examples.
         packed: Subjects, packed for the model.
 
     Raises:
-        DataError: The method names no real examples, or those of a method with classes have no ``label``.
+        DataError: The method names no real examples; or, where they are read, those of a method with classes have no
+            ``label``.
     """
 
     def __init__(self, artifact: Artifact, packed: PackedCohort) -> None:
         if not artifact.method.real:
             raise DataError(f"Method {artifact.method.name!r} names no real examples; its Method needs real=.")
         self._artifact = artifact
-        examples_of, classes = resolve(artifact.method.real), artifact.config.class_names
+        examples_of = resolve(artifact.method.real)
         subjects = dict.fromkeys(scan.subject for scan in packed.scans)
         examples = {subject: examples_of(artifact.config, packed.subset([subject])) for subject in subjects}
         self._places = [(own, index) for own in examples.values() for index in range(len(own))]
         self.subjects = tuple(subject for subject, own in examples.items() for _ in range(len(own)))
-        self.labels = tuple(
-            classes[int(self._made(number, "label"))] if classes else None for number in range(len(self._places))
-        )
+
+    @functools.cached_property
+    def labels(self) -> tuple[str | None, ...]:
+        """The class of each image; ``None`` where the method has no classes."""
+        return tuple(self._label(self._made(number)) for number in range(len(self)))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -60,13 +63,28 @@ class RealExamples:
         Raises:
             DataError: The examples have no ``image``.
         """
-        made = torch.from_numpy(self._made(number, "image")).float()
+        return self._image(self._made(number))
+
+    def read(self, number: int) -> tuple[np.ndarray, str | None]:
+        """Return one image (`image`) and its class (`labels`), of which the example is made once."""
+        made = self._made(number)
+        return self._image(made), self._label(made)
+
+    def _made(self, number: int) -> dict[str, np.ndarray]:
+        examples, index = self._places[number]
+        example: dict[str, np.ndarray] = examples.example(index, np.random.default_rng(index))
+        return example
+
+    def _image(self, example: Mapping[str, np.ndarray]) -> np.ndarray:
+        made = torch.from_numpy(self._of(example, "image")).float()
         image: np.ndarray = self._artifact.contrasts_of(made[None])[0].numpy()
         return image
 
-    def _made(self, number: int, key: str) -> np.ndarray:
-        examples, index = self._places[number]
-        example: dict[str, np.ndarray] = examples.example(index, np.random.default_rng(index))
+    def _label(self, example: Mapping[str, np.ndarray]) -> str | None:
+        classes = self._artifact.config.class_names
+        return classes[int(self._of(example, "label"))] if classes else None
+
+    def _of(self, example: Mapping[str, np.ndarray], key: str) -> np.ndarray:
         if key not in example:
             raise DataError(
                 f"Examples of {self._artifact.method.name!r} have no {key!r}, which stands beside samples; return it "
