@@ -270,6 +270,7 @@ class TrainingLoop:
         """Score the averaged model on validation subjects and save everything that the next step depends on."""
         if self.first:
             self._score()
+            processor_seconds = self.clock.processor_seconds()
             with self.run.new_checkpoint(self.images_seen) as folder:
                 save_state(
                     folder,
@@ -277,7 +278,7 @@ class TrainingLoop:
                         "trainer": self.trainer.state_dict(),
                         "images_seen": self.images_seen,
                         "seconds": self.clock.seconds(),
-                        "processor_seconds": self.clock.processor_seconds(),
+                        "processor_seconds": processor_seconds,
                         "best": self.best,
                     },
                 )
@@ -287,7 +288,7 @@ class TrainingLoop:
                 status="training",
                 images_seen=self.images_seen,
                 best_images=best_images,
-                processor_seconds=round(self.clock.processor_seconds(), 1),
+                processor_seconds=round(processor_seconds, 1),
             )
             self.run.drop_checkpoints(self.settings.keep_checkpoints, best_images)
         self.saved_at = self.images_seen
